@@ -1,0 +1,114 @@
+"""LodaConfig: which adapter, on which slices, over which frozen projection; to and from plain dictionaries.
+
+A part is written as `{"name": file, **settings}`, and `name` is the file in `loda/adapters/` or `loda/approx/` that
+exports its `Config`: there is no registry to keep.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import loda.adapters
+import loda.approx
+from loda.approx.dense import Config as Dense
+from loda.errors import LodaError
+from loda.protocols import AdapterConfig, ApproxConfig
+
+GROUPS = {"adapter": loda.adapters, "approx": loda.approx}
+
+
+@dataclass(frozen=True)
+class LodaConfig:
+    """One method of the paper: an adapter, the slices it adapts, and the approximation of W_proj under it.
+
+    Attributes:
+        adapter: `Config` of a file in `loda/adapters/`, for example `LoDAPlus(r=4)`.
+        approx: `Config` of a file in `loda/approx/`; the default keeps W_proj as it is.
+        slices: which of q, k, v get an adapter.
+
+    Raises:
+        LodaError: no slice, or one named twice.
+    """
+
+    adapter: AdapterConfig
+    approx: ApproxConfig = field(default_factory=Dense)
+    slices: tuple[str, ...] = ("q", "v")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slices", tuple(self.slices))
+        if not self.slices or len(set(self.slices)) != len(self.slices):
+            raise LodaError(
+                f"slices={self.slices} must name each slice once and at least one; the paper adapts ('q', 'v')"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the inverse of `from_dict`."""
+        return {
+            "adapter": part_to_dict(self.adapter),
+            "approx": part_to_dict(self.approx),
+            "slices": list(self.slices),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "LodaConfig":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            LodaError: an unknown part, setting or value.
+        """
+        unknown = set(data) - {"adapter", "approx", "slices"}
+        if unknown or "adapter" not in data:
+            raise LodaError(f"an adapter configuration has the keys adapter, approx and slices, not {sorted(data)}")
+        return cls(
+            adapter=part_from_dict("adapter", data["adapter"]),
+            approx=part_from_dict("approx", data.get("approx", {"name": "dense"})),
+            slices=tuple(data.get("slices", ("q", "v"))),
+        )
+
+
+def part_names(group: str) -> list[str]:
+    """The parts that exist: the files in the folder of `group`, "adapter" or "approx"."""
+    return sorted(module.name for module in pkgutil.iter_modules(GROUPS[group].__path__))
+
+
+def part_class(group: str, name: object) -> Any:
+    """The `Config` class of the part `name` of `group`.
+
+    Raises:
+        LodaError: no such file.
+    """
+    if name not in part_names(group):
+        raise LodaError(f"{group}.name={name!r} is not one of {', '.join(part_names(group))}")
+    return importlib.import_module(f"{GROUPS[group].__name__}.{name}").Config
+
+
+def part_name(config: object) -> str:
+    """The file that a `Config` object comes from, which is its name."""
+    return type(config).__module__.rpartition(".")[2]
+
+
+def part_to_dict(config: Any) -> dict[str, Any]:
+    """`{"name": file, **settings}`."""
+    return {"name": part_name(config), **dataclasses.asdict(config)}
+
+
+def part_from_dict(group: str, data: Mapping[str, Any]) -> Any:
+    """The `Config` object that `data` describes."""
+    settings = dict(data)
+    return _build(part_class(group, settings.pop("name", None)), settings, group)
+
+
+def _build(cls: Any, settings: Mapping[str, Any], where: str) -> Any:
+    types = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    values = {}
+    for key, value in settings.items():
+        if key not in names:
+            raise LodaError(f"{where}.{key} is not a setting; there are {', '.join(names) or 'none'}")
+        nested = dataclasses.is_dataclass(types[key])
+        values[key] = _build(types[key], value, f"{where}.{key}") if nested else value
+    return cls(**values)

@@ -1,0 +1,186 @@
+"""Put adapters into a model, take them out, merge them.
+
+`inject` works in place and returns the model it was given. What it did is remembered in one attribute of the model
+(an `Attachment`), which the other functions of the library read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from loda.approx.dense import Frozen as DenseFrozen
+from loda.config import LodaConfig, part_name
+from loda.errors import LodaError
+from loda.fingerprint import fingerprint
+from loda.projection import AdaptedProjection
+from loda.protocols import LinearAdapter
+from loda.targets import Target, find_targets, plain_projection
+
+Model = TypeVar("Model", bound=nn.Module)
+FrozenTensors = Mapping[str, Mapping[str, Tensor]]
+_ATTRIBUTE = "loda_attachment"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What `inject` did to a model: its configuration, the base it found, which parameters trained before."""
+
+    config: LodaConfig
+    base_fingerprint: str
+    trained_before: frozenset[str]
+
+
+def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None) -> Model:
+    """Replace the attention projections of `model` by adapted ones, in place, and freeze everything else.
+
+    Only adapter parameters require gradients afterwards, and every adapter is the zero map, so the model
+    computes what it did before (with `approx`, what the approximated model computes).
+
+    Args:
+        model: a model of an architecture in `loda.targets`, without adapters.
+        config: adapter, approximation and slices.
+        frozen: tensors of the approximation by module name, as `approximate` returned them, where they are at
+            hand; otherwise they are computed here.
+
+    Raises:
+        LodaError: an unknown architecture, adapters already there, a slice that does not exist, or settings that
+            do not fit the projections. The model is untouched then.
+    """
+    if hasattr(model, _ATTRIBUTE):
+        raise LodaError("this model already holds adapters; call loda.unload(model) first")
+    targets = find_targets(model)
+    _check(targets, config)
+    tensors = approximate(model, config) if frozen is None else frozen
+    if set(tensors) != {target.name for target in targets}:
+        raise LodaError(
+            f"the given approximation is of the projections {sorted(tensors)}, not of this model's; "
+            "leave `frozen` out to compute it"
+        )
+    attached = Attachment(config, fingerprint(model), frozenset(trainable_parameters(model)))
+    model.requires_grad_(False)
+    for target in targets:
+        module = config.approx.build(tensors[target.name], target.bias)
+        projection = AdaptedProjection(module, target.slices, target.weight.shape[0])
+        model.set_submodule(target.name, projection.train(target.module.training))
+    config.adapter.attach(model, projections(model), config.slices)
+    setattr(model, _ATTRIBUTE, attached)
+    return model
+
+
+def approximate(model: nn.Module, config: LodaConfig) -> FrozenTensors:
+    """The tensors of the approximation of every projection of `model`, by module name.
+
+    Raises:
+        LodaError: an unknown architecture or settings that do not fit.
+    """
+    return {t.name: config.approx.approximate(t.weight.detach()) for t in find_targets(model)}
+
+
+def attachment(model: nn.Module) -> Attachment:
+    """What `inject` did to `model`.
+
+    Raises:
+        LodaError: nothing was injected.
+    """
+    found = getattr(model, _ATTRIBUTE, None)
+    if not isinstance(found, Attachment):
+        raise LodaError("this model holds no adapters; call loda.inject(model, config) first")
+    return found
+
+
+def projections(model: nn.Module) -> dict[str, AdaptedProjection]:
+    """The adapted projections of `model`, by module name, in order."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, AdaptedProjection)}
+
+
+def unload(model: Model) -> Model:
+    """Take the adapters out of `model`, in place; it is the base model again, bit for bit.
+
+    Raises:
+        LodaError: no adapters, or an approximation under them: the original weights are gone then. The model is
+            untouched.
+    """
+    attached = attachment(model)
+    if not _is_dense(attached):
+        raise LodaError(
+            f"approx={part_name(attached.config.approx)} replaced the original weights, which are not kept; "
+            "load the base model again instead of unloading"
+        )
+    for name, projection in projections(model).items():
+        frozen = cast(DenseFrozen, projection.frozen)
+        model.set_submodule(name, plain_projection(frozen.weight, frozen.bias))
+    return _detach(model)
+
+
+@torch.no_grad()
+def merge(model: Model) -> Model:
+    """Add linear adapters to the weights they stand beside, W + Delta W, in place: an ordinary model again.
+
+    Raises:
+        LodaError: no adapters, a non-linear adapter (it has no equivalent weight), or an approximation under it
+            (the sum would be neither low-rank nor sparse). The model is untouched.
+    """
+    refusal = _why_not_mergeable(model)
+    if refusal:
+        raise LodaError(refusal)
+    for name, projection in projections(model).items():
+        frozen = cast(DenseFrozen, projection.frozen)
+        weight = frozen.weight.clone()
+        for part, adapter in projection.adapters.items():
+            start, stop = projection.slices[part]
+            weight[:, start:stop] += cast(LinearAdapter, adapter).weight()
+        model.set_submodule(name, plain_projection(weight, frozen.bias))
+    return _detach(model)
+
+
+def is_mergeable(model: nn.Module) -> bool:
+    """Whether `merge` would succeed."""
+    return _why_not_mergeable(model) is None
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that training changes, by name: those that require gradients."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _check(targets: list[Target], config: LodaConfig) -> None:
+    for target in targets:
+        missing = [name for name in config.slices if name not in target.slices]
+        if missing:
+            raise LodaError(
+                f"slices={config.slices}: {target.name} has no slice {missing[0]!r}, it has {', '.join(target.slices)}"
+            )
+        d_in, d_out = target.weight.shape
+        config.approx.check(d_in, d_out)
+
+
+def _detach(model: Model) -> Model:
+    trained_before = attachment(model).trained_before
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained_before)
+    delattr(model, _ATTRIBUTE)
+    return model
+
+
+def _is_dense(attached: Attachment) -> bool:
+    return part_name(attached.config.approx) == "dense"
+
+
+def _why_not_mergeable(model: nn.Module) -> str | None:
+    attached = attachment(model)
+    adapter, approx = part_name(attached.config.adapter), part_name(attached.config.approx)
+    if not _is_dense(attached):
+        return (
+            f"an adapter over approx={approx} cannot be merged: the sum would no longer be {approx}; "
+            "use the model as it is"
+        )
+    adapters = (a for p in projections(model).values() for a in p.adapters.values())
+    if not all(isinstance(a, LinearAdapter) for a in adapters):
+        return (
+            f"adapter={adapter} is not linear, so no weight equals it and it cannot be merged; "
+            "use the model as it is (only linear adapters such as lora merge)"
+        )
+    return None

@@ -1,0 +1,98 @@
+"""The two nouns of the architecture, as protocols: a frozen projection and an adapter.
+
+One file in `loda/adapters/` exports a `Config` and an `Adapter`; one file in `loda/approx/` exports a `Config` and
+a `Frozen`. The file's name is the name used in YAML and in saved adapters: nothing has to be registered.
+Weights are held in one orientation, (d_in, d_out), the paper's row-vector convention h = x W.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import Field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from loda.projection import AdaptedProjection
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """What is learned beside a projection: Delta h = f(x), the zero map right after construction."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(*, d_in) -> (*, d_out)."""
+        ...
+
+    def macs(self) -> int:
+        """Multiply-accumulates per token."""
+        ...
+
+
+@runtime_checkable
+class LinearAdapter(Adapter, Protocol):
+    """An adapter with f(x) = x Delta W; only these can be merged."""
+
+    def weight(self) -> Tensor:
+        """Delta W, (d_in, d_out)."""
+        ...
+
+
+class Frozen(Protocol):
+    """What W_proj has become: h = x W~ + bias, never trained."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(*, d_in) -> (*, d_out)."""
+        ...
+
+    def dense(self) -> Tensor:
+        """W~ as one matrix (d_in, d_out), for checks and merging."""
+        ...
+
+    def macs(self) -> int:
+        """Multiply-accumulates per token."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `approximate` returned and `build` took, to be stored."""
+        ...
+
+    @property
+    def energy(self) -> float:
+        """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2)."""
+        ...
+
+
+class AdapterConfig(Protocol):
+    """Settings of an adapter, a frozen dataclass that knows how to attach itself to a model."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def attach(
+        self,
+        model: nn.Module,
+        projections: Mapping[str, "AdaptedProjection"],
+        slices: Sequence[str],
+    ) -> None:
+        """Add what is trained to `model`, whose parameters are all frozen at this point."""
+        ...
+
+
+class ApproxConfig(Protocol):
+    """Settings of an approximation, a frozen dataclass.
+
+    `approximate` is pure and may be slow (an SVD); its tensors can be stored and given to `build` later.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def check(self, d_in: int, d_out: int) -> None:
+        """Raise LodaError where the settings do not fit a (d_in, d_out) weight."""
+        ...
+
+    def approximate(self, weight: Tensor) -> dict[str, Tensor]:
+        """The tensors that stand for `weight` (d_in, d_out)."""
+        ...
+
+    def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> nn.Module:
+        """A `Frozen` module over what `approximate` returned."""
+        ...

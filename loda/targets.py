@@ -1,0 +1,84 @@
+"""Where the query, key and value projections of a model are, and how its weights are laid out.
+
+The rest of the library sees a weight as (d_in, d_out) and a slice as a range of its columns. To support another
+architecture, add a row to `ARCHITECTURES`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from loda.errors import LodaError
+
+
+@dataclass(frozen=True)
+class Fused:
+    """One module computes several projections side by side, as W_proj = [W_q, W_k, W_v] does in GPT-2."""
+
+    suffix: str
+    parts: tuple[str, ...] = ("q", "k", "v")
+
+    def slices(self, d_out: int) -> dict[str, tuple[int, int]]:
+        """The columns of each part."""
+        width = d_out // len(self.parts)
+        return {part: (i * width, (i + 1) * width) for i, part in enumerate(self.parts)}
+
+
+ARCHITECTURES: Mapping[str, Fused] = {"gpt2": Fused("attn.c_attn")}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One projection of a model: its name, its module and its slices."""
+
+    name: str
+    module: Conv1D
+    slices: dict[str, tuple[int, int]]
+
+    @property
+    def weight(self) -> Tensor:
+        """(d_in, d_out)."""
+        return self.module.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(d_out,) or None."""
+        return self.module.bias
+
+
+def find_targets(model: nn.Module) -> list[Target]:
+    """The attention projections of `model`, in order.
+
+    Raises:
+        LodaError: an unknown architecture, or a model in which no projection was found.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if kind not in ARCHITECTURES:
+        raise LodaError(
+            f"the architecture {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}. "
+            "Add a row to ARCHITECTURES in loda/targets.py"
+        )
+    layout = ARCHITECTURES[kind]
+    targets = []
+    for name, module in model.named_modules():
+        if name.endswith(layout.suffix) and isinstance(module, Conv1D):
+            targets.append(Target(name, module, layout.slices(module.weight.shape[1])))
+    if not targets:
+        raise LodaError(
+            f"no module named *.{layout.suffix} was found in this {kind} model; "
+            "it may already hold adapters (unload it first)"
+        )
+    return targets
+
+
+def plain_projection(weight: Tensor, bias: Tensor | None) -> Conv1D:
+    """An ordinary projection module that holds `weight` (d_in, d_out) and `bias` themselves, not copies."""
+    d_in, d_out = weight.shape
+    module: Any = Conv1D(d_out, 0)  # type: ignore[no-untyped-call]  # built empty: its constructor would draw random numbers for a full weight
+    module.nx = d_in
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    module.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
+    return cast(Conv1D, module)
