@@ -77,7 +77,7 @@ def find_targets(model: nn.Module) -> list[Target]:
 def plain_projection(weight: Tensor, bias: Tensor | None) -> Conv1D:
     """An ordinary projection module that holds `weight` (d_in, d_out) and `bias` themselves, not copies."""
     d_in, d_out = weight.shape
-    module: Any = Conv1D(d_out, 0)  # type: ignore[no-untyped-call]  # built empty: its constructor would draw random numbers for a full weight
+    module: Any = Conv1D(d_out, 0)  # built empty: its constructor would draw random numbers for a full weight
     module.nx = d_in
     module.weight = nn.Parameter(weight, requires_grad=False)
     module.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None

@@ -1,0 +1,301 @@
+"""An experiment as frozen dataclasses, and the one function that makes it from Hydra's configuration.
+
+Hydra composes YAML files; `resolve` turns the result into an `Experiment`, checks every value, and from there no
+function sees a `DictConfig`. Group files hold what the paper fixes or what differs from the defaults below.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from loda import LodaConfig
+from loda.config import part_class, part_name
+from loda.errors import LodaError
+
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
+Node = TypeVar("Node")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The base model.
+
+    Attributes:
+        name: the group file, used in run names.
+        hub_id: repository on the Hugging Face hub.
+        revision: its commit; a branch name would not pin anything.
+        path: a local folder (config.json, model.safetensors, tokenizer.json) to use instead of the hub.
+        parameters: expected number of parameters, checked after loading; null to skip.
+    """
+
+    name: str = "custom"
+    hub_id: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is None and (self.hub_id is None or self.revision is None):
+            raise LodaError("model needs a path, or a hub_id and a revision; set model.path=FOLDER")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters that LoRA's Table 11 gives per data set; other groups refer to them, nothing else does."""
+
+    epochs: int = 5
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    label_smoothing: float = 0.1
+    length_penalty: float = 0.9
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """The data set and how its output is scored.
+
+    Attributes:
+        name: a module in `loda/lab/data/`.
+        path: a local folder with the original files instead of the download.
+        max_length: longest row in tokens, context and completion together; longer rows are cut as in LoRA's code.
+        protocol: "e2e", or "webnlg" or "dart": post-processing and scoring.
+        metrics: modules in `eval/metrics/`.
+        recipe: see `Recipe`.
+    """
+
+    name: str = "e2e"
+    path: str | None = None
+    max_length: int = 512
+    protocol: str = "e2e"
+    metrics: tuple[str, ...] = ()
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", tuple(self.metrics))
+        _one_of("dataset.protocol", self.protocol, ("e2e", "webnlg", "dart"))
+        _at_least("dataset.max_length", self.max_length, 2)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """LoRA's AdamW, its linear schedule, and how long to train (protocol: LoRA's Table 11 and README).
+
+    Attributes:
+        keep_epochs: epochs whose adapter is kept and scored beside that of the last one, where the run reaches
+            them. The paper trains R- and S- variants for 10 epochs and takes the better of 5 and 10.
+    """
+
+    lr: float = 2e-4
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    correct_bias: bool = True
+    warmup_steps: int = 500
+    label_smoothing: float = 0.1
+    batch_size: int = 8
+    epochs: int = 5
+    keep_epochs: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keep_epochs", tuple(self.keep_epochs))
+        for name in ("batch_size", "epochs"):
+            _at_least(f"optim.{name}", getattr(self, name), 1)
+        for name in ("lr", "eps"):
+            if getattr(self, name) <= 0:
+                raise LodaError(f"optim.{name}={getattr(self, name)} must be positive")
+        for name in ("beta1", "beta2", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise LodaError(f"optim.{name}={getattr(self, name)} must lie in [0, 1)")
+        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+        if self.weight_decay < 0:
+            raise LodaError(f"optim.weight_decay={self.weight_decay} must not be negative")
+        if any(epoch < 1 for epoch in self.keep_epochs):
+            raise LodaError(f"optim.keep_epochs={list(self.keep_epochs)}: epochs count from 1")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Where and how the loop runs.
+
+    Attributes:
+        device: "auto" (CUDA where there is one), "cuda" or "cpu".
+        precision: "fp32" or "bf16" (autocast; adapters and optimiser stay fp32).
+        order: "reference" is the sample order of LoRA's DistributedSampler with the run's seed.
+        max_steps: stop after so many updates; the schedule then ends there too. null: all epochs.
+        threads: CPU threads; null leaves torch's choice.
+        log_every: updates between two lines of the journal.
+    """
+
+    device: str = "auto"
+    precision: str = "fp32"
+    order: str = "reference"
+    max_steps: int | None = None
+    threads: int | None = None
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        _one_of("trainer.device", self.device, ("auto", "cuda", "cpu"))
+        _one_of("trainer.precision", self.precision, ("fp32", "bf16"))
+        _one_of("trainer.order", self.order, ("reference",))
+        _at_least("trainer.log_every", self.log_every, 1)
+        for name in ("max_steps", "threads"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(f"trainer.{name}", value, 1)
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Beam search (protocol: LoRA's gpt2_beam.py).
+
+    Attributes:
+        split: which split is decoded and scored.
+        stop: texts that end a hypothesis; each must be one token of the vocabulary.
+        batch_size: contexts decoded together; it does not change the result.
+    """
+
+    split: str = "test"
+    num_beams: int = 10
+    max_new_tokens: int = 64
+    min_length: int = 0
+    length_penalty: float = 0.9
+    no_repeat_ngram_size: int = 4
+    stop: tuple[str, ...] = ("<|endoftext|>", "\n\n")
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))
+        _one_of("decode.split", self.split, ("train", "valid", "test"))
+        for name in ("num_beams", "max_new_tokens", "batch_size"):
+            _at_least(f"decode.{name}", getattr(self, name), 1)
+        for name in ("min_length", "no_repeat_ngram_size"):
+            _at_least(f"decode.{name}", getattr(self, name), 0)
+        if self.min_length > self.max_new_tokens:
+            raise LodaError(
+                f"decode.min_length={self.min_length} exceeds decode.max_new_tokens={self.max_new_tokens}; lower it"
+            )
+        if not self.stop:
+            raise LodaError("decode.stop is empty; name at least the end-of-text token")
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Where the journal goes beside its JSON lines: "none" or "wandb"."""
+
+    name: str = "none"
+    project: str = "loda"
+    mode: str = "online"
+
+    def __post_init__(self) -> None:
+        _one_of("logger.name", self.name, ("none", "wandb"))
+        _one_of("logger.mode", self.mode, ("online", "offline"))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that `python train.py ...` does, checked."""
+
+    model: ModelConfig
+    method: LodaConfig
+    dataset: DatasetConfig
+    optim: OptimConfig
+    trainer: TrainerConfig
+    decode: DecodeConfig
+    logger: LoggerConfig
+    seed: int
+    outputs: str
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train."""
+        return part_name(self.method.adapter) != "none"
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        if self.decode.max_new_tokens >= self.dataset.max_length:
+            raise LodaError(
+                f"decode.max_new_tokens={self.decode.max_new_tokens} leaves no room for a prompt within "
+                f"dataset.max_length={self.dataset.max_length}; lower the first or raise the second"
+            )
+
+
+def compose(overrides: Sequence[str], config_folder: Path = CONFIG_FOLDER) -> Experiment:
+    """The experiment that `python train.py OVERRIDES` would run.
+
+    Raises:
+        LodaError: an override that names nothing or has an impossible value.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder), version_base="1.3"):
+            return resolve(hydra_compose("train", overrides=list(overrides)))
+    except HydraException as error:
+        raise LodaError(f"the settings {' '.join(overrides)} do not compose: {_first_line(error)}") from error
+
+
+def resolve(config: DictConfig) -> Experiment:
+    """Turn a composed configuration into an `Experiment`.
+
+    Raises:
+        LodaError: an unknown key, a value of the wrong type, or one that breaks a rule.
+    """
+    try:
+        return Experiment(
+            model=_node(ModelConfig, config, "model"),
+            method=LodaConfig(
+                adapter=_part(config, "adapter"), approx=_part(config, "approx"), slices=tuple(config.slices)
+            ),
+            dataset=_node(DatasetConfig, config, "dataset"),
+            optim=_node(OptimConfig, config, "optim"),
+            trainer=_node(TrainerConfig, config, "trainer"),
+            decode=_node(DecodeConfig, config, "decode"),
+            logger=_node(LoggerConfig, config, "logger"),
+            seed=int(config.seed),
+            outputs=str(config.outputs),
+        )
+    except OmegaConfBaseException as error:
+        raise LodaError(_first_line(error)) from error
+
+
+def _node(cls: type[Node], config: DictConfig, key: str) -> Node:
+    return _structured(cls, config[key], key)
+
+
+def _part(config: DictConfig, group: str) -> Any:
+    node = config[group].copy()
+    node._set_parent(config)  # its interpolations refer to other groups
+    cls = part_class(group, node.get("name"))
+    settings = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    return _structured(cls, OmegaConf.create({k: v for k, v in settings.items() if k != "name"}), group)
+
+
+def _structured(cls: type[Node], node: DictConfig, where: str) -> Node:
+    try:
+        values = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
+        return cast(Node, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values)))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        raise LodaError(f"{where}{'.' + key if key else ''}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise LodaError(f"{name}={value} must be at least {least}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise LodaError(f"{name}={value!r} is not one of {', '.join(allowed)}")

@@ -1,0 +1,101 @@
+"""Original files: from a local folder or downloaded once, and verified by git blob id before anything reads them."""
+
+import gzip
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from loda.errors import LodaError
+
+TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One original file.
+
+    Attributes:
+        name: file name, in the data set's folder.
+        blob: git blob id of its content with LF line ends; a prefix where only that is known.
+        pairs: how many (context, completion) pairs it holds.
+        url: where it is downloaded from; None for a file that ships with the project.
+        also: blob ids of other releases with the same pairs.
+        folder: where a shipped file lies.
+    """
+
+    name: str
+    blob: str
+    pairs: int
+    url: str | None = None
+    also: tuple[str, ...] = ()
+    folder: Path | None = None
+
+
+def cache_folder(dataset: str) -> Path:
+    """Where downloads of `dataset` are kept: $LODA_CACHE or ~/.cache/loda."""
+    return Path(os.environ.get("LODA_CACHE", Path.home() / ".cache" / "loda")) / dataset
+
+
+def read(dataset: str, file: SourceFile, path: str | Path | None) -> bytes:
+    """The verified bytes of `file`, with LF line ends.
+
+    Raises:
+        LodaError: the file is missing, cannot be downloaded, or is not the original.
+    """
+    if path is not None:
+        found = _in_folder(Path(path), file.name)
+        if found is None:
+            raise LodaError(
+                f"{file.name} (or {file.name}.gz) is not in dataset.path={path}; put the file from "
+                f"{file.url} there, or leave dataset.path out to download it"
+            )
+    else:
+        folder = file.folder or cache_folder(dataset)
+        found = _in_folder(folder, file.name) or _download(dataset, file, folder)
+    return _verified(found, file)
+
+
+def _in_folder(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
+def _verified(path: Path, file: SourceFile) -> bytes:
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise LodaError(f"{path} cannot be read ({error}); fetch it again from {file.url}") from error
+    data = data.replace(b"\r\n", b"\n")
+    blob = blob_id(data)
+    if not any(blob.startswith(known) for known in (file.blob, *file.also)):
+        raise LodaError(
+            f"{path} is not the original file: its git blob id is {blob[:12]} instead of {file.blob[:12]}; "
+            f"fetch it again from {file.url}"
+        )
+    return data
+
+
+def blob_id(data: bytes) -> str:
+    """The name git gives a file of this content: sha1 of "blob <length>\\0" and the bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _download(dataset: str, file: SourceFile, folder: Path) -> Path:
+    target = folder / file.name
+    if file.url is None:
+        raise LodaError(f"{target} ships with the project and is missing; restore it with git checkout")
+    try:
+        with urllib.request.urlopen(file.url, timeout=TIMEOUT_SECONDS) as response:
+            data = response.read()
+    except (urllib.error.URLError, OSError) as error:
+        raise LodaError(
+            f"{file.name} of {dataset} is not in {folder} and could not be downloaded from {file.url} ({error}); "
+            f"give a local folder that holds it with dataset.path=FOLDER, or run `make demo`, which needs no download"
+        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(target.suffix + f".{os.getpid()}.part")
+    partial.write_bytes(data)
+    partial.replace(target)
+    return target

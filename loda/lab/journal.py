@@ -1,0 +1,84 @@
+"""The journal of a training run: JSON lines always, Weights & Biases on request."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from loda.lab.config import LoggerConfig
+
+
+class Sink(Protocol):
+    """Somewhere that numbers go."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record `values` at update `step`."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
+class JsonLines:
+    """One JSON object per line: {"step": ..., **values}."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("w", encoding="utf-8")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Append a line and hand it to the operating system."""
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+class WandB:
+    """A Weights & Biases run with the same keys; `mode: offline` needs no account."""
+
+    def __init__(self, config: LoggerConfig, name: str, folder: Path, settings: dict[str, Any]) -> None:
+        import wandb  # half a second of import that most runs do not need
+
+        place: dict[str, Any] = {"project": config.project, "name": name, "dir": str(folder), "mode": config.mode}
+        self.run = wandb.init(**place, config=settings, reinit="finish_previous")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record `values` at update `step`."""
+        self.run.log(values, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.run.finish()
+
+
+class Journal:
+    """All sinks of a run, as a context manager."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self.sinks = sinks
+
+    def log(self, step: int, **values: float) -> None:
+        """Record `values` at update `step` everywhere."""
+        for sink in self.sinks:
+            sink.log(step, values)
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+
+def open_journal(path: Path, config: LoggerConfig, name: str, settings: dict[str, Any]) -> Journal:
+    """The journal that `config` asks for."""
+    sinks: list[Sink] = [JsonLines(path)]
+    if config.name == "wandb":
+        sinks.append(WandB(config, name, path.parent, settings))
+    return Journal(sinks)

@@ -1,0 +1,26 @@
+"""The reference's training loss, computed only where it counts.
+
+    loss = sum over masked positions of [ (1 - e) (-log p_target) + e mean_v(-log p_v) ] / (number of them + 0.0001)
+
+with e the label smoothing and the mean over the whole vocabulary, the target included (LoRA's GPT2LMModel). The sum
+runs over the whole batch, so every token weighs the same. The vocabulary head is applied to masked positions alone:
+about half of E2E's positions are context, whose logits nobody reads.
+"""
+
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from loda.lab.rows import Batch
+
+NORMALISER = 1e-4
+"""Added to the token count by the reference."""
+
+
+def target_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> Tensor:
+    """The loss of a batch, a scalar."""
+    hidden = model.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+    logits = model.get_output_embeddings()(hidden[batch.mask]).float()
+    targets = batch.targets[batch.mask]
+    total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+    return total / (len(targets) + NORMALISER)

@@ -1,0 +1,153 @@
+"""The layout of the outputs folder, and the one way files get into it.
+
+    outputs/
+      data/<data set>-<split>-<hash>/          tokenised rows
+      frozen/<base>-<approximation>-<hash>.safetensors
+      runs/<slug>-<hash>/
+        experiment.json                        the settings, readable
+        train.jsonl                            the journal of the training
+        checkpoints/epoch-5/                   adapter_config.json, adapter_model.safetensors
+        train.json                             written last: the training is complete
+        failed.json                            what went wrong, where a run failed
+        decode/<hash>/epoch-5/test/            predictions.jsonl, then scores.json
+      results.jsonl                            all scores.json, one line each
+      tables/                                  rendered tables
+
+A file is written under a temporary name, flushed to disk and renamed, so that one which exists is complete; that is
+how a later run knows what is done.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from loda.config import part_to_dict
+from loda.lab.config import Experiment
+from loda.lab.fingerprint import decode_key, train_key
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Slug and hash."""
+        return self.path.name
+
+    @property
+    def experiment(self) -> Path:
+        """The settings of the run."""
+        return self.path / "experiment.json"
+
+    @property
+    def journal(self) -> Path:
+        """One JSON object per logged update."""
+        return self.path / "train.jsonl"
+
+    @property
+    def trained(self) -> Path:
+        """Summary of the training; exists when it is complete."""
+        return self.path / "train.json"
+
+    @property
+    def failed(self) -> Path:
+        """Message and traceback of a failed run."""
+        return self.path / "failed.json"
+
+    def checkpoint(self, label: str) -> Path:
+        """The adapters after an epoch, in the library's format."""
+        return self.path / "checkpoints" / label
+
+    def decoded(self, experiment: Experiment, label: str) -> Path:
+        """The folder of predictions and scores of one checkpoint."""
+        return self.path / "decode" / decode_key(experiment) / label / experiment.decode.split
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs folder."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        """All run folders."""
+        return self.root / "runs"
+
+    @property
+    def data(self) -> Path:
+        """Tokenised data."""
+        return self.root / "data"
+
+    @property
+    def frozen(self) -> Path:
+        """Approximated projections."""
+        return self.root / "frozen"
+
+    @property
+    def tables(self) -> Path:
+        """Rendered tables."""
+        return self.root / "tables"
+
+    @property
+    def results(self) -> Path:
+        """All scores, one line each."""
+        return self.root / "results.jsonl"
+
+    def run(self, experiment: Experiment) -> RunDir:
+        """The folder of `experiment`, whether it exists or not."""
+        return RunDir(self.runs / f"{slug(experiment)}-{train_key(experiment)}")
+
+
+def slug(experiment: Experiment) -> str:
+    """The readable part of a run's name, for example gpt2_medium-e2e-loda_plus-r4-lowrank300-s110."""
+    adapter, approx = part_to_dict(experiment.method.adapter), part_to_dict(experiment.method.approx)
+    parts = [experiment.model.name, experiment.dataset.name, adapter["name"]]
+    parts += [f"r{adapter['r']}"] if "r" in adapter else []
+    parts += [approx["name"] + "".join(str(v) for k, v in approx.items() if k != "name")]
+    return "-".join([*parts, f"s{experiment.seed}"])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically: it appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; dataclasses become objects, NaN is refused."""
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    write_text(path, json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write into a new folder that then appears at `path` as a whole; a folder already there is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        fill(temporary)
+        temporary.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,91 @@
+"""Rows: pairs as token ids, and batches of rows (protocol: LoRA's FT_Dataset).
+
+    ids = context ids, separator, completion ids of " " + completion, end of text      cut at max_length
+    loss on the positions that predict the completion and the end of text: len(context) .. len(ids) - 2
+
+The separator is the end-of-text token, appended to the context. LoRA's code pads every row to max_length; here a
+batch is as long as its longest row, which is the same computation, because padding stands to the right of everything
+and carries no loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset, load_from_disk
+from datasets.utils.logging import disable_progress_bar
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from loda.lab.data import Pair
+from loda.lab.models import token_id
+from loda.lab.paths import write_folder
+
+END_OF_TEXT = "<|endoftext|>"
+PADDING = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row: the ids, and how many of them are given (context and separator)."""
+
+    ids: list[int]
+    given: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows side by side.
+
+    Attributes:
+        inputs: (rows, length) ids, padded to the right with 0.
+        targets: (rows, length) the next id at each position, 0 where there is none.
+        mask: (rows, length) True where the prediction counts.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on another device."""
+        return Batch(self.inputs.to(device), self.targets.to(device), self.mask.to(device))
+
+
+def prompt(tokenizer: Tokenizer, context: str) -> list[int]:
+    """The ids that the model is given: the context without leading space, then the separator."""
+    ids: list[int] = tokenizer.encode(context, add_special_tokens=False).ids
+    return [*ids, token_id(tokenizer, END_OF_TEXT)]
+
+
+def encode(tokenizer: Tokenizer, pair: Pair, max_length: int) -> Row:
+    """One row, cut at max_length."""
+    given = prompt(tokenizer, pair.context)
+    completion = tokenizer.encode(" " + pair.completion, add_special_tokens=False).ids
+    return Row([*given, *completion, token_id(tokenizer, END_OF_TEXT)][:max_length], len(given))
+
+
+def encoded(folder: Path, tokenizer: Tokenizer, pairs: Sequence[Pair], max_length: int) -> list[Row]:
+    """All rows, kept in `folder` as a Hugging Face data set, so that this work is done once."""
+    disable_progress_bar()
+    if not folder.is_dir():
+        rows = [encode(tokenizer, pair, max_length) for pair in pairs]
+        columns = {"ids": [r.ids for r in rows], "given": [r.given for r in rows]}
+        write_folder(folder, Dataset.from_dict(columns).save_to_disk)
+    stored = load_from_disk(str(folder)).to_dict()
+    return [Row(ids, given) for ids, given in zip(stored["ids"], stored["given"], strict=True)]
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """A batch as long as its longest row."""
+    length = max(len(row.ids) for row in rows)
+    inputs = torch.full((len(rows), length), PADDING)
+    targets = torch.full((len(rows), length), PADDING)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        n = len(row.ids)
+        inputs[i, :n] = torch.tensor(row.ids)
+        targets[i, : n - 1] = inputs[i, 1:n]
+        mask[i, row.given - 1 : n - 1] = True
+    return Batch(inputs, targets, mask)

@@ -1,0 +1,112 @@
+"""The first stages of a run: prepare data and base, approximate, train. Each does only what is missing."""
+
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel, set_seed
+
+import loda
+from loda.checkpoint import load_frozen, save_frozen
+from loda.config import part_name, part_to_dict
+from loda.inject import FrozenTensors, approximate
+from loda.lab.config import Experiment
+from loda.lab.data import load_pairs
+from loda.lab.fingerprint import data_key, digest
+from loda.lab.journal import open_journal
+from loda.lab.loop import Milestone, milestones, pick_device, train
+from loda.lab.models import identity as model_identity
+from loda.lab.models import load_base
+from loda.lab.paths import Outputs, RunDir, write_folder, write_json
+from loda.lab.provenance import provenance
+from loda.lab.rows import Row, encoded
+
+UNTRAINED = Milestone("untrained", 0, 0.0)
+
+
+def checkpoints(experiment: Experiment, rows: int) -> list[Milestone]:
+    """The checkpoints of a finished run; a run without adapter has the untrained model alone."""
+    if not experiment.trains:
+        return [UNTRAINED]
+    return milestones(rows, experiment.optim, experiment.trainer.max_steps)
+
+
+def training_rows(experiment: Experiment, tokenizer: Tokenizer, outputs: Outputs) -> list[Row]:
+    """The tokenised training split, from the outputs folder where it is there."""
+    dataset = experiment.dataset
+    pairs = load_pairs(dataset.name, "train", dataset.path)
+    tokens = {"data": data_key(experiment), "tokenizer": tokenizer.to_str(), "max_length": dataset.max_length}
+    return encoded(outputs.data / f"{dataset.name}-train-{digest(tokens)}", tokenizer, pairs, dataset.max_length)
+
+
+def frozen_tensors(experiment: Experiment, base: PreTrainedModel, outputs: Outputs) -> FrozenTensors | None:
+    """The approximated projections of the base, computed once for all runs that share them; None without any."""
+    approx = part_to_dict(experiment.method.approx)
+    if approx["name"] == "dense":
+        return None
+    key = digest({"model": model_identity(experiment.model), "approx": approx})
+    path = outputs.frozen / f"{experiment.model.name}-{approx['name']}-{key}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        save_frozen(approximate(base, experiment.method), temporary)
+        temporary.replace(path)
+    return load_frozen(path)
+
+
+def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs: Outputs, title: str) -> None:
+    """Train, unless it was done: afterwards every checkpoint and `train.json` exist."""
+    run = outputs.run(experiment)
+    if run.trained.exists():
+        return
+    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+    write_json(run.experiment, describe(experiment))
+    run.failed.unlink(missing_ok=True)
+    started = time.monotonic()
+    set_seed(experiment.seed)
+    model = load_base(experiment.model, folder)
+    loda.inject(model, experiment.method, frozen_tensors(experiment, model, outputs))
+    summary = {"cost": asdict(loda.cost(model)), "training": None}
+    if experiment.trains:
+        with open_journal(run.journal, experiment.logger, run.name, describe(experiment)) as journal:
+            done = train(
+                model,
+                rows,
+                experiment.seed,
+                experiment.optim,
+                experiment.trainer,
+                journal,
+                keep=lambda mark: _save(model, run, mark),
+                title=title,
+            )
+        summary["training"] = asdict(done)
+    else:
+        _save(model, run, UNTRAINED)
+    write_json(run.trained, {**summary, "provenance": provenance(time.monotonic() - started)})
+
+
+def load_trained(experiment: Experiment, folder: Path, label: str, outputs: Outputs) -> PreTrainedModel:
+    """The model of one checkpoint, in evaluation mode on the experiment's device."""
+    model = load_base(experiment.model, folder)
+    frozen = frozen_tensors(experiment, model, outputs)
+    loda.from_pretrained(model, outputs.run(experiment).checkpoint(label), frozen=frozen)
+    trained: PreTrainedModel = model.eval().to(pick_device(experiment.trainer.device))
+    return trained
+
+
+def describe(experiment: Experiment) -> dict[str, object]:
+    """The settings as plain data."""
+    return asdict(experiment) | {"method": experiment.method.to_dict(), "adapter": part_name(experiment.method.adapter)}
+
+
+def use_threads(experiment: Experiment) -> None:
+    """Set the number of CPU threads that the experiment asks for."""
+    if experiment.trainer.threads is not None:
+        torch.set_num_threads(experiment.trainer.threads)
+
+
+def _save(model: PreTrainedModel, run: RunDir, mark: Milestone) -> None:
+    write_folder(run.checkpoint(mark.label), lambda folder: loda.save_pretrained(model, folder))
