@@ -227,6 +227,7 @@ def _decided(scores: Tensor, best_values: Tensor, rules: Rules) -> Tensor:
     that does not exceed the best value, nothing will. Without a live row nothing is left to extend.
     """
     highest = scores.amax(1)
+    dead = torch.eq(highest, DEAD)
     if rules.length_penalty < 0:
-        return highest == DEAD
-    return (highest == DEAD) | (highest / rules.max_new_tokens**rules.length_penalty <= best_values)
+        return dead
+    return dead | torch.le(highest / rules.max_new_tokens**rules.length_penalty, best_values)

@@ -4,16 +4,16 @@ Hydra composes YAML files; `resolve` turns the result into an `Experiment`, chec
 function sees a `DictConfig`. Group files hold what the paper fixes or what differs from the defaults below.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from loda import LodaConfig
@@ -36,11 +36,11 @@ class ModelConfig:
         parameters: expected number of parameters, checked after loading; null to skip.
     """
 
-    name: str = "custom"
-    hub_id: str | None = None
-    revision: str | None = None
-    path: str | None = None
-    parameters: int | None = None
+    name: str
+    hub_id: str | None
+    revision: str | None
+    path: str | None
+    parameters: int | None
 
     def __post_init__(self) -> None:
         if self.path is None and (self.hub_id is None or self.revision is None):
@@ -51,11 +51,11 @@ class ModelConfig:
 class Recipe:
     """Hyper-parameters that LoRA's Table 11 gives per data set; other groups refer to them, nothing else does."""
 
-    epochs: int = 5
-    weight_decay: float = 0.01
-    dropout: float = 0.1
-    label_smoothing: float = 0.1
-    length_penalty: float = 0.9
+    epochs: int
+    weight_decay: float
+    dropout: float
+    label_smoothing: float
+    length_penalty: float
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,14 @@ class DatasetConfig:
         recipe: see `Recipe`.
     """
 
-    name: str = "e2e"
-    path: str | None = None
-    max_length: int = 512
-    protocol: str = "e2e"
-    metrics: tuple[str, ...] = ()
-    recipe: Recipe = field(default_factory=Recipe)
+    name: str
+    path: str | None
+    max_length: int
+    protocol: str
+    metrics: tuple[str, ...]
+    recipe: Recipe
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metrics", tuple(self.metrics))
         _one_of("dataset.protocol", self.protocol, ("e2e", "webnlg", "dart"))
         _at_least("dataset.max_length", self.max_length, 2)
 
@@ -93,20 +92,19 @@ class OptimConfig:
             them. The paper trains R- and S- variants for 10 epochs and takes the better of 5 and 10.
     """
 
-    lr: float = 2e-4
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-6
-    correct_bias: bool = True
-    warmup_steps: int = 500
-    label_smoothing: float = 0.1
-    batch_size: int = 8
-    epochs: int = 5
-    keep_epochs: tuple[int, ...] = ()
+    lr: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
+    correct_bias: bool
+    warmup_steps: int
+    label_smoothing: float
+    batch_size: int
+    epochs: int
+    keep_epochs: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keep_epochs", tuple(self.keep_epochs))
         for name in ("batch_size", "epochs"):
             _at_least(f"optim.{name}", getattr(self, name), 1)
         for name in ("lr", "eps"):
@@ -135,12 +133,12 @@ class TrainerConfig:
         log_every: updates between two lines of the journal.
     """
 
-    device: str = "auto"
-    precision: str = "fp32"
-    order: str = "reference"
-    max_steps: int | None = None
-    threads: int | None = None
-    log_every: int = 50
+    device: str
+    precision: str
+    order: str
+    max_steps: int | None
+    threads: int | None
+    log_every: int
 
     def __post_init__(self) -> None:
         _one_of("trainer.device", self.device, ("auto", "cuda", "cpu"))
@@ -163,17 +161,16 @@ class DecodeConfig:
         batch_size: contexts decoded together; it does not change the result.
     """
 
-    split: str = "test"
-    num_beams: int = 10
-    max_new_tokens: int = 64
-    min_length: int = 0
-    length_penalty: float = 0.9
-    no_repeat_ngram_size: int = 4
-    stop: tuple[str, ...] = ("<|endoftext|>", "\n\n")
-    batch_size: int = 16
+    split: str
+    num_beams: int
+    max_new_tokens: int
+    min_length: int
+    length_penalty: float
+    no_repeat_ngram_size: int
+    stop: tuple[str, ...]
+    batch_size: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", tuple(self.stop))
         _one_of("decode.split", self.split, ("train", "valid", "test"))
         for name in ("num_beams", "max_new_tokens", "batch_size"):
             _at_least(f"decode.{name}", getattr(self, name), 1)
@@ -191,9 +188,9 @@ class DecodeConfig:
 class LoggerConfig:
     """Where the journal goes beside its JSON lines: "none" or "wandb"."""
 
-    name: str = "none"
-    project: str = "loda"
-    mode: str = "online"
+    name: str
+    project: str
+    mode: str
 
     def __post_init__(self) -> None:
         _one_of("logger.name", self.name, ("none", "wandb"))
@@ -266,25 +263,32 @@ def resolve(config: DictConfig) -> Experiment:
         raise LodaError(_first_line(error)) from error
 
 
-def _node(cls: type[Node], config: DictConfig, key: str) -> Node:
-    return _structured(cls, config[key], key)
+def _node(cls: type[Node], config: DictConfig, group: str) -> Node:
+    return _structured(cls, _values(config, group), group)
 
 
 def _part(config: DictConfig, group: str) -> Any:
-    node = config[group].copy()
-    node._set_parent(config)  # its interpolations refer to other groups
-    cls = part_class(group, node.get("name"))
-    settings = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    return _structured(cls, OmegaConf.create({k: v for k, v in settings.items() if k != "name"}), group)
+    values = _values(config, group)
+    return _structured(part_class(group, values.pop("name", None)), values, group)
 
 
-def _structured(cls: type[Node], node: DictConfig, where: str) -> Node:
+def _values(config: DictConfig, group: str) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(config[group], resolve=True))
+
+
+def _structured(cls: type[Node], values: Mapping[str, Any], where: str) -> Node:
+    """Check names and types of `values` against the dataclass `cls`, one level at a time."""
+    types = get_type_hints(cls)
+    nested = {key for key in values if is_dataclass(types.get(key))}
+    made = {key: _structured(types[key], values[key], f"{where}.{key}") for key in nested}
     try:
-        values = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
-        return cast(Node, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values)))
+        schema: DictConfig = OmegaConf.structured(cls)
+        flat: Any = OmegaConf.merge(schema, {key: value for key, value in values.items() if key not in nested})
+        plain = {key: flat[key] for key in types if key not in nested}
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise LodaError(f"{where}{'.' + key if key else ''}: {_first_line(error)}") from error
+        raise LodaError(f"{where}: {_first_line(error)}") from error
+    lists = {key: tuple(value) for key, value in plain.items() if isinstance(value, ListConfig)}
+    return cls(**plain | lists | made)
 
 
 def _first_line(error: Exception) -> str:

@@ -9,7 +9,7 @@
         checkpoints/epoch-5/                   adapter_config.json, adapter_model.safetensors
         train.json                             written last: the training is complete
         failed.json                            what went wrong, where a run failed
-        decode/<hash>/epoch-5/test/            predictions.jsonl, then scores.json
+        decode/<hash>/epoch-5/test/            predictions.jsonl, then e2e/scores.json (by protocol)
       results.jsonl                            all scores.json, one line each
       tables/                                  rendered tables
 
@@ -66,9 +66,13 @@ class RunDir:
         """The adapters after an epoch, in the library's format."""
         return self.path / "checkpoints" / label
 
-    def decoded(self, experiment: Experiment, label: str) -> Path:
-        """The folder of predictions and scores of one checkpoint."""
-        return self.path / "decode" / decode_key(experiment) / label / experiment.decode.split
+    def predictions(self, experiment: Experiment, label: str) -> Path:
+        """The decoded texts of one checkpoint."""
+        return self.path / "decode" / decode_key(experiment) / label / experiment.decode.split / "predictions.jsonl"
+
+    def scores(self, experiment: Experiment, label: str) -> Path:
+        """The scores of one checkpoint by one protocol."""
+        return self.predictions(experiment, label).parent / experiment.dataset.protocol / "scores.json"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""The decoding stage: the best continuation of every distinct context, written to `predictions.jsonl`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from eval.beam import Hypothesis, beam_search
+from loda.lab.config import DecodeConfig
+from loda.lab.data import Example
+from loda.lab.models import token_id
+from loda.lab.paths import write_text
+from loda.lab.rows import prompt
+
+
+def decode(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    config: DecodeConfig,
+    max_length: int,
+    title: str,
+) -> list[Hypothesis]:
+    """The best hypothesis for every context, in order.
+
+    A prompt longer than max_length - max_new_tokens keeps its last ids, as in LoRA's code.
+    """
+    room = max_length - config.max_new_tokens
+    prompts = [prompt(tokenizer, example.context)[-room:] for example in examples]
+    with tqdm(total=len(prompts), desc=title, unit="context", dynamic_ncols=True) as progress:
+        return beam_search(
+            model,
+            prompts,
+            num_beams=config.num_beams,
+            max_new_tokens=config.max_new_tokens,
+            length_penalty=config.length_penalty,
+            no_repeat_ngram_size=config.no_repeat_ngram_size,
+            min_length=config.min_length,
+            eos_token_ids=[token_id(tokenizer, text) for text in config.stop],
+            batch_size=config.batch_size,
+            on_done=progress.update,
+        )
+
+
+def write_predictions(path: Path, tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis]) -> None:
+    """One JSON object per context: its number, the raw text, the tokens and the score."""
+    lines = [
+        json.dumps(
+            {
+                "id": number,
+                "text": tokenizer.decode(hypothesis.tokens, skip_special_tokens=False),
+                "tokens": hypothesis.tokens,
+                "score": hypothesis.score,
+            },
+            ensure_ascii=False,
+        )
+        for number, hypothesis in enumerate(hypotheses)
+    ]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def read_texts(path: Path) -> list[str]:
+    """The raw texts of a predictions file, in order."""
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]

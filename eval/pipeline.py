@@ -1,0 +1,150 @@
+"""One experiment from its settings to its scores: train, decode, score. Each stage does only what is missing.
+
+Everything that can be wrong is checked before anything heavy is loaded, in the order of cost: the scorer's tools, the
+data files, the base model's files, the shapes.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+from tokenizers import Tokenizer
+
+from eval.decode import decode, read_texts, write_predictions
+from eval.metrics.corpus import Corpus
+from eval.postprocess import pad_references, prepare
+from eval.records import Record
+from eval.score import DEFAULT_METRICS, check_metrics, metrics_fingerprint, score
+from loda.config import part_name
+from loda.errors import LodaError
+from loda.lab.config import DatasetConfig, Experiment
+from loda.lab.data import Example, count, load
+from loda.lab.fingerprint import data_key, decode_key, digest, train_key
+from loda.lab.loop import Milestone, pick_device
+from loda.lab.models import load_tokenizer, locate, preflight
+from loda.lab.paths import Outputs, write_json
+from loda.lab.provenance import provenance
+from loda.lab.train import checkpoints, load_trained, run_training, training_rows, use_threads
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run needs beside its settings, checked."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    examples: list[Example]
+
+
+def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
+    """The metrics that a data set asks for, or those of its protocol."""
+    return dataset.metrics or DEFAULT_METRICS[dataset.protocol]
+
+
+def run_experiment(experiment: Experiment, title: str = "") -> list[Record]:
+    """Do what is missing of an experiment and return its scores, one record for each checkpoint.
+
+    Args:
+        experiment: the settings.
+        title: stands before the progress bars.
+
+    Raises:
+        LodaError: something that the user can mend.
+    """
+    outputs = Outputs(Path(experiment.outputs))
+    run = outputs.run(experiment)
+    marks = checkpoints(experiment, count(experiment.dataset.name, "train"))
+    scored = [run.scores(experiment, mark.label) for mark in marks]
+    if not all(_is_current(path, experiment) for path in scored):
+        inputs = _check(experiment)
+        rows = training_rows(experiment, inputs.tokenizer, outputs) if experiment.trains else []
+        run_training(experiment, inputs.folder, rows, outputs, f"{title}train")
+        for mark, path in zip(marks, scored, strict=True):
+            texts = run.predictions(experiment, mark.label)
+            _decode(experiment, inputs, mark, outputs, texts, f"{title}decode {mark.label}")
+            _score(experiment, inputs, mark, outputs, texts, path)
+    return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in scored]
+
+
+def summary(record: Record) -> str:
+    """Two lines: which run, and what it scored."""
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in record.scores.items())
+    return f"{record.run}, epoch {record.epoch:g}, {record.contexts} contexts of {record.split}\n  {scores}"
+
+
+def _check(experiment: Experiment) -> Inputs:
+    dataset = experiment.dataset
+    use_threads(experiment)
+    pick_device(experiment.trainer.device)
+    check_metrics(dataset.protocol, metrics_of(dataset))
+    examples = load(dataset.name, experiment.decode.split, dataset.path)
+    folder = locate(experiment.model)
+    preflight(experiment, folder)
+    return Inputs(folder, load_tokenizer(folder), examples)
+
+
+def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, path: Path, title: str) -> None:
+    if path.exists():
+        return
+    model = load_trained(experiment, inputs.folder, mark.label, outputs)
+    length = experiment.dataset.max_length
+    hypotheses = decode(model, inputs.tokenizer, inputs.examples, experiment.decode, length, title)
+    write_predictions(path, inputs.tokenizer, hypotheses)
+
+
+def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, texts: Path, path: Path) -> None:
+    if _is_current(path, experiment):
+        return
+    started = monotonic()
+    dataset, run = experiment.dataset, outputs.run(experiment)
+    corpus = make_corpus(dataset.protocol, read_texts(texts), inputs.examples)
+    scores = score(corpus, metrics_of(dataset))
+    cost = json.loads(run.trained.read_text(encoding="utf-8"))["cost"]
+    record = Record(
+        run=run.name,
+        model=experiment.model.name,
+        dataset=dataset.name,
+        adapter=part_name(experiment.method.adapter),
+        approx=part_name(experiment.method.approx),
+        seed=experiment.seed,
+        epoch=mark.epoch,
+        split=experiment.decode.split,
+        protocol=dataset.protocol,
+        contexts=len(inputs.examples),
+        scores=scores,
+        trainable_parameters=cost["trainable_parameters"],
+        macs_per_token=cost["macs_per_token"],
+        base_macs_per_token=cost["base_macs_per_token"],
+        hashes={
+            "train": train_key(experiment),
+            "decode": decode_key(experiment),
+            "data": data_key(experiment),
+            "metrics": metrics_key(dataset),
+        },
+        provenance=provenance(monotonic() - started),
+    )
+    write_json(path, asdict(record))
+
+
+def make_corpus(protocol: str, texts: list[str], examples: list[Example]) -> Corpus:
+    """Predictions and references as the protocol's scorer reads them."""
+    if len(texts) != len(examples):
+        raise LodaError(f"there are {len(texts)} predictions for {len(examples)} contexts; decode this split again")
+    references = [prepare(protocol, example.references) for example in examples]
+    if protocol != "e2e":
+        references = [pad_references(group) for group in references]
+    return Corpus(protocol, tuple(prepare(protocol, texts)), tuple(map(tuple, references)))
+
+
+def metrics_key(dataset: DatasetConfig) -> str:
+    """Identity of the scorer: protocol, metrics, and the versions their digits depend on."""
+    return digest({"protocol": dataset.protocol, "metrics": metrics_fingerprint(metrics_of(dataset))})
+
+
+def _is_current(path: Path, experiment: Experiment) -> bool:
+    """Whether scores exist that were computed with the present scorer."""
+    if not path.exists():
+        return False
+    hashes = json.loads(path.read_text(encoding="utf-8"))["hashes"]
+    return bool(hashes["metrics"] == metrics_key(experiment.dataset))
