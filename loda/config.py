@@ -97,8 +97,12 @@ def part_to_dict(config: Any) -> dict[str, Any]:
 
 
 def part_from_dict(group: str, data: Mapping[str, Any]) -> Any:
-    """The `Config` object that `data` describes."""
-    settings = dict(data)
+    """The `Config` object that `data` describes.
+
+    Raises:
+        LodaError: an unknown part, setting or value, or a value of another type than the setting's.
+    """
+    settings = _mapping(data, group)
     return _build(part_class(group, settings.pop("name", None)), settings, group)
 
 
@@ -106,9 +110,20 @@ def _build(cls: Any, settings: Mapping[str, Any], where: str) -> Any:
     types = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     values = {}
-    for key, value in settings.items():
+    for key, value in _mapping(settings, where).items():
         if key not in names:
             raise LodaError(f"{where}.{key} is not a setting; there are {', '.join(names) or 'none'}")
-        nested = dataclasses.is_dataclass(types[key])
-        values[key] = _build(types[key], value, f"{where}.{key}") if nested else value
+        kind = types[key]
+        if dataclasses.is_dataclass(kind):
+            values[key] = _build(kind, value, f"{where}.{key}")
+        elif type(value) is kind or (kind is float and type(value) is int):
+            values[key] = value
+        else:
+            raise LodaError(f"{where}.{key}={value!r} must be of type {kind.__name__}")
     return cls(**values)
+
+
+def _mapping(data: object, where: str) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise LodaError(f"{where}={data!r} must be a mapping of settings")
+    return dict(data)
