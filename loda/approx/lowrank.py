@@ -50,9 +50,10 @@ class Config:
         u, s_kept, vt = u[:, : self.rank], s[: self.rank], vt[: self.rank]
         signs = torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))
         root = s_kept.sqrt()
+        # Contiguous, as they are once stored and read back: the order in memory decides how a product is rounded.
         return {
-            "W_A": (u * (signs * root)).to(weight.dtype),
-            "W_B": (vt * (signs.T * root[:, None])).to(weight.dtype),
+            "W_A": (u * (signs * root)).to(weight.dtype).contiguous(),
+            "W_B": (vt * (signs.T * root[:, None])).to(weight.dtype).contiguous(),
             "energy": s_kept.square().sum() / s.square().sum(),
         }
 
