@@ -19,7 +19,7 @@ class Config(BottleneckConfig):
     """LoRA's settings and those of f1.
 
     Raises:
-        LodaError: an f1 without a linear operation (it would have nothing to learn).
+        LodaError: an f1 without a linear operation (it would have nothing to learn), or one that is always zero.
     """
 
     f1: StackConfig = field(default_factory=StackConfig)
@@ -30,6 +30,11 @@ class Config(BottleneckConfig):
             raise LodaError(
                 f"f1.order={self.f1.order!r} has no linear operation; f1 needs its r x r matrices, "
                 "write for example f1.order=linear-norm-activation"
+            )
+        if self.r == 1 and "norm" in self.f1.operations:
+            raise LodaError(
+                f"r=1 with f1.order={self.f1.order!r}: the LayerNorm of a single number is zero and so would be f1; "
+                "use r=2 or more, or f1.order=linear-activation"
             )
 
     def build(self, d_in: int, d_out: int) -> nn.Module:
