@@ -8,6 +8,7 @@ computes it again. `with_frozen=True` stores its tensors too, because a singular
 bit-stable across BLAS builds.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,15 @@ from torch import Tensor, nn
 from loda.config import LodaConfig, part_name
 from loda.errors import LodaError
 from loda.fingerprint import fingerprint
-from loda.inject import FrozenTensors, attachment, inject, projections, trainable_parameters
+from loda.inject import (
+    FrozenTensors,
+    adapter_parameters,
+    attachment,
+    check_holds_no_adapters,
+    inject,
+    projections,
+    trainable_parameters,
+)
 from loda.protocols import Frozen
 
 CONFIG_FILE = "adapter_config.json"
@@ -34,13 +43,19 @@ def save_pretrained(model: nn.Module, path: str | Path, *, with_frozen: bool = F
     """Write the adapters of `model` into the folder `path`.
 
     Raises:
-        LodaError: the model holds no adapters.
+        LodaError: the model holds no adapters, or something else in it was made trainable and would not be saved.
     """
     attached = attachment(model)
+    parameters = adapter_parameters(model)
+    others = sorted(set(trainable_parameters(model)) - set(parameters))
+    if others:
+        raise LodaError(
+            f"{others[0]} requires gradients but is no part of the adapter and would not be saved; "
+            "freeze it, or save the whole model instead"
+        )
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {n: p.detach().cpu().contiguous() for n, p in trainable_parameters(model).items()}
-    save_file(tensors, folder / TENSOR_FILE)
+    save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, folder / TENSOR_FILE)
     with_frozen = with_frozen and part_name(attached.config.approx) != "dense"
     description = {
         **attached.config.to_dict(),
@@ -62,9 +77,10 @@ def from_pretrained(model: Model, path: str | Path, *, frozen: FrozenTensors | N
         frozen: as for `inject`.
 
     Raises:
-        LodaError: a missing or unreadable file, another base, or tensors that are missing, unknown or of another
-            shape. Files and base are checked before the model is touched.
+        LodaError: adapters already there, a missing or unreadable file, another base, or tensors that are missing,
+            unknown or of another shape. The model is untouched then.
     """
+    check_holds_no_adapters(model)
     folder = Path(path)
     description = _read_config(folder / CONFIG_FILE)
     config = LodaConfig.from_dict({k: description[k] for k in ("adapter", "approx", "slices")})
@@ -78,8 +94,11 @@ def from_pretrained(model: Model, path: str | Path, *, frozen: FrozenTensors | N
     tensors = _read_tensors(folder / TENSOR_FILE)
     if frozen is None and description["with_frozen"]:
         frozen = load_frozen(folder / FROZEN_FILE)
+    _check_tensors(tensors, adapter_parameters(inject(_skeleton(model), config)), folder / TENSOR_FILE)
     inject(model, config, frozen)
-    _assign(trainable_parameters(model), tensors, folder / TENSOR_FILE)
+    with torch.no_grad():
+        for name, parameter in adapter_parameters(model).items():
+            parameter.copy_(tensors[name])
     return model
 
 
@@ -124,17 +143,20 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise LodaError(f"{path} is not a readable safetensors file ({error})") from error
 
 
-@torch.no_grad()
-def _assign(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], path: Path) -> None:
-    missing, unknown = (
-        sorted(set(parameters) - set(tensors)),
-        sorted(set(tensors) - set(parameters)),
-    )
+def _skeleton(model: Model) -> Model:
+    """The same modules without weights: a copy of `model` whose parameters are on the meta device."""
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, empty)
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], path: Path) -> None:
+    missing = sorted(set(parameters) - set(tensors))
+    unknown = sorted(set(tensors) - set(parameters))
     if missing:
         raise LodaError(f"{path} lacks the tensor {missing[0]} ({len(missing)} missing)")
     if unknown:
         raise LodaError(f"{path} holds an unknown tensor {unknown[0]} ({len(unknown)} unknown)")
     for name, parameter in parameters.items():
-        if tensors[name].shape != parameter.shape:
-            raise LodaError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, expected {tuple(parameter.shape)}")
-        parameter.copy_(tensors[name])
+        found, expected = ((tuple(t.shape), t.dtype) for t in (tensors[name], parameter))
+        if found != expected:
+            raise LodaError(f"{path}: {name} has shape and dtype {found}, expected {expected}")

@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import nn
 
-from loda.inject import is_mergeable, projections, trainable_parameters
+from loda.inject import adapter_parameters, is_mergeable, projections
 from loda.protocols import Frozen
 
 
@@ -44,7 +44,7 @@ def cost(model: nn.Module) -> Cost:
     base = sum(p.d_in * max(stop for _, stop in p.slices.values()) for p in adapted)
     energies = [float("nan") if _on_meta(p) else cast(Frozen, p.frozen).energy for p in adapted]
     return Cost(
-        trainable_parameters=sum(p.numel() for p in trainable_parameters(model).values()),
+        trainable_parameters=sum(p.numel() for p in adapter_parameters(model).values()),
         macs_per_token=sum(p.macs() for p in adapted),
         merged_macs_per_token=base if mergeable else None,
         base_macs_per_token=base,

@@ -26,11 +26,12 @@ _ATTRIBUTE = "loda_attachment"
 
 @dataclass(frozen=True)
 class Attachment:
-    """What `inject` did to a model: its configuration, the base it found, which parameters trained before."""
+    """What `inject` did to a model: its configuration, the base it found, which parameters train now and before."""
 
     config: LodaConfig
     base_fingerprint: str
     trained_before: frozenset[str]
+    trained: frozenset[str]
 
 
 def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None) -> Model:
@@ -49,24 +50,22 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
         LodaError: an unknown architecture, adapters already there, a slice that does not exist, or settings that
             do not fit the projections. The model is untouched then.
     """
-    if hasattr(model, _ATTRIBUTE):
-        raise LodaError("this model already holds adapters; call loda.unload(model) first")
+    check_holds_no_adapters(model)
     targets = find_targets(model)
     _check(targets, config)
+    if frozen is not None:
+        _check_frozen(frozen, targets, config)
     tensors = approximate(model, config) if frozen is None else frozen
-    if set(tensors) != {target.name for target in targets}:
-        raise LodaError(
-            f"the given approximation is of the projections {sorted(tensors)}, not of this model's; "
-            "leave `frozen` out to compute it"
-        )
-    attached = Attachment(config, fingerprint(model), frozenset(trainable_parameters(model)))
+    trained_before = frozenset(trainable_parameters(model))
+    base_fingerprint = fingerprint(model)
     model.requires_grad_(False)
     for target in targets:
         module = config.approx.build(tensors[target.name], target.bias)
         projection = AdaptedProjection(module, target.slices, target.weight.shape[0])
         model.set_submodule(target.name, projection.train(target.module.training))
     config.adapter.attach(model, projections(model), config.slices)
-    setattr(model, _ATTRIBUTE, attached)
+    trained = frozenset(trainable_parameters(model))
+    setattr(model, _ATTRIBUTE, Attachment(config, base_fingerprint, trained_before, trained))
     return model
 
 
@@ -91,6 +90,22 @@ def attachment(model: nn.Module) -> Attachment:
     return found
 
 
+def check_holds_no_adapters(model: nn.Module) -> None:
+    """Raise LodaError for a model that `inject` was applied to."""
+    if hasattr(model, _ATTRIBUTE):
+        raise LodaError("this model already holds adapters; call loda.unload(model) first")
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that `inject` made trainable, by name, also where they were frozen since (for inference, say).
+
+    Raises:
+        LodaError: nothing was injected.
+    """
+    trained = attachment(model).trained
+    return {name: p for name, p in model.named_parameters() if name in trained}
+
+
 def projections(model: nn.Module) -> dict[str, AdaptedProjection]:
     """The adapted projections of `model`, by module name, in order."""
     return {n: m for n, m in model.named_modules() if isinstance(m, AdaptedProjection)}
@@ -111,7 +126,7 @@ def unload(model: Model) -> Model:
         )
     for name, projection in projections(model).items():
         frozen = cast(DenseFrozen, projection.frozen)
-        model.set_submodule(name, plain_projection(frozen.weight, frozen.bias))
+        model.set_submodule(name, plain_projection(frozen.weight, frozen.bias).train(projection.training))
     return _detach(model)
 
 
@@ -132,7 +147,7 @@ def merge(model: Model) -> Model:
         for part, adapter in projection.adapters.items():
             start, stop = projection.slices[part]
             weight[:, start:stop] += cast(LinearAdapter, adapter).weight()
-        model.set_submodule(name, plain_projection(weight, frozen.bias))
+        model.set_submodule(name, plain_projection(weight, frozen.bias).train(projection.training))
     return _detach(model)
 
 
@@ -155,6 +170,27 @@ def _check(targets: list[Target], config: LodaConfig) -> None:
             )
         d_in, d_out = target.weight.shape
         config.approx.check(d_in, d_out)
+
+
+def _check_frozen(frozen: FrozenTensors, targets: list[Target], config: LodaConfig) -> None:
+    if set(frozen) != {target.name for target in targets}:
+        raise LodaError(
+            f"the given approximation is of the projections {sorted(frozen)}, not of this model's; "
+            "leave `frozen` out to compute it"
+        )
+    for target in targets:
+        # On the meta device the approximation costs nothing and tells the names and shapes of its tensors.
+        expected = _shapes(config.approx.approximate(torch.empty_like(target.weight, device="meta")))
+        found = _shapes(frozen[target.name])
+        if found != expected:
+            raise LodaError(
+                f"the given approximation of {target.name} has the tensors {found}, approx="
+                f"{part_name(config.approx)} has {expected}; leave `frozen` out to compute it"
+            )
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _detach(model: Model) -> Model:

@@ -35,7 +35,7 @@ class AdaptedProjection(nn.Module):
 
     def adapt(self, name: str, adapter: nn.Module, dropout: float) -> None:
         """Put `adapter` beside the slice `name`; the dropout is one for all adapters of this projection."""
-        self.adapters[name] = adapter
+        self.adapters[name] = adapter.train(self.training)
         self.dropout.p = dropout
 
     def width(self, name: str) -> int:
