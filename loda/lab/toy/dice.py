@@ -1,0 +1,39 @@
+"""Seeded draws whose results do not depend on the Python version.
+
+`random.Random(seed).random()` is documented to give the same numbers in every version, which
+`choice`, `shuffle` and `sample` are not. Everything here is built on it, so that the shipped data
+files can be reproduced byte for byte.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Dice:
+    """A seeded source of picks, shuffles and coin flips."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed).random
+
+    def below(self, n: int) -> int:
+        """A whole number from 0 to n - 1."""
+        return int(self._random() * n)
+
+    def chance(self, probability: float) -> bool:
+        """True with the given probability."""
+        return self._random() < probability
+
+    def pick(self, items: Sequence[T]) -> T:
+        """One item, all equally likely."""
+        return items[self.below(len(items))]
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """The items in random order, as a new list (Fisher-Yates)."""
+        result = list(items)
+        for last in range(len(result) - 1, 0, -1):
+            other = self.below(last + 1)
+            result[last], result[other] = result[other], result[last]
+        return result
