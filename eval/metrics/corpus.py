@@ -1,0 +1,79 @@
+"""What a metric scores: hypotheses, their references, and the tokens its protocol prescribes.
+
+References are tokenised once per process however many systems are scored against them: the cache is
+keyed by the texts themselves, so a caller may build a new Corpus for every system.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from eval.metrics import ptb, words
+from loda.errors import LodaError
+
+# The words of each protocol; `webnlg` and `dart` are two names for that of GenerationEval.
+_TOKENISERS = {"e2e": ptb, "webnlg": words, "dart": words}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The outputs of one system and what they are compared with.
+
+    Args:
+        protocol: `e2e` (e2e-metrics) or `webnlg` / `dart` (GenerationEval); it decides on the words
+            and, for BLEU, on the script that is followed.
+        hypotheses: one text per instance; it may be empty.
+        references: one group of texts per instance, in the order of the hypotheses. An empty text
+            is a reference of length 0 for BLEU, 1 for TER and nothing for METEOR.
+
+    Raises:
+        LodaError: unknown protocol, nothing to score, different numbers of hypotheses and groups,
+            or a group without a reference.
+    """
+
+    protocol: str
+    hypotheses: tuple[str, ...]
+    references: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
+        if not self.hypotheses:
+            raise LodaError("There is no hypothesis to score: give one text per instance.")
+        if len(self.hypotheses) != len(self.references):
+            raise LodaError(
+                f"There are {len(self.hypotheses)} hypotheses for {len(self.references)} groups of "
+                "references: give one hypothesis per group, a group being all references of one "
+                "instance."
+            )
+        for number, group in enumerate(self.references, start=1):
+            if not group:
+                raise LodaError(f"Group {number} has no reference: every hypothesis needs one.")
+
+    @cached_property
+    def hypothesis_words(self) -> tuple[str, ...]:
+        """The words of each hypothesis, joined by single spaces."""
+        return tuple(_TOKENISERS[self.protocol].tokenise(self.hypotheses))
+
+    @property
+    def reference_words(self) -> tuple[tuple[str, ...], ...]:
+        """The words of each reference, joined by single spaces."""
+        return _tokenise_groups(self.protocol, self.references)
+
+
+def check_protocol(protocol: str) -> None:
+    """Raise LodaError unless the protocol is known."""
+    if protocol not in _TOKENISERS:
+        raise LodaError(f"Unknown protocol {protocol!r}: choose one of {', '.join(_TOKENISERS)}.")
+
+
+def check_words(protocol: str) -> None:
+    """Raise LodaError unless the tools that make the words of this protocol are there."""
+    check_protocol(protocol)
+    _TOKENISERS[protocol].check()
+
+
+@lru_cache(maxsize=2)
+def _tokenise_groups(protocol: str, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    # LoRA's DART files repeat the first reference up to six times: half of the work.
+    texts = list(dict.fromkeys(text for group in groups for text in group))
+    tokens = dict(zip(texts, _TOKENISERS[protocol].tokenise(texts), strict=True))
+    return tuple(tuple(tokens[text] for text in group) for group in groups)

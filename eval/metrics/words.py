@@ -1,0 +1,66 @@
+"""NLTK word tokens as GenerationEval uses them: METEOR and TER of DART and WebNLG see only these.
+
+`nltk.word_tokenize` splits into sentences first, for which it needs the English Punkt data, a
+download of its own. Skipping that step (`preserve_line=True`) is not the same: only the last full
+stop of a text would become a token ("He left. She came." gives `left.`).
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nltk
+
+from loda.errors import LodaError
+
+_PUNKT = "tokenizers/punkt_tab/english/"
+_DOWNLOAD_SECONDS = 20
+
+
+def check() -> None:
+    """Raise LodaError unless the Punkt data is found, or can be downloaded within 20 seconds."""
+    if _is_found():
+        return
+    cache = _cache_folder()
+    nltk.data.path.append(str(cache))
+    if not _is_found():
+        _download(cache)
+    if not _is_found():
+        raise LodaError(
+            "The NLTK data punkt_tab (English) is missing and could not be downloaded from "
+            "raw.githubusercontent.com/nltk/nltk_data: run `python -m nltk.downloader punkt_tab` on "
+            "a connected machine and set NLTK_DATA to the folder that holds tokenizers/punkt_tab."
+        )
+
+
+def tokenise(texts: Sequence[str]) -> list[str]:
+    """The tokens of each text, joined by single spaces; a blank text comes out empty."""
+    return [" ".join(nltk.word_tokenize(text)) for text in texts]
+
+
+def _is_found() -> bool:
+    try:
+        nltk.data.find(_PUNKT)
+    except LookupError:
+        return False
+    return True
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "loda" / "nltk_data"
+
+
+def _download(folder: Path) -> None:
+    """Try to fetch the data; the caller looks whether it came.
+
+    In a process of its own: NLTK's downloader has no time limit, and one on sockets would not
+    cover the name look-up.
+    """
+    command = [sys.executable, "-m", "nltk.downloader", "-q", "-d", str(folder), "punkt_tab"]
+    try:
+        subprocess.run(command, capture_output=True, timeout=_DOWNLOAD_SECONDS)
+    except subprocess.TimeoutExpired:
+        return

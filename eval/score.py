@@ -1,0 +1,158 @@
+"""Score text files, or a corpus in memory, with the metrics of the E2E and DART / WebNLG tables.
+
+    python -m eval.score --protocol e2e  --refs refs.txt  --hyps hyps.txt --json scores.json
+    python -m eval.score --protocol dart --refs reference --hyps hypothesis      # reference0, reference1, ...
+
+A drop-in for e2e-metrics' `measure_scores.py -p` and GenerationEval's `eval.py -m bleu,meteor,ter`: the
+same numbers in the same units, not rounded. All input is checked before the first metric starts; a
+mistake in it ends with one line on stderr, exit code 2 and no JSON.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+
+from eval.metrics.corpus import Corpus
+from eval.metrics.files import read_corpus
+from eval.metrics.ter import NAME as TER
+from eval.metrics.ter import with_extra_segment
+from loda.errors import LodaError
+from loda.lab.paths import write_json
+
+DEFAULT_METRICS = {
+    "e2e": ("bleu", "nist", "meteor", "rouge_l", "cider"),
+    "webnlg": ("bleu", "meteor", "ter"),
+    "dart": ("bleu", "meteor", "ter"),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A module of eval.metrics, as its docstring describes it."""
+
+    key: str
+    version: int
+    packages: tuple[str, ...]
+    score: Callable[[Corpus], float]
+    check: Callable[[str], None]
+
+
+def load_metric(name: str) -> Metric:
+    """The metric in `eval/metrics/<name>.py`; LodaError if there is none or a package is missing."""
+    if name not in _module_names():
+        raise LodaError(f"Unknown metric {name!r}: choose among {', '.join(_metric_names())}.")
+    try:
+        module = import_module(f"eval.metrics.{name}")
+    except ModuleNotFoundError as error:
+        raise LodaError(f"The metric {name} needs the package {error.name}: run `pip install -e '.[lab]'`.") from error
+    return Metric(
+        module.NAME,
+        module.VERSION,
+        module.PACKAGES,
+        module.score,
+        getattr(module, "check", lambda protocol: None),
+    )
+
+
+def check_metrics(protocol: str, metrics: Sequence[str]) -> None:
+    """Raise LodaError unless these metrics exist and their tools (Java, data files) are there."""
+    for name in metrics:
+        load_metric(name).check(protocol)
+
+
+def score(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
+    """The scores of a corpus by their reported name, in the units of the official scripts.
+
+    Args:
+        corpus: hypotheses and references.
+        metrics: names of modules in eval.metrics, as `["bleu", "meteor", "ter"]`.
+
+    Raises:
+        LodaError: an unknown metric, a missing tool (both before anything is computed), or a metric
+            that these texts leave undefined.
+    """
+    check_metrics(corpus.protocol, metrics)
+    scores = {}
+    for metric in map(load_metric, metrics):
+        scores[metric.key] = metric.score(corpus)
+        if not math.isfinite(scores[metric.key]):
+            raise LodaError(f"{metric.key} of these texts is {scores[metric.key]}, not a number.")
+    return scores
+
+
+def metrics_fingerprint(metrics: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the digits of each metric depend on besides the texts: its own version and its packages'."""
+    loaded = {name: load_metric(name) for name in metrics}
+    return {
+        name: {"version": str(metric.version)} | {package: metadata.version(package) for package in metric.packages}
+        for name, metric in loaded.items()
+    }
+
+
+def _module_names() -> set[str]:
+    return {path.stem for path in (Path(__file__).parent / "metrics").glob("[a-z]*.py")}
+
+
+def _metric_names() -> list[str]:
+    """Of the modules, those that score; the others are what they share."""
+    return sorted(n for n in _module_names() if hasattr(import_module(f"eval.metrics.{n}"), "score"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    metrics = options.metrics or DEFAULT_METRICS[options.protocol]
+    try:
+        if options.json and options.json.is_dir():
+            raise LodaError(f"Cannot write {options.json}: it is a folder, name a file.")
+        if options.ter_extra_segment and "ter" not in metrics:
+            raise LodaError("--ter-extra-segment changes TER: add ter to --metrics or drop the option.")
+        corpus = read_corpus(options.protocol, options.refs, options.hyps)
+        scores = score(corpus, metrics)
+    except LodaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.ter_extra_segment:
+        scores[TER] = with_extra_segment(scores[TER], len(corpus.hypotheses))
+    print(_readable(corpus, scores))
+    if options.json:
+        write_json(options.json, scores)
+    return 0
+
+
+def _readable(corpus: Corpus, scores: dict[str, float]) -> str:
+    references = sum(map(len, corpus.references))
+    lines = [f"{corpus.protocol}: {len(corpus.hypotheses)} hypotheses, {references} references"]
+    return "\n".join(lines + [f"{name:<8} {value:9.4f}" for name, value in scores.items()])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.score",
+        description="Score a file of hypotheses as the official scripts of E2E, DART and WebNLG do.",
+    )
+    parser.add_argument("--protocol", required=True, choices=list(DEFAULT_METRICS))
+    parser.add_argument(
+        "--refs",
+        required=True,
+        type=Path,
+        help="e2e: file with a blank line between the references of two instances; "
+        "webnlg, dart: prefix of the files reference0, reference1, ...",
+    )
+    parser.add_argument("--hyps", required=True, type=Path, help="file with one hypothesis per line")
+    parser.add_argument("--json", type=Path, help="also write the scores to this file")
+    parser.add_argument("--metrics", nargs="+", help="modules of eval.metrics, instead of the protocol's")
+    parser.add_argument(
+        "--ter-extra-segment",
+        action="store_true",
+        help="TER as eval.py prints it for files that end with a newline (one more segment, of rate 1)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
