@@ -1,0 +1,247 @@
+"""From records to a filled table: which runs belong to a row, which epoch counts, mean and deviation.
+
+A row is found by composing its experiment, once per seed, and asking for the name of that run: the
+table and the training share one definition of "the same experiment". Numbers that were scored on
+other data, decoded otherwise or measured by other metrics are refused, never averaged.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import fmean, stdev
+
+from eval.records import Record, collect
+from eval.table_spec import (
+    BestPer,
+    Better,
+    Column,
+    Profile,
+    Published,
+    Row,
+    TableSpec,
+    overrides,
+    read,
+    seeds,
+)
+from loda.errors import LodaError
+from loda.lab.config import Experiment, compose
+from loda.lab.fingerprint import decode_key
+from loda.lab.paths import Outputs
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean and sample standard deviation (n - 1) over n seeds; no deviation for one seed."""
+
+    mean: float
+    deviation: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row, in the units of the column.
+
+    `difference` is ours minus published, None where the two cannot be compared.
+    """
+
+    ours: Statistic | None
+    published: Published | None
+    difference: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row with what was measured for it: one selected record per seed that has been run."""
+
+    row: Row
+    overrides: list[str]  # [] if the row is not run in this profile
+    records: list[Record]
+    missing_seeds: list[int]
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class TableData:
+    """A table filled with the runs of one profile, which were all started with `settings` besides."""
+
+    spec: TableSpec
+    profile: str
+    lines: list[Line]
+    settings: Sequence[str] = ()
+
+    @property
+    def has_runs(self) -> bool:
+        """Whether any cell holds a number of ours."""
+        return any(line.records for line in self.lines)
+
+    def is_best(self, line: Line, metric: str) -> bool:
+        """Whether `line` has our best value, as printed, among the rows it is compared with.
+
+        Those are all rows, or for `best_per: label` the rows of one method; a row without a rival
+        is not the best of anything.
+        """
+        column = self.spec.columns[metric]
+        rivals = [
+            round(ours.mean, column.digits)
+            for other in self.lines
+            if self.spec.best_per is BestPer.table or other.row.label == line.row.label
+            if (ours := other.cells[metric].ours) is not None
+        ]
+        ours = line.cells[metric].ours
+        if ours is None or len(rivals) < 2:
+            return False
+        best = max(rivals) if column.better is Better.higher else min(rivals)
+        return round(ours.mean, column.digits) == best
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that fill the empty cells, one per row with seeds missing."""
+        return [_command(line.overrides, line.missing_seeds) for line in self.lines if line.missing_seeds]
+
+
+def build(
+    table: str, profile: str = "auto", outputs: str | Path = "outputs", settings: Sequence[str] = ()
+) -> TableData:
+    """Fill `table` with the scores below `outputs`; rewrites `results.jsonl` on the way.
+
+    Args:
+        table: name of a file in configs/table.
+        profile: one of the table's profiles, or "auto": the first of them that has any run, or the first if none has.
+        outputs: root of the outputs folder.
+        settings: Hydra overrides that all runs were started with, such as model.path=FOLDER.
+
+    Raises:
+        LodaError: unknown table, profile or setting, a malformed `scores.json`, or records that differ in data,
+            decoding or metrics and so cannot stand in one table.
+    """
+    spec = read(table)
+    if profile != "auto" and profile not in spec.profiles:
+        raise LodaError(f"unknown profile {profile!r} of {table}; choose auto or {', '.join(spec.profiles)}")
+    records = collect(outputs)
+    candidates: list[TableData] = []
+    for name in list(spec.profiles) if profile == "auto" else [profile]:
+        candidates.append(_fill(spec, name, records, Outputs(Path(outputs)), settings))
+        if candidates[-1].has_runs:
+            return candidates[-1]
+    return candidates[0]
+
+
+def statistic(values: Sequence[float]) -> Statistic:
+    """Mean +- sqrt(sum (x - mean)^2 / (n - 1)) of at least one value."""
+    return Statistic(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def select_epoch(records: Iterable[Record], spec: TableSpec) -> Record | None:
+    """Of one run's records the one the table reports: `spec.split` at the best epoch.
+
+    The best epoch is judged by `spec.select_by` on `spec.select_split`, ties go to the earlier one.
+
+    Raises:
+        LodaError: there is a choice to make and an epoch has no score on the selecting split.
+    """
+    judged: dict[float, Record] = {}
+    reported: dict[float, Record] = {}
+    for record in sorted(records, key=lambda record: record.epoch):
+        if record.split == spec.select_split and spec.select_by in record.scores:
+            judged[record.epoch] = record
+        if record.split == spec.split:
+            reported[record.epoch] = record
+    if len(reported) < 2:
+        return next(iter(reported.values()), None)
+    if unjudged := reported.keys() - judged.keys():
+        raise LodaError(
+            f"epochs {sorted(unjudged)} of run {next(iter(reported.values())).run} have no "
+            f"{spec.select_by} on {spec.select_split} to select by; score that too"
+        )
+    sign = 1 if spec.columns[spec.select_by].better is Better.higher else -1
+    return reported[max(reported, key=lambda epoch: sign * judged[epoch].scores[spec.select_by])]
+
+
+def _fill(spec: TableSpec, name: str, records: list[Record], outputs: Outputs, settings: Sequence[str]) -> TableData:
+    profile = replace(spec.profiles[name], base=[*spec.profiles[name].base, *settings])
+    base = _compose(tuple(profile.base))
+    by_run: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if (record.model, record.dataset) == (base.model.name, base.dataset.name):
+            by_run.setdefault((record.run, record.hashes["decode"]), []).append(record)
+    lines = []
+    for row in spec.rows:
+        found = _find(spec, row, profile, by_run, outputs) if by_run else {}
+        missing = [seed for seed in seeds(row, profile) if seed not in found]
+        kept = list(found.values())
+        lines.append(Line(row, overrides(row, profile), kept, missing, _cells(spec, row, profile, kept)))
+    _refuse_mixed([record for line in lines for record in line.records], ("data", "metrics"))
+    return TableData(spec, name, lines, settings)
+
+
+@cache
+def _compose(arguments: tuple[str, ...]) -> Experiment:
+    """Hydra takes some tenths of a second for one experiment, and a table has up to 90."""
+    return compose(arguments)
+
+
+def _find(
+    spec: TableSpec, row: Row, profile: Profile, by_run: dict[tuple[str, str], list[Record]], outputs: Outputs
+) -> dict[int, Record]:
+    """The selected record of every seed whose kept epochs are all scored."""
+    found: dict[int, Record] = {}
+    for seed in seeds(row, profile):
+        experiment = replace(_compose(tuple(overrides(row, profile))), seed=seed)
+        scored = by_run.get((outputs.run(experiment).name, decode_key(experiment)), [])
+        record = select_epoch(scored, spec)
+        if record is not None and _kept_epochs(experiment) <= {one.epoch for one in scored}:
+            found[seed] = record
+    _refuse_mixed(list(found.values()), ("data", "decode", "metrics"))
+    return found
+
+
+def _kept_epochs(experiment: Experiment) -> set[float]:
+    """The epochs that must be scored before one is selected; a run cut short by `max_steps` has none."""
+    optim = experiment.optim
+    if not experiment.trains or experiment.trainer.max_steps is not None:
+        return set()
+    return {epoch for epoch in (*optim.keep_epochs, optim.epochs) if epoch <= optim.epochs}
+
+
+def _cells(spec: TableSpec, row: Row, profile: Profile, records: list[Record]) -> dict[str, Cell]:
+    for record in records:
+        if record.protocol != spec.protocol:
+            raise LodaError(
+                f"run {record.run} was scored by the {record.protocol} protocol, {spec.name} shows "
+                f"{spec.protocol}; their units differ, score that run by {spec.protocol}"
+            )
+    published = row.values or [None] * len(spec.columns)
+    cells = {}
+    for (name, column), paper in zip(spec.columns.items(), published, strict=True):
+        ours = _ours(name, column, records)
+        difference = None
+        if ours is not None and paper is not None and profile.comparable:
+            difference = ours.mean - paper.mean
+        cells[name] = Cell(ours, paper, difference)
+    return cells
+
+
+def _ours(name: str, column: Column, records: list[Record]) -> Statistic | None:
+    values = [record.scores[name] * column.scale for record in records if name in record.scores]
+    if values and len(values) < len(records):
+        lacking = ", ".join(record.run for record in records if name not in record.scores)
+        raise LodaError(f"{name} is missing in {lacking} but not in its other seeds; score again")
+    return statistic(values) if values else None
+
+
+def _refuse_mixed(records: list[Record], kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
+        runs = {record.hashes[kind]: record.run for record in records}
+        if len(runs) > 1:
+            raise LodaError(
+                f"the {kind} hashes of {' and '.join(runs.values())} differ, their scores cannot "
+                "stand in one table; run the older one again"
+            )
+
+
+def _command(arguments: list[str], seeds: list[int]) -> str:
+    sweep = "-m " if len(seeds) > 1 else ""
+    listed = ",".join(map(str, seeds))
+    return f"python train.py {sweep}{' '.join(arguments)} seed={listed}"

@@ -1,0 +1,321 @@
+"""A filled table as Markdown, LaTeX, CSV or JSON.
+
+Markdown and LaTeX print two lines per method: ours, and below it the paper's, so that figures to be
+compared stand one under the other and the table fits a terminal. CSV is tidy, one line per row and
+metric with full precision; JSON holds the same, nested. Both carry the exact integers of what the
+other two print in M.
+"""
+
+import csv
+import io
+import json
+import re
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from eval.aggregate import Line, Statistic, TableData
+from eval.table_spec import BestPer, Better, Fact
+
+HEADINGS = {
+    Fact.approx: "Approx.",
+    Fact.r: "r",
+    Fact.macs: "MACs/token",
+    Fact.parameters: "Trainable",
+}
+LEGENDS = {
+    Fact.macs: (
+        "MACs per token of computing Q, K and V in all layers, adapters included: M = 10^6, "
+        "K = 10^3. LoDA+ applies B twice, to xA and to f1(xA), as the printed values imply."
+    ),
+    Fact.parameters: (
+        "Trainable parameters: M = 2^20, K = 2^10 (LoRA's 393,216 is the printed 0.38M); in rows marked *, M = 10^6."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Text:
+    """An entry of the printed table before markup."""
+
+    text: str
+    marks: str = ""  # letters of footnotes
+    is_best: bool = False
+
+
+def markdown(table: TableData) -> str:
+    """A GitHub table with aligned columns, then notes and the commands that fill empty cells."""
+    printed = [_header(table), *(line for block in _blocks(table) for line in block)]
+    entries = [[_markdown_entry(entry) for entry in line] for line in printed]
+    widths = [max(map(len, column)) for column in zip(*entries, strict=True)]
+    entries.insert(1, ["-" * width for width in widths])
+    grid = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in entries]
+    notes = [
+        textwrap.fill(f"- `{mark}` {text}" if mark else f"- {text}", 118, subsequent_indent="  ")
+        for mark, text in _notes(table)
+    ]
+    parts = [f"**{table.spec.title}**", _caption(table), "\n".join(grid), "\n".join(notes)]
+    if table.commands:
+        parts += ["Empty cells are filled by:", "\n".join(["```", *table.commands, "```"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(table: TableData) -> str:
+    r"""A `table` float that needs booktabs and nothing else.
+
+    The commands that fill empty cells follow as LaTeX comments.
+    """
+    header = _header(table)
+    blocks = ["\n".join(map(_latex_line, block)) for block in _blocks(table)]
+    notes = [f"{_superscript(mark)} {_latex(text)}".lstrip() for mark, text in _notes(table)]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex(f'{table.spec.title}. {_caption(table)}')}}}",
+        rf"\label{{tab:{table.spec.name}}}",
+        rf"\begin{{tabular}}{{@{{}}{'l' * len(header)}@{{}}}}",
+        r"\toprule",
+        _latex_line(header),
+        r"\midrule",
+        "\n\\midrule\n".join(blocks),
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+        r"\smallskip",
+        r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
+        " \\\\\n".join(notes),
+        r"\end{minipage}",
+        r"\end{table}",
+        *(f"% {command}" for command in table.commands),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(table: TableData) -> str:
+    """One line per row and metric; values in the line's `unit`, an empty field for no value."""
+    lines = []
+    for row in _rows(table):
+        cells = row.pop("cells")
+        row |= {key: " ".join(map(str, row[key])) for key in ("runs", "seeds", "epochs")}
+        lines += [row | {"metric": metric} | cell for metric, cell in cells.items()]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def json_text(table: TableData) -> str:
+    """Everything that the other formats say, by row and metric; null for no value."""
+    content = {
+        "title": table.spec.title,
+        "source": table.spec.source,
+        "caption": _caption(table),
+        "rows": _rows(table),
+        "notes": [{"mark": mark, "text": text} for mark, text in _notes(table)],
+        "missing": table.commands,
+    }
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+
+
+FORMATS: dict[str, Callable[[TableData], str]] = {
+    "md": markdown,
+    "tex": latex,
+    "csv": comma_separated,
+    "json": json_text,
+}
+
+
+def _caption(table: TableData) -> str:
+    caption = table.spec.profiles[table.profile].caption
+    settings = f", with {' '.join(table.settings)}" if table.settings else ""
+    state = "" if table.has_runs else " Nothing has been run yet."
+    return f"{caption[0].upper()}{caption[1:]}{settings}.{state}"
+
+
+def _notes(table: TableData) -> list[tuple[str, str]]:
+    """(mark, text) in reading order; the mark is empty for a note on the whole table."""
+    spec = table.spec
+    quoted = " (*: quoted there from prior work)" if any(row.quoted for row in spec.rows) else ""
+    best = "per method and metric" if spec.best_per is BestPer.label else "per metric"
+    general = [
+        f"ours (n): mean ± sample standard deviation over n seeds, {spec.split} split; bold: our "
+        f"best {best}; paper: {spec.source}{quoted}."
+    ]
+    general += [LEGENDS[fact] for fact in spec.show if fact in LEGENDS]
+    general += [text for key, text in spec.notes.items() if key not in spec.marks]
+    marked = [(mark, spec.notes[key]) for key, mark in spec.marks.items()]
+    return [
+        (mark, text.format(select_by=spec.select_by, select_split=spec.select_split))
+        for mark, text in [("", text) for text in general] + marked
+    ]
+
+
+def _marks(table: TableData, notes: list[str]) -> str:
+    return ",".join(sorted(table.spec.marks[note] for note in notes))
+
+
+def _header(table: TableData) -> list[_Text]:
+    arrows = {Better.higher: "↑", Better.lower: "↓"}
+    return [
+        _Text("Method"),
+        *(_Text(HEADINGS[fact]) for fact in table.spec.show),
+        _Text(""),
+        *(
+            _Text(f"{column.label or name} {arrows[column.better]}", _marks(table, column.notes))
+            for name, column in table.spec.columns.items()
+        ),
+    ]
+
+
+def _blocks(table: TableData) -> list[list[list[_Text]]]:
+    """The printed lines, in blocks of rows that are compared with each other."""
+    if table.spec.best_per is BestPer.table:
+        blocks = [table.lines]
+    else:
+        blocks = [list(block) for _, block in groupby(table.lines, lambda line: line.row.label)]
+    return [[printed for line in block for printed in _printed(table, line)] for block in blocks]
+
+
+def _printed(table: TableData, line: Line) -> list[list[_Text]]:
+    """Ours if the row can be run here, then the paper's if the paper has it."""
+    row, cells = line.row, line.cells
+    lines = []
+    if line.overrides:
+        facts = [_Text(_measured(line, fact)) for fact in table.spec.show]
+        source = _Text(f"ours ({len(line.records)})" if line.records else "ours")
+        scores = [
+            _Text(_score(cells[name].ours, column.digits), is_best=table.is_best(line, name))
+            for name, column in table.spec.columns.items()
+        ]
+        lines.append([*facts, source, *scores])
+    if row.published:
+        facts = [_Text(_stated(line, fact)) for fact in table.spec.show]
+        published = [cell.published for cell in cells.values()]
+        scores = [_Text("-" if value is None else value.text) for value in published]
+        lines.append([*facts, _Text("paper"), *scores])
+    names = [_Text(row.label + "*" * row.quoted, _marks(table, row.notes)), _Text("")]
+    return [[name, *entries] for name, entries in zip(names, lines, strict=False)]
+
+
+def _measured(line: Line, fact: Fact) -> str:
+    """What our line says about the row; its counts are those of the model that was run."""
+    if fact is Fact.approx:
+        return line.row.approx
+    if fact is Fact.r:
+        return str(line.row.r)
+    if not line.records:
+        return "-"
+    record = line.records[0]
+    if fact is Fact.parameters:
+        return _amount(record.trainable_parameters, kilo=1024, digits=2)
+    macs = _amount(record.macs_per_token, kilo=1000, digits=1)
+    if line.row.mergeable:
+        return f"{_amount(record.base_macs_per_token, kilo=1000, digits=1)[:-1]}/{macs}"
+    return macs
+
+
+def _stated(line: Line, fact: Fact) -> str:
+    """What the paper's line says about the row, without repeating our line above it."""
+    if fact is Fact.parameters:
+        return line.row.parameters
+    if fact is Fact.macs:
+        return line.row.macs
+    if line.overrides:
+        return ""
+    return line.row.approx if fact is Fact.approx else str(line.row.r)
+
+
+def _amount(value: int, kilo: int, digits: int) -> str:
+    """393216 with kilo = 1024 is '0.38M'; in K where M would not leave two figures; 0 is '0'."""
+    if value == 0:
+        return "0"
+    mega = value / kilo**2
+    if mega >= 10 ** (1 - digits):
+        return f"{mega:.{digits}f}M"
+    return f"{value / kilo:.{digits}f}K"
+
+
+def _score(statistic: Statistic | None, digits: int) -> str:
+    """As the paper prints it: '70.2±.3', without deviation for one seed, '-' for no value."""
+    if statistic is None:
+        return "-"
+    mean = f"{statistic.mean:.{digits}f}"
+    if statistic.deviation is None:
+        return mean
+    return f"{mean}±{statistic.deviation:.{digits}f}".replace("±0.", "±.")
+
+
+def _rows(table: TableData) -> list[dict[str, Any]]:
+    """The numbers of the table, for programs: full precision, exact counts, the runs behind them."""
+    return [
+        {
+            "table": table.spec.name,
+            "profile": table.profile,
+            "method": line.row.label,
+            "approx": line.row.approx,
+            "r": line.row.r,
+            "quoted": line.row.quoted,
+            "trainable_parameters": line.records[0].trainable_parameters if line.records else None,
+            "macs_per_token": line.records[0].macs_per_token if line.records else None,
+            "published_parameters": line.row.parameters or None,
+            "published_macs_per_token": line.row.macs or None,
+            "runs": [record.run for record in line.records],
+            "seeds": [record.seed for record in line.records],
+            "epochs": [record.epoch for record in line.records],
+            "split": table.spec.split,
+            "cells": {
+                name: {
+                    "unit": column.unit,
+                    "mean": cell.ours.mean if cell.ours else None,
+                    "deviation": cell.ours.deviation if cell.ours else None,
+                    "n": cell.ours.n if cell.ours else 0,
+                    "published_mean": cell.published.mean if cell.published else None,
+                    "published_deviation": cell.published.deviation if cell.published else None,
+                    "difference": cell.difference,
+                }
+                for (name, column), cell in zip(table.spec.columns.items(), line.cells.values(), strict=True)
+            },
+        }
+        for line in table.lines
+    ]
+
+
+def _markdown_entry(entry: _Text) -> str:
+    text = f"**{entry.text}**" if entry.is_best else entry.text
+    return f"{text} `{entry.marks}`" if entry.marks else text
+
+
+def _latex_line(line: list[_Text]) -> str:
+    return " & ".join(map(_latex_entry, line)) + r" \\"
+
+
+def _latex_entry(entry: _Text) -> str:
+    mean, _, deviation = entry.text.partition("±")
+    text = rf"\textbf{{{_latex(mean)}}}" if entry.is_best else _latex(mean)
+    if deviation:
+        text += rf"$_{{\pm {deviation}}}$"
+    return text + _superscript(entry.marks)
+
+
+def _superscript(marks: str) -> str:
+    return rf"\textsuperscript{{{marks}}}" if marks else ""
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: rf"\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "±": r"$\pm$",
+}
+
+
+def _latex(text: str) -> str:
+    r"""Plain text as LaTeX; 'FT^Top2' and '10^6' get superscripts."""
+    escaped = "".join(LATEX.get(character, character) for character in text)
+    return re.sub(r"\^(\w+(?:,\w+)*)", r"\\textsuperscript{\1}", escaped)

@@ -1,0 +1,59 @@
+"""Score files as the score stage writes them, for the tests of what reads them."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from loda.lab.config import compose
+from loda.lab.fingerprint import decode_key, train_key
+from loda.lab.paths import Outputs
+
+TOY = ["model=toy", "dataset=toy"]
+SCORES = {"BLEU": 0.5, "NIST": 4.0, "METEOR": 0.3, "ROUGE_L": 0.6, "CIDEr": 1.5}
+
+cached_compose = cache(compose)  # Hydra takes some tenths of a second each
+
+
+def write_scores(
+    root: Path,
+    overrides: list[str],
+    scores: dict[str, float],
+    epoch: int = 5,
+    split: str = "test",
+    hashes: dict[str, str] | None = None,
+    without: str = "",
+    **changes: Any,
+) -> Path:
+    """Write the scores.json of the run of `overrides`, less the metric `without`, where `train.py` would put it."""
+    experiment = cached_compose(tuple(overrides))
+    run = Outputs(root).run(experiment)
+    content = {
+        "run": run.name,
+        "model": experiment.model.name,
+        "dataset": experiment.dataset.name,
+        "adapter": "loda",
+        "approx": "dense",
+        "seed": experiment.seed,
+        "epoch": epoch,
+        "split": split,
+        "protocol": "e2e",
+        "contexts": 60,
+        "scores": {name: score for name, score in (SCORES | scores).items() if name != without},
+        "trainable_parameters": 8448,
+        "macs_per_token": 205056,
+        "base_macs_per_token": 196608,
+        "hashes": {
+            "train": train_key(experiment),
+            "decode": decode_key(experiment),
+            "data": "data",
+            "metrics": "metrics",
+            **(hashes or {}),
+        },
+        "provenance": {"seconds": 1.5},
+        **changes,
+    }
+    path = run.path / "decode" / content["hashes"]["decode"] / f"epoch-{epoch}" / split / "scores.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path

@@ -1,0 +1,241 @@
+"""Filling a table: which runs a row takes, what is averaged, what is refused; on the toy profile of the real tables."""
+
+import csv
+import io
+import math
+import sys
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.aggregate import build, select_epoch, statistic
+from eval.records import Record
+from eval.render import markdown
+from eval.table import main, write
+from eval.table_spec import read
+from loda.errors import LodaError
+from tests.score_files import TOY, write_scores
+
+LODA = [*TOY, "adapter=loda"]
+S_LODA = [*LODA, "approx=keep40"]
+
+
+def line_of(table, label, approx="No"):
+    (line,) = [line for line in table.lines if (line.row.label, line.row.approx) == (label, approx)]
+    return line
+
+
+def bleu(line):
+    return line.cells["BLEU"].ours
+
+
+def record(epoch, split, **scores):
+    return Record(
+        run="run",
+        model="toy",
+        dataset="toy",
+        adapter="loda",
+        approx="dense",
+        seed=0,
+        epoch=epoch,
+        split=split,
+        protocol="e2e",
+        contexts=1,
+        scores=scores,
+        trainable_parameters=1,
+        macs_per_token=1,
+        base_macs_per_token=1,
+        hashes={"train": "", "decode": "", "data": "", "metrics": ""},
+        provenance={},
+    )
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9), st.floats(-100, 100))
+def test_deviation_is_that_of_a_sample_and_ignores_a_shift(values, shift):
+    mean = sum(values) / len(values)
+    expected = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    result = statistic([value + shift for value in values])
+    assert result.n == len(values)
+    assert result.mean == pytest.approx(mean + shift, abs=1e-9)
+    assert result.deviation == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_seed_has_no_deviation():
+    assert statistic([0.5]).deviation is None
+
+
+def test_a_cell_is_the_mean_over_seeds_in_the_units_of_the_column(tmp_path):
+    for seed, score in ((0, 0.5), (1, 0.6)):
+        write_scores(tmp_path, [*LODA, f"seed={seed}"], {"BLEU": score, "NIST": score})
+    line = line_of(build("table1", "toy", tmp_path), "LoDA")
+    assert bleu(line).n == 2
+    assert bleu(line).mean == pytest.approx(fmean([50, 60]))
+    assert bleu(line).deviation == pytest.approx(stdev([50, 60]))
+    assert line.cells["NIST"].ours.mean == pytest.approx(0.55)
+    assert line.missing_seeds == []
+
+
+def test_runs_with_other_settings_do_not_enter(tmp_path):
+    write_scores(tmp_path, [*LODA, "seed=0"], {"BLEU": 0.5})
+    write_scores(tmp_path, [*LODA, "optim.lr=0.5", "seed=1"], {"BLEU": 0.9})
+    write_scores(tmp_path, [*LODA, "decode.num_beams=1", "seed=1"], {"BLEU": 0.9})
+    write_scores(tmp_path, [*LODA, "seed=1"], {"BLEU": 0.9}, split="valid")
+    line = line_of(build("table1", "toy", tmp_path), "LoDA")
+    assert (bleu(line).n, bleu(line).mean, line.missing_seeds) == (1, 50, [1])
+
+
+def test_seed_zero_counts(tmp_path):
+    write_scores(tmp_path, [*LODA, "seed=0"], {"BLEU": 0.5})
+    assert line_of(build("table1", "toy", tmp_path), "LoDA").records[0].seed == 0
+
+
+def test_each_seed_reports_its_best_epoch_with_all_its_metrics(tmp_path):
+    for seed, at_five, at_ten in ((0, 0.5, 0.6), (1, 0.8, 0.7)):
+        write_scores(tmp_path, [*S_LODA, f"seed={seed}"], {"BLEU": at_five, "NIST": 5.0}, epoch=5)
+        write_scores(tmp_path, [*S_LODA, f"seed={seed}"], {"BLEU": at_ten, "NIST": 10.0}, epoch=10)
+    line = line_of(build("table1", "toy", tmp_path), "S-LoDA", "Keep 40%")
+    assert [record.epoch for record in line.records] == [10, 5]
+    assert bleu(line).mean == pytest.approx(70)
+    assert line.cells["NIST"].ours.mean == pytest.approx(7.5)
+
+
+def test_a_run_is_missing_until_all_its_kept_epochs_are_scored(tmp_path):
+    write_scores(tmp_path, [*S_LODA, "seed=0"], {"BLEU": 0.5}, epoch=5)
+    line = line_of(build("table1", "toy", tmp_path), "S-LoDA", "Keep 40%")
+    assert line.missing_seeds == [0, 1]
+
+
+def test_the_selecting_split_decides_and_the_reported_split_is_shown():
+    spec = replace(read("table1"), select_split="valid")
+    records = [record(5, "valid", BLEU=0.9), record(10, "valid", BLEU=0.1)]
+    records += [record(10, "test", BLEU=0.8), record(5, "test", BLEU=0.2)]
+    assert select_epoch(records, spec).scores == {"BLEU": 0.2}
+    with pytest.raises(LodaError, match="valid"):
+        select_epoch(records[1:], spec)
+
+
+def test_a_lower_ter_is_better():
+    spec = replace(read("table2"), select_by="TER")
+    records = [record(5, "test", TER=0.5), record(10, "test", TER=0.4)]
+    assert select_epoch(records, spec).epoch == 10
+
+
+def test_equal_epochs_give_the_earlier_one():
+    records = [record(10, "test", BLEU=0.5), record(5, "test", BLEU=0.5)]
+    assert select_epoch(records, read("table1")).epoch == 5
+
+
+@pytest.mark.parametrize("kind", ["data", "metrics"])
+@pytest.mark.parametrize("other", [[*LODA, "seed=1"], [*TOY, "adapter=lora", "seed=0"]], ids=["cell", "table"])
+def test_scores_of_other_data_or_metrics_are_refused(tmp_path, kind, other):
+    one = write_scores(tmp_path, [*LODA, "seed=0"], {"BLEU": 0.5})
+    two = write_scores(tmp_path, other, {"BLEU": 0.5}, hashes={kind: "other"})
+    with pytest.raises(LodaError, match=f"{kind} hashes") as error:
+        build("table1", "toy", tmp_path)
+    for path in (one, two):
+        assert path.relative_to(tmp_path / "runs").parts[0] in str(error.value)
+
+
+def test_scores_of_another_protocol_are_refused(tmp_path):
+    write_scores(tmp_path, [*LODA, "seed=0"], {}, protocol="dart")
+    with pytest.raises(LodaError, match="dart protocol"):
+        build("table1", "toy", tmp_path)
+
+
+def test_a_metric_that_only_some_seeds_have_is_refused(tmp_path):
+    write_scores(tmp_path, [*LODA, "seed=0"], {})
+    write_scores(tmp_path, [*LODA, "seed=1"], {}, without="METEOR")
+    with pytest.raises(LodaError, match="METEOR"):
+        build("table1", "toy", tmp_path)
+
+
+def test_a_metric_that_no_seed_has_is_an_empty_cell(tmp_path):
+    write_scores(tmp_path, [*LODA, "seed=0"], {}, without="METEOR")
+    cells = line_of(build("table1", "toy", tmp_path), "LoDA").cells
+    assert cells["METEOR"].ours is None
+    assert cells["BLEU"].ours is not None
+
+
+def test_auto_prefers_the_paper_then_the_toy_then_shows_the_empty_paper(tmp_path):
+    assert build("table1", "auto", tmp_path).profile == "paper"
+    write_scores(tmp_path, [*LODA, "seed=0"], {})
+    assert build("table1", "auto", tmp_path).profile == "toy"
+    write_scores(tmp_path, ["model=gpt2_medium", "dataset=e2e", "adapter=loda", "seed=111"], {})
+    assert build("table1", "auto", tmp_path).profile == "paper"
+
+
+def test_the_toy_is_never_subtracted_from_the_paper(tmp_path):
+    write_scores(tmp_path, [*LODA, "seed=0"], {})
+    write_scores(tmp_path, ["model=gpt2_medium", "dataset=e2e", "adapter=loda", "seed=111"], {"BLEU": 0.69})
+    toy, paper = (line_of(build("table1", name, tmp_path), "LoDA").cells["BLEU"] for name in ("toy", "paper"))
+    assert toy.difference is None
+    assert paper.difference == pytest.approx(69.0 - 70.2)
+
+
+def test_the_best_is_marked_at_printed_precision_among_rivals(tmp_path):
+    write_scores(tmp_path, [*LODA, "seed=0"], {"BLEU": 0.70231})
+    assert not any(build("table1", "toy", tmp_path).is_best(line, "BLEU") for line in build("table1").lines)
+    write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {"BLEU": 0.70198})
+    write_scores(tmp_path, [*TOY, "adapter=none", "seed=0"], {"BLEU": 0.1})
+    table = build("table1", "toy", tmp_path)
+    assert [line.row.label for line in table.lines if table.is_best(line, "BLEU")] == ["LoRA", "LoDA"]
+
+
+def test_table3_compares_within_a_method(tmp_path):
+    for adapter, best in (("lora", 0.3), ("loda", 0.6)):
+        write_scores(tmp_path, [*TOY, f"adapter={adapter}", "adapter.r=2", "seed=0"], {"BLEU": best})
+        write_scores(tmp_path, [*TOY, f"adapter={adapter}", "adapter.r=8", "seed=0"], {"BLEU": best - 0.1})
+    table = build("table3", "toy", tmp_path)
+    best = [(line.row.label, line.row.r) for line in table.lines if table.is_best(line, "BLEU")]
+    assert best == [("LoRA", 2), ("LoDA", 2)]
+
+
+def test_commands_fill_exactly_the_missing_seeds(tmp_path):
+    write_scores(tmp_path, [*LODA, "seed=1"], {})
+    commands = build("table1", "toy", tmp_path).commands
+    assert "python train.py model=toy dataset=toy adapter=none seed=0" in commands
+    assert "python train.py model=toy dataset=toy adapter=loda seed=0" in commands
+    assert "python train.py -m model=toy dataset=toy adapter=loda_plus approx=rank38 seed=0,1" in commands
+
+
+def test_unknown_profile_is_refused(tmp_path):
+    with pytest.raises(LodaError, match="paper, toy"):
+        build("table1", "gpt5", tmp_path)
+
+
+def test_write_puts_three_formats_into_tables(tmp_path):
+    paths = write(build("table2", "paper", tmp_path), tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
+        "tables/table2.md",
+        "tables/table2.tex",
+        "tables/table2.csv",
+    ]
+    assert all(path.stat().st_size for path in paths)
+
+
+def test_the_command_line_prints_the_table_and_explains_mistakes_in_one_line(tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["table", *arguments, "--outputs", str(tmp_path)])
+        main()
+        return capsys.readouterr().out
+
+    assert run("table1", "--format", "md") == (tmp_path / "tables" / "table1.md").read_text()
+    with pytest.raises(SystemExit) as stopped:
+        run("table9")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_settings_of_all_runs_select_those_runs(tmp_path, monkeypatch, capsys):
+    write_scores(tmp_path, [*LODA, "optim.lr=0.5", "seed=0"], {"BLEU": 0.9})
+    arguments = ["table1", "--profile", "toy", "optim.lr=0.5", "--outputs", str(tmp_path), "--format", "csv"]
+    monkeypatch.setattr(sys, "argv", ["table", *arguments])
+    main()
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["method"] for row in rows if row["mean"] == "90.0"] == ["LoDA"]
+    table = build("table1", "toy", tmp_path, ["optim.lr=0.5"])
+    assert "python train.py model=toy dataset=toy optim.lr=0.5 adapter=loda seed=1" in table.commands
+    assert "optim.lr=0.5" in markdown(table).splitlines()[2]
