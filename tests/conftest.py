@@ -1,9 +1,13 @@
-"""What all tests share: where the reference data lies."""
+"""What all tests share: where the reference data lies, and one thread for torch."""
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# The tests' matrices are tiny: a second thread costs more than it gives (x20 in an SVD on two busy cores).
+torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LODA_SHARED", REPOSITORY.parent / "shared"))

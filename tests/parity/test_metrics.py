@@ -1,0 +1,168 @@
+"""Every metric equals the official scripts: e2e-metrics (`measure_scores.py -p`) and GenerationEval (`eval.py`).
+
+Expected numbers come from runs of those scripts at e2e-metrics 1b9c4d8 and GenerationEval 8067849. The small corpora
+of data/metrics_e2e.json and data/metrics_dart.json were written for this test; there a null BLEU and NIST stands for a
+ZeroDivisionError of the official script. The real test sets are read from the folder of reference data.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nltk
+import pytest
+
+from eval.metrics import meteor, mteval, words
+from eval.metrics.corpus import Corpus
+from eval.metrics.files import read_corpus
+from eval.score import main, score
+from loda.errors import LodaError
+from tests.conftest import SHARED
+
+DATA = Path(__file__).parent / "data"
+E2E = json.loads((DATA / "metrics_e2e.json").read_text(encoding="utf-8"))
+DART = json.loads((DATA / "metrics_dart.json").read_text(encoding="utf-8"))
+SYSTEMS = ["tgen", "slug", "sheff2", "forge3", "tr2"]
+
+
+def exactly(value: float) -> Any:
+    """All digits but the last one or two of a double, which belong to the mathematics library."""
+    return pytest.approx(value, rel=1e-12, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def punkt() -> Iterator[None]:
+    """The NLTK data, from the reference data where they are, else wherever NLTK finds or fetches them."""
+    nltk.data.path.insert(0, str(SHARED / "data" / "nltk_data"))
+    try:
+        words.check()
+    except LodaError as error:
+        pytest.skip(str(error))
+    yield
+    nltk.data.path.pop(0)
+
+
+def write_e2e(folder: Path, references: list[list[str]], hypotheses: list[str]) -> Corpus:
+    (folder / "refs.txt").write_text("\n\n".join("\n".join(group) for group in references) + "\n", encoding="utf-8")
+    (folder / "hyps.txt").write_text("\n".join(hypotheses) + "\n", encoding="utf-8")
+    return read_corpus("e2e", folder / "refs.txt", folder / "hyps.txt")
+
+
+@pytest.mark.parametrize("name", E2E)
+def test_e2e_small_corpora(name: str, tmp_path: Path) -> None:
+    case = E2E[name]
+    expected = case["expected"]
+    corpus = write_e2e(tmp_path, case["refs"], case["hyps"])
+
+    assert list(corpus.hypothesis_words) == expected["ptb"]["hyps"]
+    assert [list(group) for group in corpus.reference_words] == expected["ptb"]["refs"]
+    assert score(corpus, ["rouge_l", "cider"]) == {
+        "ROUGE_L": exactly(expected["ROUGE_L"]),
+        "CIDEr": exactly(expected["CIDEr"]),
+    }
+    total, segments = meteor.evaluate(corpus.hypothesis_words, corpus.reference_words)
+    assert total == expected["METEOR"]
+    assert segments == expected["METEOR_seg"]
+
+
+@pytest.mark.parametrize("name", E2E)
+def test_e2e_small_corpora_bleu_and_nist(name: str, tmp_path: Path) -> None:
+    case = E2E[name]
+    expected = case["expected"]
+    corpus = write_e2e(tmp_path, case["refs"], case["hyps"])
+
+    tokens = [[token.lower() for token in tokens] for tokens in expected["mteval_tokens"]["hyps"]]
+    assert [mteval.tokenise(text) for text in case["hyps"]] == tokens
+    if expected["NIST_python"] is None:
+        with pytest.raises(LodaError, match="NIST is undefined"):
+            score(corpus, ["nist"])
+        assert math.isfinite(score(corpus, ["bleu"])["BLEU"])
+    else:
+        assert score(corpus, ["bleu", "nist"]) == {
+            "BLEU": exactly(expected["BLEU_python"]),
+            "NIST": exactly(expected["NIST_python"]),
+        }
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_e2e_test_set(system: str, shared: Path) -> None:
+    folder = shared / "goldens" / "metrics" / "e2e"
+    expected = json.loads((folder / "expected.json").read_text())[system]
+    per_segment = json.loads((folder / "expected_segments.json").read_text())[system]
+    corpus = read_corpus("e2e", folder / "references.txt", folder / "outputs" / f"{system}.txt")
+
+    assert score(corpus, ["bleu", "nist", "rouge_l", "cider"]) == {
+        "BLEU": exactly(expected["BLEU_python"]),
+        "NIST": exactly(expected["NIST_python"]),
+        "ROUGE_L": exactly(expected["ROUGE_L"]),
+        "CIDEr": exactly(expected["CIDEr"]),
+    }
+    total, segments = meteor.evaluate(corpus.hypothesis_words, corpus.reference_words)
+    assert total == expected["METEOR"]
+    assert segments == per_segment["METEOR"]
+
+
+@pytest.mark.usefixtures("punkt")
+@pytest.mark.parametrize("name", DART)
+def test_dart_small_corpora(name: str, tmp_path: Path) -> None:
+    case = DART[name]
+    expected = case["expected"]
+    assert not case["files_end_with_newline"]
+    for number in range(case["num_refs"]):
+        padding = [group[0] if case["padding"] == "first" else "" for group in case["refs"]]
+        lines = [
+            group[number] if number < len(group) else filler
+            for group, filler in zip(case["refs"], padding, strict=True)
+        ]
+        suffix = str(number) if case["num_refs"] > 1 else ""
+        (tmp_path / f"reference{suffix}").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "hypothesis").write_text("\n".join(case["hyps"]), encoding="utf-8")
+
+    prefix, hypothesis, output = tmp_path / "reference", tmp_path / "hypothesis", tmp_path / "scores.json"
+    code = main(["--protocol", "dart", "--refs", str(prefix), "--hyps", str(hypothesis), "--json", str(output)])
+
+    assert code == 0
+    scores = json.loads(output.read_text())
+    # The Perl script prints two decimals.
+    assert round(scores.pop("BLEU"), 2) == expected["BLEU"]
+    assert scores == {"METEOR": expected["METEOR"], "TER": exactly(expected["TER"])}
+    corpus = read_corpus("dart", prefix, hypothesis)
+    assert list(corpus.hypothesis_words) == expected["tokenised_hyps"]
+
+
+@pytest.mark.usefixtures("punkt")
+def test_dart_test_set(shared: Path) -> None:
+    folder = shared / "goldens" / "metrics" / "dart" / "bart_large_lora_style"
+    expected = json.loads((folder / "expected.json").read_text())
+    corpus = read_corpus("dart", folder / "reference", folder / "hypothesis")
+
+    scores = score(corpus, ["bleu", "meteor", "ter"])
+
+    assert round(scores["BLEU"], 2) == expected["BLEU"]
+    assert scores["METEOR"] == expected["METEOR"]
+    assert scores["TER"] == exactly(expected["TER"])
+
+
+def test_order_of_instances_does_not_matter() -> None:
+    case = E2E["different_reference_counts"]
+    references = tuple(map(tuple, case["refs"]))
+    hypotheses = tuple(case["hyps"])
+    metrics = ["bleu", "nist", "meteor", "rouge_l", "cider"]
+    forwards = score(Corpus("e2e", hypotheses, references), metrics)
+    backwards = score(Corpus("e2e", hypotheses[::-1], references[::-1]), metrics)
+    assert backwards == pytest.approx(forwards, rel=1e-12)
+
+
+def test_bars_in_a_text_do_not_look_like_fields_to_meteor() -> None:
+    """0.4396575987933198 is what the jar's batch mode, which has no field separator, prints for these files."""
+    hypotheses = ["a ||| dog ||| sat on the big mat", "the cat || sat |", "the dog"]
+    references = [
+        ["the ||| dog sat on ||| mat", "a dog sat on mat"],
+        ["the cat ||| sat", "cat | | | sat"],
+        ["a nice dog", ""],
+    ]
+    total, segments = meteor.evaluate(hypotheses, references)
+    assert total == 0.4396575987933198
+    assert segments == [0.4776496382230889, 0.4776696620223255, 0.18320610687022898]
