@@ -8,7 +8,6 @@ Groups and their options are the folders of `configs/`. Finished stages are not 
 
 import sys
 import traceback
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -51,7 +50,7 @@ def fail(overrides: str, message: str, experiment: Experiment | None = None) -> 
     print(message, file=sys.stderr)
     failures.append(overrides)
     if experiment is not None:
-        run = Outputs(Path(experiment.outputs)).run(experiment)
+        run = Outputs.of(experiment).run(experiment)
         write_json(run.failed, {"overrides": overrides, "message": message})
 
 

@@ -52,7 +52,7 @@ def run_experiment(experiment: Experiment, title: str = "") -> list[Record]:
     Raises:
         LodaError: something that the user can mend.
     """
-    outputs = Outputs(Path(experiment.outputs))
+    outputs = Outputs.of(experiment)
     run = outputs.run(experiment)
     marks = checkpoints(experiment, count(experiment.dataset.name, "train"))
     scored = [run.scores(experiment, mark.label) for mark in marks]

@@ -81,6 +81,11 @@ class Outputs:
 
     root: Path
 
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Outputs":
+        """The folder that an experiment writes to."""
+        return cls(Path(experiment.outputs))
+
     @property
     def runs(self) -> Path:
         """All run folders."""

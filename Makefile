@@ -1,0 +1,46 @@
+# The protocol, readable. `make help` lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+INSIST ?=
+FLAGS  := $(if $(INSIST),--insist)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check table1 table2 table3 figure2 toy clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z0-9_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(VENV)/installed  ## create .venv and install everything (CPU build of torch; see README for a GPU)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version); set PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[lab,dev]'
+	@touch $@
+
+demo: setup  ## the main job on the embedded toy model and data: train, decode, score, Table 1
+	$(BIN)/python -m scripts.run_table table1 --profile toy
+
+test: setup  ## lint, types and the whole test suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+table1: setup  ## Table 1 (E2E) in the paper's settings; wants a GPU, INSIST=1 runs it without
+table2: setup  ## Table 2 (DART), likewise
+table3: setup  ## Table 3 (bottleneck dimensions r), likewise
+table1 table2 table3:
+	$(BIN)/python -m scripts.run_table $@ --profile paper $(FLAGS)
+
+figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations of GPT2-medium's first block
+	$(BIN)/python -m scripts.figure2 --model gpt2_medium
+
+toy: setup  ## rebuild the toy base and data from nothing (20-30 minutes on two cores)
+	$(BIN)/python -m scripts.make_toy
+
+clean:  ## remove the environment and everything in outputs/ (asks nothing)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find outputs -mindepth 1 ! -name README.md -delete

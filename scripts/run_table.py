@@ -1,0 +1,118 @@
+"""Run every row of a table that is missing, then print and write the table.
+
+    python -m scripts.run_table table1 --profile toy
+    python -m scripts.run_table table1 --profile paper --insist
+
+The runs go one after another in this process, each doing only what is missing, so the command can be repeated until
+the table is complete. A failing row is recorded and the rest goes on. The paper's settings want a GPU: without one the
+command says what they would cost and stops, unless `--insist` is given.
+"""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from eval.aggregate import build
+from eval.pipeline import run_experiment
+from eval.render import FORMATS
+from eval.table import write
+from eval.table_spec import overrides, read, seeds
+from loda.errors import LodaError
+from loda.lab.config import Experiment, compose
+from loda.lab.data import count
+from loda.lab.order import steps_per_epoch
+from loda.lab.paths import Outputs, write_json
+
+# For the estimate alone: a training step costs 4 FLOP per parameter and token (forward, and backward through frozen
+# weights), rows are padded to their batch's longest (mean on E2E 73 tokens, on DART's dev split 111), a 48 GB card
+# sustains about 10 TFLOP/s in fp32, two CPU cores about 0.1.
+TOKENS_PER_ROW = {"e2e": 73, "dart": 111, "webnlg": 101}
+SUSTAINED_FLOPS = {"an A40-class GPU": 1e13, "two CPU cores": 1e11}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a table."""
+
+    label: str
+    overrides: list[str]
+    experiment: Experiment
+
+
+def jobs(table: str, profile: str) -> list[Job]:
+    """Every run of a table, row by row, seed by seed."""
+    spec = read(table)
+    if profile not in spec.profiles:
+        raise LodaError(f"unknown profile {profile!r} of {table}; choose one of {', '.join(spec.profiles)}")
+    found = []
+    for row in spec.rows:
+        arguments = overrides(row, spec.profiles[profile])
+        for seed in seeds(row, spec.profiles[profile]):
+            label = f"{row.label} (r={row.r})" if row.r else row.label
+            chosen = [*arguments, f"seed={seed}"]
+            found.append(Job(f"{label}, seed {seed}", chosen, compose(chosen)))
+    return found
+
+
+def estimate(todo: Sequence[Job]) -> str:
+    """What training these runs would cost, from operation counts."""
+    flops = sum(_flops(job.experiment) for job in todo if job.experiment.trains)
+    hours = (f"{flops / speed / 3600:,.0f} hours on {name}" for name, speed in SUSTAINED_FLOPS.items())
+    return f"{len(todo)} runs, roughly {' or '.join(hours)} (estimated from operation counts, not measured)"
+
+
+def _flops(experiment: Experiment) -> float:
+    dataset, optim = experiment.dataset, experiment.optim
+    steps = optim.epochs * steps_per_epoch(count(dataset.name, "train"), optim.batch_size)
+    tokens = steps * optim.batch_size * TOKENS_PER_ROW.get(dataset.name, dataset.max_length)
+    return 4.0 * (experiment.model.parameters or 0) * tokens
+
+
+def run(todo: Sequence[Job]) -> list[str]:
+    """Run all jobs; returns the labels of those that failed."""
+    failed = []
+    for number, job in enumerate(todo, start=1):
+        print(f"[{number}/{len(todo)}] {job.label}", flush=True)
+        try:
+            run_experiment(job.experiment)
+        except Exception as error:  # one failing row must not lose the others
+            message = f"error: {error}" if isinstance(error, LodaError) else traceback.format_exc()
+            print(message, file=sys.stderr)
+            failed.append(job.label)
+            path = Outputs.of(job.experiment).run(job.experiment).failed
+            write_json(path, {"overrides": " ".join(job.overrides), "message": message})
+    return failed
+
+
+def main() -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.run_table", description=__doc__.splitlines()[0])
+    parser.add_argument("table", help="file in configs/table, such as table1")
+    parser.add_argument("--profile", required=True, help="paper or toy")
+    parser.add_argument("--insist", action="store_true", help="run the paper's settings without a GPU")
+    arguments = parser.parse_args()
+    try:
+        todo = jobs(arguments.table, arguments.profile)
+        if arguments.profile == "paper" and not (torch.cuda.is_available() or arguments.insist):
+            print(f"{arguments.table} in the paper's settings: {estimate(todo)}.", file=sys.stderr)
+            print(f"There is no GPU here. To run it all the same: make {arguments.table} INSIST=1", file=sys.stderr)
+            return 2
+        failed = run(todo)
+        table = build(arguments.table, arguments.profile)
+        written = write(table)
+    except LodaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(FORMATS["md"](table))
+    print("written: " + ", ".join(map(str, written)))
+    if failed:
+        print(f"{len(failed)} of {len(todo)} runs failed: {'; '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
