@@ -1,8 +1,8 @@
 """From records to a filled table: which runs belong to a row, which epoch counts, mean and deviation.
 
-A row is found by composing its experiment, once per seed, and asking for the name of that run: the
-table and the training share one definition of "the same experiment". Numbers that were scored on
-other data, decoded otherwise or measured by other metrics are refused, never averaged.
+A row is found by composing its experiment and asking for the names of its runs: the table and the training share
+one definition of "the same experiment". Runs that were decoded otherwise are other runs; scores on other data or by
+other versions of the metrics are refused, never averaged or shown side by side.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,18 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from eval.records import Record, collect
-from eval.table_spec import (
-    BestPer,
-    Better,
-    Column,
-    Profile,
-    Published,
-    Row,
-    TableSpec,
-    overrides,
-    read,
-    seeds,
-)
+from eval.table_spec import BestPer, Better, Column, Profile, Published, Row, TableSpec, overrides, read, seeds
 from loda.errors import LodaError
 from loda.lab.config import Experiment, compose
 from loda.lab.fingerprint import decode_key
@@ -79,8 +68,8 @@ class TableData:
     def is_best(self, line: Line, metric: str) -> bool:
         """Whether `line` has our best value, as printed, among the rows it is compared with.
 
-        Those are all rows, or for `best_per: label` the rows of one method; a row without a rival
-        is not the best of anything.
+        Those are all rows, or for `best_per: label` the rows of one method; a row without a rival is not the best
+        of anything.
         """
         column = self.spec.columns[metric]
         rivals = [
@@ -161,10 +150,10 @@ def select_epoch(records: Iterable[Record], spec: TableSpec) -> Record | None:
 
 def _fill(spec: TableSpec, name: str, records: list[Record], outputs: Outputs, settings: Sequence[str]) -> TableData:
     profile = replace(spec.profiles[name], base=[*spec.profiles[name].base, *settings])
-    base = _compose(tuple(profile.base))
+    base = experiment_of(tuple(profile.base))
     by_run: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        if (record.model, record.dataset) == (base.model.name, base.dataset.name):
+        if (record.model, record.dataset, record.protocol) == (base.model.name, base.dataset.name, spec.protocol):
             by_run.setdefault((record.run, record.hashes["decode"]), []).append(record)
     lines = []
     for row in spec.rows:
@@ -172,13 +161,13 @@ def _fill(spec: TableSpec, name: str, records: list[Record], outputs: Outputs, s
         missing = [seed for seed in seeds(row, profile) if seed not in found]
         kept = list(found.values())
         lines.append(Line(row, overrides(row, profile), kept, missing, _cells(spec, row, profile, kept)))
-    _refuse_mixed([record for line in lines for record in line.records], ("data", "metrics"))
+    _refuse_mixed([record for line in lines for record in line.records])
     return TableData(spec, name, lines, settings)
 
 
 @cache
-def _compose(arguments: tuple[str, ...]) -> Experiment:
-    """Hydra takes some tenths of a second for one experiment, and a table has up to 90."""
+def experiment_of(arguments: tuple[str, ...]) -> Experiment:
+    """`compose`, remembered: Hydra takes some tenths of a second for each, and a table has up to 30 rows."""
     return compose(arguments)
 
 
@@ -188,13 +177,19 @@ def _find(
     """The selected record of every seed whose kept epochs are all scored."""
     found: dict[int, Record] = {}
     for seed in seeds(row, profile):
-        experiment = replace(_compose(tuple(overrides(row, profile))), seed=seed)
-        scored = by_run.get((outputs.run(experiment).name, decode_key(experiment)), [])
+        experiment = replace(experiment_of(tuple(overrides(row, profile))), seed=seed)
+        run = outputs.run(experiment).name
+        scored = [record for key in _decode_keys(experiment, spec) for record in by_run.get((run, key), [])]
         record = select_epoch(scored, spec)
         if record is not None and _kept_epochs(experiment) <= {one.epoch for one in scored}:
             found[seed] = record
-    _refuse_mixed(list(found.values()), ("data", "decode", "metrics"))
     return found
+
+
+def _decode_keys(experiment: Experiment, spec: TableSpec) -> set[str]:
+    """Decoding as `experiment` does it, of the reported and of the selecting split."""
+    decodes = [replace(experiment.decode, split=split) for split in (spec.split, spec.select_split)]
+    return {decode_key(replace(experiment, decode=decode)) for decode in decodes}
 
 
 def _kept_epochs(experiment: Experiment) -> set[float]:
@@ -206,12 +201,6 @@ def _kept_epochs(experiment: Experiment) -> set[float]:
 
 
 def _cells(spec: TableSpec, row: Row, profile: Profile, records: list[Record]) -> dict[str, Cell]:
-    for record in records:
-        if record.protocol != spec.protocol:
-            raise LodaError(
-                f"run {record.run} was scored by the {record.protocol} protocol, {spec.name} shows "
-                f"{spec.protocol}; their units differ, score that run by {spec.protocol}"
-            )
     published = row.values or [None] * len(spec.columns)
     cells = {}
     for (name, column), paper in zip(spec.columns.items(), published, strict=True):
@@ -231,13 +220,13 @@ def _ours(name: str, column: Column, records: list[Record]) -> Statistic | None:
     return statistic(values) if values else None
 
 
-def _refuse_mixed(records: list[Record], kinds: tuple[str, ...]) -> None:
-    for kind in kinds:
+def _refuse_mixed(records: list[Record]) -> None:
+    for kind in ("data", "metrics"):
         runs = {record.hashes[kind]: record.run for record in records}
         if len(runs) > 1:
             raise LodaError(
-                f"the {kind} hashes of {' and '.join(runs.values())} differ, their scores cannot "
-                "stand in one table; run the older one again"
+                f"the {kind} hashes of {' and '.join(runs.values())} differ, so their scores cannot stand in one "
+                "table; run `python train.py` for them again, which renews what is out of date"
             )
 
 

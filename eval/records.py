@@ -1,8 +1,8 @@
 """From the many `scores.json` of an outputs folder to typed rows and one `results.jsonl`.
 
-The score stage writes one `scores.json` per (run, checkpoint, split), which can be judged alone:
-scores, cost, the hashes of what determined them, and the provenance. `results.jsonl` is the same
-objects, one per line in a fixed order, rebuilt each time; nothing reads it back except people.
+The score stage writes one `scores.json` per (run, checkpoint, split, protocol), which can be judged alone: scores,
+cost, the hashes of what determined them, and the provenance. `results.jsonl` is the same objects, one per line in a
+fixed order, rebuilt each time; no stage reads it.
 """
 
 import json
@@ -18,7 +18,7 @@ NUMBER = (int, float)
 
 @dataclass(frozen=True)
 class Record:
-    """The scores of one checkpoint of one run on one split.
+    """The scores of one checkpoint of one run on one split, by one protocol.
 
     `scores` are in the units of the official scripts: for E2E BLEU, METEOR and ROUGE_L are
     fractions, NIST and CIDEr raw; for DART and WebNLG BLEU is 0-100, METEOR and TER are fractions.
@@ -51,7 +51,7 @@ def collect(outputs_root: str | Path) -> list[Record]:
     outputs = Outputs(Path(outputs_root))
     records = sorted(
         (_read(path, outputs.runs) for path in outputs.runs.rglob("scores.json")),
-        key=lambda record: (record.run, record.epoch, record.split, record.hashes["decode"]),
+        key=lambda record: (record.run, record.epoch, record.split, record.protocol, record.hashes["decode"]),
     )
     lines = [json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records]
     write_text(outputs.results, "".join(lines))

@@ -1,18 +1,16 @@
 """Score files as the score stage writes them, for the tests of what reads them."""
 
 import json
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loda.lab.config import compose
+from eval.aggregate import experiment_of
 from loda.lab.fingerprint import decode_key, train_key
 from loda.lab.paths import Outputs
 
 TOY = ["model=toy", "dataset=toy"]
 SCORES = {"BLEU": 0.5, "NIST": 4.0, "METEOR": 0.3, "ROUGE_L": 0.6, "CIDEr": 1.5}
-
-cached_compose = cache(compose)  # Hydra takes some tenths of a second each
 
 
 def write_scores(
@@ -20,13 +18,16 @@ def write_scores(
     overrides: list[str],
     scores: dict[str, float],
     epoch: int = 5,
-    split: str = "test",
     hashes: dict[str, str] | None = None,
     without: str = "",
     **changes: Any,
 ) -> Path:
-    """Write the scores.json of the run of `overrides`, less the metric `without`, where `train.py` would put it."""
-    experiment = cached_compose(tuple(overrides))
+    """Write the scores.json of a run, less the metric `without`, where `train.py` would put it.
+
+    `overrides` end with the seed.
+    """
+    *settings, seed = overrides
+    experiment = replace(experiment_of(tuple(settings)), seed=int(seed.removeprefix("seed=")))
     run = Outputs(root).run(experiment)
     content = {
         "run": run.name,
@@ -36,8 +37,8 @@ def write_scores(
         "approx": "dense",
         "seed": experiment.seed,
         "epoch": epoch,
-        "split": split,
-        "protocol": "e2e",
+        "split": experiment.decode.split,
+        "protocol": experiment.dataset.protocol,
         "contexts": 60,
         "scores": {name: score for name, score in (SCORES | scores).items() if name != without},
         "trainable_parameters": 8448,
@@ -53,7 +54,7 @@ def write_scores(
         "provenance": {"seconds": 1.5},
         **changes,
     }
-    path = run.path / "decode" / content["hashes"]["decode"] / f"epoch-{epoch}" / split / "scores.json"
+    path = run.scores(experiment, f"epoch-{epoch}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
     return path

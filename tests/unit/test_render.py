@@ -135,7 +135,6 @@ def test_mergeable_rows_print_merged_and_unmerged_macs(tmp_path):
         ["model=gpt2_medium", "dataset=dart", "adapter=lora", "seed=110"],
         {"BLEU": 47.0, "TER": 0.48},
         epoch=10,
-        protocol="dart",
         macs_per_token=base + 48 * 2 * 4 * 1024,
         base_macs_per_token=base,
     )

@@ -17,6 +17,8 @@ from eval.render import markdown
 from eval.table import main, write
 from eval.table_spec import read
 from loda.errors import LodaError
+from loda.lab.config import compose
+from loda.lab.paths import Outputs
 from tests.score_files import TOY, write_scores
 
 LODA = [*TOY, "adapter=loda"]
@@ -82,9 +84,17 @@ def test_runs_with_other_settings_do_not_enter(tmp_path):
     write_scores(tmp_path, [*LODA, "seed=0"], {"BLEU": 0.5})
     write_scores(tmp_path, [*LODA, "optim.lr=0.5", "seed=1"], {"BLEU": 0.9})
     write_scores(tmp_path, [*LODA, "decode.num_beams=1", "seed=1"], {"BLEU": 0.9})
-    write_scores(tmp_path, [*LODA, "seed=1"], {"BLEU": 0.9}, split="valid")
+    write_scores(tmp_path, [*LODA, "decode.split=valid", "seed=1"], {"BLEU": 0.9})
+    write_scores(tmp_path, [*LODA, "dataset.protocol=dart", "seed=1"], {"BLEU": 0.9})
     line = line_of(build("table1", "toy", tmp_path), "LoDA")
     assert (bleu(line).n, bleu(line).mean, line.missing_seeds) == (1, 50, [1])
+
+
+def test_a_row_takes_the_run_that_training_with_its_seed_makes(tmp_path):
+    """The table composes a row once for all seeds; `train.py` composes each run with its own."""
+    composed = compose([*LODA, "seed=1"])
+    path = write_scores(tmp_path, [*LODA, "seed=1"], {})
+    assert path == Outputs(tmp_path).run(composed).scores(composed, "epoch-5")
 
 
 def test_seed_zero_counts(tmp_path):
@@ -117,6 +127,15 @@ def test_the_selecting_split_decides_and_the_reported_split_is_shown():
         select_epoch(records[1:], spec)
 
 
+def test_selection_by_another_split_finds_its_scores(tmp_path, monkeypatch):
+    spec = replace(read("table1"), select_split="valid")
+    monkeypatch.setattr("eval.aggregate.read", lambda name: spec)
+    for epoch, on_valid, on_test in ((5, 0.9, 0.2), (10, 0.1, 0.8)):
+        write_scores(tmp_path, [*S_LODA, "decode.split=valid", "seed=0"], {"BLEU": on_valid}, epoch=epoch)
+        write_scores(tmp_path, [*S_LODA, "seed=0"], {"BLEU": on_test}, epoch=epoch)
+    assert bleu(line_of(build("table1", "toy", tmp_path), "S-LoDA", "Keep 40%")).mean == pytest.approx(20)
+
+
 def test_a_lower_ter_is_better():
     spec = replace(read("table2"), select_by="TER")
     records = [record(5, "test", TER=0.5), record(10, "test", TER=0.4)]
@@ -139,10 +158,11 @@ def test_scores_of_other_data_or_metrics_are_refused(tmp_path, kind, other):
         assert path.relative_to(tmp_path / "runs").parts[0] in str(error.value)
 
 
-def test_scores_of_another_protocol_are_refused(tmp_path):
-    write_scores(tmp_path, [*LODA, "seed=0"], {}, protocol="dart")
-    with pytest.raises(LodaError, match="dart protocol"):
-        build("table1", "toy", tmp_path)
+def test_one_run_can_stand_in_tables_of_two_protocols(tmp_path):
+    write_scores(tmp_path, [*LODA, "seed=0"], {"BLEU": 0.5})
+    write_scores(tmp_path, [*LODA, "dataset.protocol=dart", "seed=0"], {"BLEU": 47.0})
+    assert bleu(line_of(build("table1", "toy", tmp_path), "LoDA")).mean == pytest.approx(50)
+    assert bleu(line_of(build("table2", "toy", tmp_path), "LoDA")).mean == pytest.approx(47)
 
 
 def test_a_metric_that_only_some_seeds_have_is_refused(tmp_path):
@@ -177,7 +197,8 @@ def test_the_toy_is_never_subtracted_from_the_paper(tmp_path):
 
 def test_the_best_is_marked_at_printed_precision_among_rivals(tmp_path):
     write_scores(tmp_path, [*LODA, "seed=0"], {"BLEU": 0.70231})
-    assert not any(build("table1", "toy", tmp_path).is_best(line, "BLEU") for line in build("table1").lines)
+    table = build("table1", "toy", tmp_path)
+    assert not any(table.is_best(line, "BLEU") for line in table.lines)
     write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {"BLEU": 0.70198})
     write_scores(tmp_path, [*TOY, "adapter=none", "seed=0"], {"BLEU": 0.1})
     table = build("table1", "toy", tmp_path)

@@ -8,9 +8,9 @@ from statistics import mean, stdev
 
 import pytest
 
+from eval.aggregate import experiment_of
 from eval.table_spec import overrides, read, seeds
 from loda.errors import LodaError
-from loda.lab.config import compose
 
 TABLES = ("table1", "table2", "table3")
 D, LAYERS = 1024, 24  # GPT2-medium
@@ -127,9 +127,7 @@ def test_every_published_row_stands_in_the_paper(shared):
 def test_every_row_composes(name, profile):
     spec = read(name)
     chosen = spec.profiles[profile]
-    experiments = [
-        compose([*overrides(row, chosen), f"seed={chosen.seeds[0]}"]) for row in spec.rows if seeds(row, chosen)
-    ]
+    experiments = [experiment_of(tuple(overrides(row, chosen))) for row in spec.rows if seeds(row, chosen)]
     assert len({(e.method, e.dataset) for e in experiments}) == len(experiments)  # no row is run twice
     assert {e.dataset.protocol for e in experiments} == {spec.protocol}
     assert {e.decode.split for e in experiments} == {spec.split}
@@ -152,7 +150,9 @@ def test_the_toy_keeps_the_rank_per_width():
     spec = read("table2")
     for row in spec.rows:
         if row.approx.startswith("Rank"):
-            paper, toy = (compose(overrides(row, spec.profiles[name])).method.approx for name in ("paper", "toy"))
+            paper, toy = (
+                experiment_of(tuple(overrides(row, spec.profiles[name]))).method.approx for name in ("paper", "toy")
+            )
             assert toy.rank == math.ceil(paper.rank * 128 / D)  # the toy is 128 wide
 
 
