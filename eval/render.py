@@ -265,7 +265,7 @@ def _rows(table: TableData) -> list[dict[str, Any]]:
             "published_macs_per_token": line.row.macs or None,
             "runs": [record.run for record in line.records],
             "seeds": [record.seed for record in line.records],
-            "epochs": [f"{record.epoch:g}" for record in line.records],
+            "epochs": [record.epoch for record in line.records],
             "split": table.spec.split,
             "cells": {
                 name: {
