@@ -1,0 +1,67 @@
+"""Loss and gradients against the reference (loss_goldens.json): losses to 1e-5, gradient norms to 1e-4, relative."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from loda.inject import projections
+from loda.lab.loss import target_loss
+from loda.lab.rows import collate
+from tests.parity.reference import DATA, lora_tensors, tiny_gpt2, with_lora
+from tests.parity.test_rows import BATCHES, row
+
+CASES = json.loads((DATA / "loss_goldens.json").read_text())["cases"]
+SIZE = BATCHES["batch_size"]
+
+
+def batch(number: int):
+    return collate([row(pair, BATCHES["seq_len"]) for pair in BATCHES["rows"][number * SIZE : (number + 1) * SIZE]])
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    """The gradients in the reference's layout: lora_A (2r, d), lora_B (2d, r)."""
+    found = {}
+    for name, projection in projections(model).items():
+        parts = [projection.adapters[part] for part in ("q", "v")]
+        found[f"{name}.lora_A"] = torch.cat([part.A.grad.T for part in parts])
+        found[f"{name}.lora_B"] = torch.cat([part.B.grad.T for part in parts])
+    return found
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "model" not in c and "dtype" not in c])
+def test_lora_loss_and_gradients(case):
+    model = with_lora(tiny_gpt2(), lora_tensors())
+    loss = target_loss(model, batch(case["batch"]), case["label_smooth"])
+    loss.backward()
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
+    assert int(batch(case["batch"]).mask.sum()) == case["mask_sum"]
+    exact = load_file(DATA / "loss_lora_grads.safetensors")
+    for name, gradient in gradients(model).items():
+        assert gradient.norm().item() == pytest.approx(case["grad_norms"][name], rel=1e-4)
+        expected = exact[f"b{case['batch']}_ls{case['label_smooth']}.{name}"]
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.get("dtype") == "float64"])
+def test_the_loss_in_double_precision(case):
+    model = with_lora(tiny_gpt2(), lora_tensors()).double()
+    # target_loss computes its logits' softmax in float32, so this is float32's rounding of the last step alone
+    assert target_loss(model, batch(case["batch"]), case["label_smooth"]).item() == pytest.approx(
+        case["loss"], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "model" in c])
+def test_the_loss_of_the_base_model(case):
+    loss = target_loss(tiny_gpt2(), batch(case["batch"]), case["label_smooth"])
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
+
+
+def test_padding_to_the_longest_row_changes_nothing():
+    model = with_lora(tiny_gpt2(), lora_tensors())
+    rows = [row(pair, BATCHES["seq_len"]) for pair in BATCHES["rows"][:SIZE]]
+    together = target_loss(model, collate(rows), 0.1) * (sum(len(r.ids) - r.given for r in rows) + 1e-4)
+    alone = sum(target_loss(model, collate([r]), 0.1) * (len(r.ids) - r.given + 1e-4) for r in rows)
+    assert together.item() == pytest.approx(alone.item(), rel=1e-5)
