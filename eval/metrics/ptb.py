@@ -41,14 +41,8 @@ def _without_punctuation(line: str) -> str:
 
 
 def _run(lines: str) -> str:
-    command = [
-        str(java.runtime()),
-        "-cp",
-        str(java.jar(java.CORENLP_JAR)),
-        "edu.stanford.nlp.process.PTBTokenizer",
-        "-preserveLines",
-        "-lowerCase",
-    ]
+    tokenizer = "edu.stanford.nlp.process.PTBTokenizer"
+    command = java.command(java.CORENLP_JAR, tokenizer, "-preserveLines", "-lowerCase")
     try:
         done = subprocess.run(command, input=lines.encode(), capture_output=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
