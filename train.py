@@ -18,7 +18,8 @@ from eval.pipeline import run_experiment, summary
 from eval.records import collect
 from loda.errors import LodaError
 from loda.lab.config import Experiment, resolve
-from loda.lab.paths import Outputs, write_json
+from loda.lab.files import write_json
+from loda.lab.paths import Outputs
 
 failures: list[str] = []
 

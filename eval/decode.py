@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from eval.beam import Hypothesis, beam_search
 from loda.lab.config import DecodeConfig
 from loda.lab.data import Example
+from loda.lab.files import write_text
 from loda.lab.models import token_id
-from loda.lab.paths import write_text
 from loda.lab.rows import prompt
 
 

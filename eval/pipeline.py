@@ -20,10 +20,11 @@ from loda.config import part_name
 from loda.errors import LodaError
 from loda.lab.config import DatasetConfig, Experiment
 from loda.lab.data import Example, count, load
+from loda.lab.files import write_json
 from loda.lab.fingerprint import data_key, decode_key, digest, train_key
 from loda.lab.loop import Milestone, pick_device
 from loda.lab.models import load_tokenizer, locate, preflight
-from loda.lab.paths import Outputs, write_json
+from loda.lab.paths import Outputs
 from loda.lab.provenance import provenance
 from loda.lab.train import checkpoints, load_trained, run_training, training_rows, use_threads
 

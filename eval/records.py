@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from loda.errors import LodaError
-from loda.lab.paths import Outputs, write_text
+from loda.lab.files import write_text
+from loda.lab.paths import Outputs
 
 NUMBER = (int, float)
 

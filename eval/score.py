@@ -21,7 +21,7 @@ from eval.metrics.files import read_corpus
 from eval.metrics.ter import NAME as TER
 from eval.metrics.ter import with_extra_segment
 from loda.errors import LodaError
-from loda.lab.paths import write_json
+from loda.lab.files import write_json
 
 DEFAULT_METRICS = {
     "e2e": ("bleu", "nist", "meteor", "rouge_l", "cider"),

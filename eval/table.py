@@ -11,7 +11,8 @@ from pathlib import Path
 from eval.aggregate import TableData, build
 from eval.render import FORMATS
 from loda.errors import LodaError
-from loda.lab.paths import Outputs, write_text
+from loda.lab.files import write_text
+from loda.lab.paths import Outputs
 
 WRITTEN = ("md", "tex", "csv")
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from loda.errors import LodaError
 from loda.lab.config import compose
+from loda.lab.files import write_text
 from loda.lab.models import load_base, locate
-from loda.lab.paths import write_text
 from loda.targets import find_targets
 
 PERCENTAGES = range(1, 101)

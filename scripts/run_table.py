@@ -24,8 +24,9 @@ from eval.table_spec import overrides, read, seeds
 from loda.errors import LodaError
 from loda.lab.config import Experiment, compose
 from loda.lab.data import count
+from loda.lab.files import write_json
 from loda.lab.order import steps_per_epoch
-from loda.lab.paths import Outputs, write_json
+from loda.lab.paths import Outputs
 
 # For the estimate alone: a training step costs 4 FLOP per parameter and token (forward, and backward through frozen
 # weights), rows are padded to their batch's longest (mean on E2E 73 tokens, on DART's dev split 111), a 48 GB card

@@ -13,18 +13,11 @@
       results.jsonl                            all scores.json, one line each
       tables/                                  rendered tables
 
-A file is written under a temporary name, flushed to disk and renamed, so that one which exists is complete; that is
-how a later run knows what is done.
+A file that exists is complete (see `loda.lab.files`); that is how a later run knows what is done.
 """
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from loda.config import part_to_dict
 from loda.lab.config import Experiment
@@ -123,40 +116,3 @@ def slug(experiment: Experiment) -> str:
     parts += [f"r{adapter['r']}"] if "r" in adapter else []
     parts += [approx["name"] + "".join(str(v) for k, v in approx.items() if k != "name")]
     return "-".join([*parts, f"s{experiment.seed}"])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: it appears complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; dataclasses become objects, NaN is refused."""
-    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    write_text(path, json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write into a new folder that then appears at `path` as a whole; a folder already there is replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        fill(temporary)
-        temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from loda.lab.data import Pair
+from loda.lab.files import write_folder
 from loda.lab.models import token_id
-from loda.lab.paths import write_folder
 
 END_OF_TEXT = "<|endoftext|>"
 PADDING = 0

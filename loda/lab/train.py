@@ -15,12 +15,13 @@ from loda.config import part_name, part_to_dict
 from loda.inject import FrozenTensors, approximate
 from loda.lab.config import Experiment
 from loda.lab.data import load_pairs
+from loda.lab.files import write_folder, write_json
 from loda.lab.fingerprint import data_key, digest
 from loda.lab.journal import open_journal
 from loda.lab.loop import Milestone, milestones, pick_device, train
 from loda.lab.models import identity as model_identity
 from loda.lab.models import load_base
-from loda.lab.paths import Outputs, RunDir, write_folder, write_json
+from loda.lab.paths import Outputs, RunDir
 from loda.lab.provenance import provenance
 from loda.lab.rows import Row, encoded
 

@@ -42,8 +42,7 @@ def test_the_approximations_of_the_paper_are_discovered():
     assert {"dense", "lowrank", "sparse"} <= set(APPROXIMATIONS)
 
 
-@every_approximation
-def test_the_source_weight_is_left_alone(name, weight):
+def test_the_source_weight_is_left_alone(weight, tensors):
     assert torch.equal(weight, torch.randn(WIDE, 3 * WIDE, generator=torch.Generator().manual_seed(0)))
 
 

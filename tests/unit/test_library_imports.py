@@ -12,20 +12,17 @@ import loda
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("hydra", "omegaconf", "datasets", "accelerate", "wandb", "nltk", "pycocoevalcap", "sacrebleu", "matplotlib")
 
-# Each layer may import what stands before it, and itself.
-LAYERS = ("loda", "loda.lab", "eval", "scripts")
+# A module may import what ranks as high as itself or lower.
+RANKS = {"loda": 0, "loda.lab": 1, "eval": 2, "train": 3, "scripts": 3, "benchmarks": 3}
 
 
-def layer(module: str) -> int | None:
+def rank(module: str) -> int | None:
     """The rank of a module of this repository; None for a module of others."""
-    if module == "train" or module.startswith("train."):
-        return LAYERS.index("scripts")
-    ranks = [i for i, name in enumerate(LAYERS) if module == name or module.startswith(f"{name}.")]
-    return max(ranks, default=None)
+    return max((RANKS[name] for name in RANKS if f"{module}.".startswith(f"{name}.")), default=None)
 
 
 def sources() -> list[Path]:
-    folders = [path for name in ("loda", "eval", "scripts") for path in (ROOT / name).rglob("*.py")]
+    folders = [path for name in ("loda", "eval", "scripts", "benchmarks") for path in (ROOT / name).rglob("*.py")]
     return sorted([*folders, *ROOT.glob("train.py")])
 
 
@@ -50,16 +47,16 @@ every_source = pytest.mark.parametrize("path", sources(), ids=module_name)
 
 @every_source
 def test_a_module_imports_what_stands_before_it(path):
-    own = layer(module_name(path))
+    own = rank(module_name(path))
     for name in imports(path):
-        other = layer(name)
+        other = rank(name)
         assert other is None or other <= own, f"{module_name(path)} imports {name}"
 
 
 @every_source
 def test_no_module_imports_private_names_of_another(path):
     for name in imports(path):
-        if layer(name) is not None:
+        if rank(name) is not None:
             assert not name.rpartition(".")[2].startswith("_"), f"{module_name(path)} imports {name}"
 
 
@@ -71,7 +68,7 @@ def test_eval_is_imported_by_from_only(path):
             assert not any(alias.name.split(".")[0] == "eval" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [p for p in sources() if layer(module_name(p)) == 0], ids=module_name)
+@pytest.mark.parametrize("path", [p for p in sources() if rank(module_name(p)) == 0], ids=module_name)
 def test_the_library_reads_no_environment_no_clock_and_does_not_speak(path):
     used = {name.split(".")[0] for name in imports(path)}
     assert not used & {"os", "time", "datetime", "logging", "warnings", "yaml", "argparse", "sys"}
