@@ -112,9 +112,11 @@ def test_another_base_is_refused(saved):
     refused(saved, "in the same dtype", tiny_gpt2().double())
 
 
-def test_a_base_that_differs_in_one_number_is_refused(saved):
+@pytest.mark.parametrize("name", ["transformer.wte.weight", "transformer.h.1.mlp.c_fc.bias"])
+@pytest.mark.parametrize("entry", [0, -1])
+def test_a_base_that_differs_in_one_number_is_refused(saved, name, entry):
     model = tiny_gpt2()
-    model.transformer.h[1].mlp.c_fc.bias.data[0] += 1e-3
+    model.get_parameter(name).data.view(-1)[entry] += 1e-3
     refused(saved, "trained on another base model", model)
 
 
@@ -163,7 +165,7 @@ def edited_config(folder, edit) -> None:
         (lambda d: d["adapter"].update(r=5), r"has shape and dtype .*, expected"),
         (lambda d: d["approx"].update(rank=7), "the given approximation"),
     ],
-    ids=str,
+    ids=["extra", "missing", "part", "setting", "nested", "value", "type", "slice", "width", "rank"],
 )
 def test_an_edited_configuration_is_refused(saved, edit, rule):
     edited_config(saved, edit)
