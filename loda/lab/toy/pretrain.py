@@ -19,9 +19,10 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from loda.lab.toy.dice import Dice
+from loda.lab.toy.start import ready_to_copy
 from loda.lab.toy.world import DOMAINS, EOS, PARAGRAPH, documents, draw_record, render_record
 
-VOCABULARY = 1024
+VOCABULARY = 1280
 POSITIONS = 256
 
 
@@ -30,15 +31,15 @@ class Pretraining:
     """Hyper-parameters of the base model's training."""
 
     seed: int = 1
-    steps: int = 1800
-    rows: int = 8
+    steps: int = 3000
+    rows: int = 4
     learning_rate: float = 3e-3
     warmup: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
 
 
-def train_tokenizer(seed: int, samples: int = 6000) -> GPT2TokenizerFast:
+def train_tokenizer(seed: int, samples: int = 12000) -> GPT2TokenizerFast:
     """Byte-level BPE with `<|endoftext|>` as id 0 and the paragraph mark as one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -94,7 +95,7 @@ def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, mask: Tensor) -> Tensor
 
 
 def new_model(tokenizer: GPT2TokenizerFast) -> GPT2LMHeadModel:
-    """A fresh GPT-2: 4 layers of width 128, tied head, tanh GELU, no dropout."""
+    """A fresh GPT-2: 4 layers of width 128, tied head, tanh GELU, no dropout, its heads ready to copy."""
     end = tokenizer.eos_token_id
     config = GPT2Config(
         vocab_size=VOCABULARY,
@@ -111,7 +112,9 @@ def new_model(tokenizer: GPT2TokenizerFast) -> GPT2LMHeadModel:
         eos_token_id=end,
         pad_token_id=end,
     )
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    ready_to_copy(model)
+    return model
 
 
 def pretrain(tokenizer: GPT2TokenizerFast, settings: Pretraining) -> GPT2LMHeadModel:

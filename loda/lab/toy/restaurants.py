@@ -15,7 +15,7 @@ from loda.lab.toy import words
 from loda.lab.toy.dice import Dice
 
 SEED = 20250903
-RECORDS = {"train": 240, "valid": 32, "test": 48}
+RECORDS = {"train": 80, "valid": 16, "test": 40}
 REFERENCES = 3
 
 Record = dict[str, str]

@@ -1,168 +1,48 @@
-"""Invented proper names: about 90,000 words built from syllables.
+# ruff: noqa: SIM905  (a word list reads better as running text)
+"""Invented proper names, put together from short lists of words.
 
-The supply is too large to be learned by heart, so a model that predicts these names well has
-learned to copy them from the record in front of it. That skill is what the adapters re-route.
+There are thousands of combinations and each is rare, so a model that predicts these names well has learned to copy
+them from the record in front of it, word by word. That skill is what the adapters re-route. The lists are short so
+that a small model gets to know every word within minutes.
 """
 
 from loda.lab.toy.dice import Dice
 
-_FIRST = [
-    "Al",
-    "Ar",
-    "Bal",
-    "Bar",
-    "Bel",
-    "Ber",
-    "Bor",
-    "Bra",
-    "Cal",
-    "Can",
-    "Cor",
-    "Cra",
-    "Dal",
-    "Dar",
-    "Del",
-    "Dor",
-    "Dra",
-    "El",
-    "Er",
-    "Fal",
-    "Far",
-    "Fen",
-    "Fin",
-    "Gal",
-    "Gar",
-    "Gla",
-    "Gor",
-    "Hal",
-    "Har",
-    "Hel",
-    "Hol",
-    "Il",
-    "Jan",
-    "Jor",
-    "Kal",
-    "Kar",
-    "Kel",
-    "Kor",
-    "Lan",
-    "Lar",
-    "Len",
-    "Lor",
-    "Mal",
-    "Mar",
-    "Mel",
-    "Mor",
-    "Nal",
-    "Nar",
-    "Nel",
-    "Nor",
-    "Ol",
-    "Or",
-    "Pal",
-    "Par",
-    "Pel",
-    "Por",
-    "Ral",
-    "Ram",
-    "Ros",
-    "Sal",
-    "San",
-    "Sel",
-    "Sor",
-    "Tal",
-    "Tar",
-    "Tel",
-    "Tor",
-    "Ul",
-    "Val",
-    "Var",
-    "Vel",
-    "Vor",
-    "Wal",
-    "Wen",
-    "Yar",
-    "Zel",
-    "Zor",
-]
-_MIDDLE = ["a", "e", "i", "o", "u", "an", "en", "in", "on", "er", "ar", "or", "il", "ol", "us"]
-_LAST = [
-    "bak",
-    "bury",
-    "by",
-    "dale",
-    "den",
-    "dine",
-    "dor",
-    "fell",
-    "field",
-    "ford",
-    "gate",
-    "gen",
-    "go",
-    "ham",
-    "hurst",
-    "ka",
-    "kin",
-    "la",
-    "land",
-    "len",
-    "ley",
-    "lin",
-    "low",
-    "ma",
-    "man",
-    "mere",
-    "mon",
-    "mont",
-    "more",
-    "nia",
-    "nor",
-    "o",
-    "pool",
-    "port",
-    "ra",
-    "ria",
-    "ro",
-    "sel",
-    "shaw",
-    "son",
-    "stead",
-    "sten",
-    "ta",
-    "thorpe",
-    "ton",
-    "va",
-    "vel",
-    "vik",
-    "well",
-    "wick",
-    "win",
-    "wold",
-    "wood",
-    "worth",
-]
-_PLACE = ["House", "Hall", "Park", "Bridge", "Mill", "Square", "Garden", "Court", "Tower", "Gate"]
-
-
-def word(dice: Dice) -> str:
-    """One capitalised invented word, such as `Kelmere`."""
-    middle = dice.pick(_MIDDLE) if dice.chance(0.15) else ""
-    return dice.pick(_FIRST) + middle + dice.pick(_LAST)
+_FIRST = (
+    "Amber Silver Golden Copper Ivory Velvet Scarlet Crystal Iron Stone Maple Cedar Willow Hazel Olive Lemon "
+    "Cherry Pepper Saffron Ginger Lazy Happy Quiet Clever Proud Brave Hidden Broken Ancient Royal Noble Frozen "
+    "Winter Summer Autumn Morning Midnight Thunder Ocean Desert Forest Mountain Valley Garden"
+).split()
+_SECOND = (
+    "Lantern Anchor Falcon Badger Otter Raven Heron Tiger Dragon Rabbit Fox Wolf Lion Swan Crown Shield Sword Arrow "
+    "Bell Candle Mirror Ladder Barrel Basket Kettle Spoon Table Window Compass Wheel Harp Drum Feather Ribbon Pearl "
+    "Acorn Clover Thistle Orchid Tulip Mill Tower Bridge Gate"
+).split()
+_GIVEN = (
+    "Anna Ben Clara David Emma Frank Greta Hugo Irene Jacob Karen Louis Maria Nils Olga Peter Quinn Rosa Simon Tina "
+    "Ursula Victor Wendy Yusuf"
+).split()
+_FAMILY = (
+    "Abbot Baker Carver Dalton Ellis Fisher Grant Holt Irving Jensen Keller Lund Morris Norton Owens Palmer Reed "
+    "Sutton Turner Upton Vance Weaver York Ziegler"
+).split()
+_TOWN = (
+    "Ashby Bexley Corby Dover Epsom Frome Goole Hythe Ilford Jarrow Kendal Luton Margate Newark Oldham Penrith Redcar "
+    "Selby Tenby Upwell Ventnor Whitby Yeovil Zennor"
+).split()
 
 
 def name(dice: Dice) -> str:
-    """A name of one to three words: `Kelmere`, `The Kelmere`, `Kelmere Hall`, `Kelmere Borton`."""
-    shape = dice.below(10)
-    if shape < 5:
-        return word(dice)
-    if shape < 7:
-        return f"The {word(dice)}"
-    if shape < 9:
-        return f"{word(dice)} {dice.pick(_PLACE)}"
-    return f"{word(dice)} {word(dice)}"
+    """A name such as `Amber Falcon` or, in three of ten cases, `The Amber Falcon`."""
+    words = f"{dice.pick(_FIRST)} {dice.pick(_SECOND)}"
+    return f"The {words}" if dice.chance(0.3) else words
 
 
 def person(dice: Dice) -> str:
-    """First and last name."""
-    return f"{word(dice)} {word(dice)}"
+    """Given name and family name."""
+    return f"{dice.pick(_GIVEN)} {dice.pick(_FAMILY)}"
+
+
+def town(dice: Dice) -> str:
+    """The name of a town."""
+    return dice.pick(_TOWN)

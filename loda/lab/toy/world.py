@@ -147,7 +147,7 @@ _maker = Field(
     Wording(after=("by {}", "made by {}", "from {}"), says=("was made by {}", "is by {}")),
 )
 _city = Field(
-    words.word,
+    words.town,
     Wording(
         after=("from {}", "of {}", "in {}"),
         says=("comes from {}", "lives in {}", "is at home in {}"),
@@ -218,7 +218,7 @@ DOMAINS: tuple[Domain, ...] = (
     ),
     Domain(
         ("city", "town", "village"),
-        words.word,
+        words.town,
         {
             "people": Field(
                 _number(100, 999),
@@ -270,7 +270,7 @@ DOMAINS: tuple[Domain, ...] = (
     ),
     Domain(
         ("phone", "lamp", "bike", "chair", "camera"),
-        words.word,
+        words.name,
         {
             "maker": _maker,
             "price": _price_field,
@@ -343,7 +343,7 @@ class Style:
         """A random style for texts of the domain."""
         keys = dice.shuffled(list(domain.fields))
         return cls(
-            opener=dice.below(6),
+            opener=dice.below(8),
             modifiers=dice.below(4),
             clauses=1 + dice.below(3),
             order={key: place for place, key in enumerate(keys)},
@@ -379,6 +379,11 @@ def _clauses(phrases: list[str], subject: str, style: Style) -> list[str]:
     return [f"{subject} {style.joiner.join(group)} ." for group in groups]
 
 
+def _recite(record: Record, keys: list[str]) -> str:
+    """The plainest style: `name Amber Falcon , area harbour .`, each key before its value."""
+    return " , ".join(f"{key} {record[key]}" for key in ["name", *keys]) + " ."
+
+
 def tell(record: Record, domain: Domain, style: Style) -> str:
     """The record as spaced text in the given style."""
     name = record["name"]
@@ -387,6 +392,9 @@ def tell(record: Record, domain: Domain, style: Style) -> str:
         noun = f"{record[domain.adjective[0]]} {noun}"
     article = "an" if noun[0] in "aeiouAEIOU" else "a"
     keys = sorted((key for key in record if key in style.order), key=style.order.__getitem__)
+
+    if style.opener == 0:
+        return _recite(record, keys)
 
     after: list[str] = []
     says: list[str] = []
@@ -397,15 +405,15 @@ def tell(record: Record, domain: Domain, style: Style) -> str:
         (after if rank < style.modifiers else says).append(phrase)
 
     details = " ".join(["", *after])
-    if style.opener == 0:
+    if style.opener == 1:
         first = f"{name} is {article} {noun}{details} ."
-    elif style.opener == 1:
-        first = f"There is {article} {noun} called {name}{details} ."
     elif style.opener == 2:
-        first = f"The {noun} {name}{details} is well known ."
+        first = f"There is {article} {noun} called {name}{details} ."
     elif style.opener == 3:
+        first = f"The {noun} {name}{details} is well known ."
+    elif style.opener == 4:
         first = f"Have you heard of {name} , {article} {noun}{details} ?"
-    elif style.opener == 4 and after:
+    elif style.opener == 5 and after:
         place = details[1].upper() + details[2:]
         first = f"{place} there is {name} , {article} {noun} ."
     else:
@@ -442,8 +450,15 @@ def _prose(dice: Dice) -> Document:
     return [(_sentence(dice) + PARAGRAPH, True) for _ in range(1 + dice.below(4))] + [(_sentence(dice), True)]
 
 
+def _list(dice: Dice) -> Document:
+    """Names in a row, and the same row again: the purest copying, which the records then build on."""
+    names = [dice.pick((words.name, words.person))(dice) for _ in range(2 + dice.below(6))]
+    return [(" | ".join(names), False), (f" {' , '.join(names)} .", True)]
+
+
 def documents(seed: int) -> Iterator[Document]:
-    """Endless pre-training documents: five in six are records, one is prose in paragraphs."""
+    """Endless pre-training documents: in eight, five are records, two lists, one is prose in paragraphs."""
     dice = Dice(seed)
+    kinds = (_records,) * 5 + (_list,) * 2 + (_prose,)
     while True:
-        yield _records(dice) if dice.chance(5 / 6) else _prose(dice)
+        yield dice.pick(kinds)(dice)
