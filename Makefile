@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 INSIST ?=
+SET    ?=
 FLAGS  := $(if $(INSIST),--insist)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check table1 table2 table3 figure2 toy clean
+.PHONY: help setup demo test table1 table2 table3 figure2 toy clean clean-outputs
 
 help:  ## list the targets
-	@grep -hE '^[a-z0-9_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 setup: $(VENV)/installed  ## create .venv and install everything (CPU build of torch; see README for a GPU)
 
@@ -21,26 +22,28 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup  ## the main job on the embedded toy model and data: train, decode, score, Table 1
-	$(BIN)/python -m scripts.run_table table1 --profile toy
+	$(BIN)/python -m scripts.run_table table1 --profile toy --processes 2
 
 test: setup  ## lint, types and the whole test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 table1: setup  ## Table 1 (E2E) in the paper's settings; wants a GPU, INSIST=1 runs it without
 table2: setup  ## Table 2 (DART), likewise
 table3: setup  ## Table 3 (bottleneck dimensions r), likewise
 table1 table2 table3:
-	$(BIN)/python -m scripts.run_table $@ --profile paper $(FLAGS)
+	$(BIN)/python -m scripts.run_table $@ --profile paper $(FLAGS) $(SET)
 
 figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations of GPT2-medium's first block
-	$(BIN)/python -m scripts.figure2 --model gpt2_medium
+	$(BIN)/python -m scripts.figure2 --model gpt2_medium $(SET)
 
 toy: setup  ## rebuild the toy base and data from nothing (20-30 minutes on two cores)
 	$(BIN)/python -m scripts.make_toy
 
-clean:  ## remove the environment and everything in outputs/ (asks nothing)
+clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
-	find outputs -mindepth 1 ! -name README.md -delete
+
+clean-outputs:  ## remove everything in outputs/, trained adapters and scores included
+	find outputs -mindepth 1 ! -path outputs/README.md -delete

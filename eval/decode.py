@@ -12,17 +12,18 @@ from eval.beam import Hypothesis, beam_search
 from loda.lab.config import DecodeConfig
 from loda.lab.data import Example
 from loda.lab.files import write_text
-from loda.lab.models import token_id
 from loda.lab.rows import prompt
 
 
 def decode(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
+    stop: Sequence[int],
     examples: Sequence[Example],
     config: DecodeConfig,
     max_length: int,
-    title: str,
+    label: str,
+    bars: bool = True,
 ) -> list[Hypothesis]:
     """The best hypothesis for every context, in order.
 
@@ -30,7 +31,7 @@ def decode(
     """
     room = max_length - config.max_new_tokens
     prompts = [prompt(tokenizer, example.context)[-room:] for example in examples]
-    with tqdm(total=len(prompts), desc=title, unit="context", dynamic_ncols=True) as progress:
+    with tqdm(total=len(prompts), desc=f"decode {label}", unit="context", disable=not bars) as progress:
         return beam_search(
             model,
             prompts,
@@ -39,7 +40,7 @@ def decode(
             length_penalty=config.length_penalty,
             no_repeat_ngram_size=config.no_repeat_ngram_size,
             min_length=config.min_length,
-            eos_token_ids=[token_id(tokenizer, text) for text in config.stop],
+            eos_token_ids=stop,
             batch_size=config.batch_size,
             on_done=progress.update,
         )
@@ -64,4 +65,4 @@ def write_predictions(path: Path, tokenizer: Tokenizer, hypotheses: Sequence[Hyp
 
 def read_texts(path: Path) -> list[str]:
     """The raw texts of a predictions file, in order."""
-    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]

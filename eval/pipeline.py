@@ -19,11 +19,11 @@ from eval.score import DEFAULT_METRICS, check_metrics, metrics_fingerprint, scor
 from loda.config import part_name
 from loda.errors import LodaError
 from loda.lab.config import DatasetConfig, Experiment
-from loda.lab.data import Example, count, load
+from loda.lab.data import Example, count, load, load_pairs
 from loda.lab.files import write_json
 from loda.lab.fingerprint import data_key, decode_key, digest, train_key
 from loda.lab.loop import Milestone, pick_device
-from loda.lab.models import load_tokenizer, locate, preflight
+from loda.lab.models import load_tokenizer, locate, preflight, token_id
 from loda.lab.paths import Outputs
 from loda.lab.provenance import provenance
 from loda.lab.train import checkpoints, load_trained, run_training, training_rows, use_threads
@@ -35,6 +35,7 @@ class Inputs:
 
     folder: Path
     tokenizer: Tokenizer
+    stop: list[int]
     examples: list[Example]
 
 
@@ -43,12 +44,12 @@ def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
     return dataset.metrics or DEFAULT_METRICS[dataset.protocol]
 
 
-def run_experiment(experiment: Experiment, title: str = "") -> list[Record]:
+def run_experiment(experiment: Experiment, bars: bool = True) -> list[Record]:
     """Do what is missing of an experiment and return its scores, one record for each checkpoint.
 
     Args:
         experiment: the settings.
-        title: stands before the progress bars.
+        bars: whether to show progress bars.
 
     Raises:
         LodaError: something that the user can mend.
@@ -60,11 +61,12 @@ def run_experiment(experiment: Experiment, title: str = "") -> list[Record]:
     if not all(_is_current(path, experiment) for path in scored):
         inputs = _check(experiment)
         rows = training_rows(experiment, inputs.tokenizer, outputs) if experiment.trains else []
-        run_training(experiment, inputs.folder, rows, outputs, f"{title}train")
+        run_training(experiment, inputs.folder, rows, outputs, bars)
         for mark, path in zip(marks, scored, strict=True):
             texts = run.predictions(experiment, mark.label)
-            _decode(experiment, inputs, mark, outputs, texts, f"{title}decode {mark.label}")
+            _decode(experiment, inputs, mark, outputs, texts, bars)
             _score(experiment, inputs, mark, outputs, texts, path)
+    run.failed.unlink(missing_ok=True)
     return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in scored]
 
 
@@ -80,17 +82,23 @@ def _check(experiment: Experiment) -> Inputs:
     pick_device(experiment.trainer.device)
     check_metrics(dataset.protocol, metrics_of(dataset))
     examples = load(dataset.name, experiment.decode.split, dataset.path)
+    if experiment.trains:
+        load_pairs(dataset.name, "train", dataset.path)
     folder = locate(experiment.model)
     preflight(experiment, folder)
-    return Inputs(folder, load_tokenizer(folder), examples)
+    tokenizer = load_tokenizer(folder)
+    stop = [token_id(tokenizer, text) for text in experiment.decode.stop]
+    return Inputs(folder, tokenizer, stop, examples)
 
 
-def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, path: Path, title: str) -> None:
+def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, path: Path, bars: bool) -> None:
     if path.exists():
         return
     model = load_trained(experiment, inputs.folder, mark.label, outputs)
     length = experiment.dataset.max_length
-    hypotheses = decode(model, inputs.tokenizer, inputs.examples, experiment.decode, length, title)
+    hypotheses = decode(
+        model, inputs.tokenizer, inputs.stop, inputs.examples, experiment.decode, length, mark.label, bars
+    )
     write_predictions(path, inputs.tokenizer, hypotheses)
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     try:
         table = build(arguments.table, arguments.profile, arguments.outputs, arguments.settings)
     except LodaError as error:
-        parser.exit(2, f"{error}\n")
+        parser.exit(2, f"error: {error}\n")
     sys.stdout.write(FORMATS[arguments.format](table))
     write(table, arguments.outputs)
 

@@ -67,7 +67,7 @@ class BottleneckConfig(ProjectionAdapterConfig):
         super().__post_init__()
         if self.r < 1:
             raise LodaError(f"r={self.r} must be at least 1; the paper uses r=4")
-        if self.alpha <= 0:
+        if not 0 < self.alpha < float("inf"):
             raise LodaError(f"alpha={self.alpha} must be positive; the paper uses alpha=32")
         if self.init not in INITS:
             raise LodaError(f"init={self.init!r} is not one of {', '.join(INITS)}")

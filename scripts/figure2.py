@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -68,14 +69,14 @@ def table(ranks: Tensor, entries: Tensor) -> str:
     return text.getvalue()
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.figure2", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="gpt2_medium", help="a file in configs/model")
     parser.add_argument("--path", help="local folder of the base model")
     parser.add_argument("--block", type=int, default=0, help="which Transformer block, from 0")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         settings = [f"model={arguments.model}"] + ([f"model.path={arguments.path}"] if arguments.path else [])
         config = compose(settings).model

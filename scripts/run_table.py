@@ -3,18 +3,21 @@
     python -m scripts.run_table table1 --profile toy
     python -m scripts.run_table table1 --profile paper --insist
 
-The runs go one after another in this process, each doing only what is missing, so the command can be repeated until
-the table is complete. A failing row is recorded and the rest goes on. The paper's settings want a GPU: without one the
-command says what they would cost and stops, unless `--insist` is given.
+The runs go one after another, or several at a time with `--processes`; each does only what is missing, so the command
+can be repeated until the table is complete. A failing row is recorded and the rest goes on. The paper's settings want a
+GPU: without one the command says what they would cost and stops, unless `--insist` is given.
 """
 
 import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import torch
+from tqdm import tqdm
 
 from eval.aggregate import build
 from eval.pipeline import run_experiment
@@ -35,6 +38,9 @@ TOKENS_PER_ROW = {"e2e": 73, "dart": 111, "webnlg": 101}
 SUSTAINED_FLOPS = {"an A40-class GPU": 1e13, "two CPU cores": 1e11}
 
 
+FAILED = "failed"
+
+
 @dataclass(frozen=True)
 class Job:
     """One run of a table."""
@@ -44,8 +50,8 @@ class Job:
     experiment: Experiment
 
 
-def jobs(table: str, profile: str) -> list[Job]:
-    """Every run of a table, row by row, seed by seed."""
+def jobs(table: str, profile: str, settings: Sequence[str]) -> list[Job]:
+    """Every run of a table, row by row, seed by seed; `settings` are overrides for all of them."""
     spec = read(table)
     if profile not in spec.profiles:
         raise LodaError(f"unknown profile {profile!r} of {table}; choose one of {', '.join(spec.profiles)}")
@@ -54,7 +60,7 @@ def jobs(table: str, profile: str) -> list[Job]:
         arguments = overrides(row, spec.profiles[profile])
         for seed in seeds(row, spec.profiles[profile]):
             label = f"{row.label} (r={row.r})" if row.r else row.label
-            chosen = [*arguments, f"seed={seed}"]
+            chosen = [*arguments, *settings, f"seed={seed}"]
             found.append(Job(f"{label}, seed {seed}", chosen, compose(chosen)))
     return found
 
@@ -73,20 +79,43 @@ def _flops(experiment: Experiment) -> float:
     return 4.0 * (experiment.model.parameters or 0) * tokens
 
 
-def run(todo: Sequence[Job]) -> list[str]:
-    """Run all jobs; returns the labels of those that failed."""
+def run(todo: Sequence[Job], processes: int) -> list[str]:
+    """Run all jobs, `processes` at a time; returns the labels of those that failed.
+
+    Several processes show one bar for all runs, a single one the bars of each run.
+    """
     failed = []
-    for number, job in enumerate(todo, start=1):
-        print(f"[{number}/{len(todo)}] {job.label}", flush=True)
-        try:
-            run_experiment(job.experiment)
-        except Exception as error:  # one failing row must not lose the others
-            message = f"error: {error}" if isinstance(error, LodaError) else traceback.format_exc()
-            print(message, file=sys.stderr)
-            failed.append(job.label)
-            path = Outputs.of(job.experiment).run(job.experiment).failed
-            write_json(path, {"overrides": " ".join(job.overrides), "message": message})
+    if processes == 1:
+        for number, job in enumerate(todo, start=1):
+            print(f"[{number}/{len(todo)}] {job.label}", flush=True)
+            print(message := attempt(job))
+            failed += [job.label] if message.startswith(FAILED) else []
+        return failed
+    workers = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    with workers, tqdm(total=len(todo), desc="runs", unit="run", dynamic_ncols=True) as progress:
+        started = {workers.submit(attempt, job, bars=False): job for job in todo}
+        progress.set_postfix_str(", ".join(job.label for job in todo[:processes]))
+        for number, future in enumerate(as_completed(started), start=1):
+            job, message = started[future], future.result()
+            progress.write(f"[{number}/{len(todo)}] {job.label}: {message}")
+            progress.set_postfix_str(", ".join(j.label for f, j in started.items() if f.running()), refresh=False)
+            progress.update()
+            failed += [job.label] if message.startswith(FAILED) else []
     return failed
+
+
+def attempt(job: Job, bars: bool = True) -> str:
+    """Run one job and say how it ended; a failure is recorded in its folder and must not lose the others."""
+    run = None
+    try:
+        run = Outputs.of(job.experiment).run(job.experiment)
+        records = run_experiment(job.experiment, bars)
+    except Exception as error:
+        message = f"{FAILED}: {error}" if isinstance(error, LodaError) else f"{FAILED}: {traceback.format_exc()}"
+        if run is not None:
+            write_json(run.failed, {"overrides": " ".join(job.overrides), "message": message})
+        return message
+    return "; ".join(f"epoch {r.epoch:g} BLEU {r.scores['BLEU']:.4f}" for r in records)
 
 
 def main() -> int:
@@ -94,17 +123,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.run_table", description=__doc__.splitlines()[0])
     parser.add_argument("table", help="file in configs/table, such as table1")
     parser.add_argument("--profile", required=True, help="paper or toy")
+    parser.add_argument("settings", nargs="*", help="overrides for all runs, such as model.path=FOLDER")
+    parser.add_argument("--processes", type=int, default=1, help="runs at a time (on one GPU: 1)")
     parser.add_argument("--insist", action="store_true", help="run the paper's settings without a GPU")
     arguments = parser.parse_args()
     try:
-        todo = jobs(arguments.table, arguments.profile)
+        if arguments.processes < 1:
+            raise LodaError(f"--processes {arguments.processes} must be at least 1")
+        todo = jobs(arguments.table, arguments.profile, arguments.settings)
+        outputs = todo[0].experiment.outputs
         if arguments.profile == "paper" and not (torch.cuda.is_available() or arguments.insist):
             print(f"{arguments.table} in the paper's settings: {estimate(todo)}.", file=sys.stderr)
             print(f"There is no GPU here. To run it all the same: make {arguments.table} INSIST=1", file=sys.stderr)
             return 2
-        failed = run(todo)
-        table = build(arguments.table, arguments.profile)
-        written = write(table)
+        failed = run(todo, arguments.processes)
+        table = build(arguments.table, arguments.profile, outputs, arguments.settings)
+        written = write(table, outputs)
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -108,13 +108,13 @@ class OptimConfig:
         for name in ("batch_size", "epochs"):
             _at_least(f"optim.{name}", getattr(self, name), 1)
         for name in ("lr", "eps"):
-            if getattr(self, name) <= 0:
-                raise LodaError(f"optim.{name}={getattr(self, name)} must be positive")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise LodaError(f"optim.{name}={getattr(self, name)} must be positive and finite")
         for name in ("beta1", "beta2", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise LodaError(f"optim.{name}={getattr(self, name)} must lie in [0, 1)")
         _at_least("optim.warmup_steps", self.warmup_steps, 0)
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise LodaError(f"optim.weight_decay={self.weight_decay} must not be negative")
         if any(epoch < 1 for epoch in self.keep_epochs):
             raise LodaError(f"optim.keep_epochs={list(self.keep_epochs)}: epochs count from 1")
@@ -256,8 +256,8 @@ def resolve(config: DictConfig) -> Experiment:
             trainer=_node(TrainerConfig, config, "trainer"),
             decode=_node(DecodeConfig, config, "decode"),
             logger=_node(LoggerConfig, config, "logger"),
-            seed=int(config.seed),
-            outputs=str(config.outputs),
+            seed=_typed("seed", config.seed, int),
+            outputs=_typed("outputs", config.outputs, str),
         )
     except OmegaConfBaseException as error:
         raise LodaError(_first_line(error)) from error
@@ -289,6 +289,12 @@ def _structured(cls: type[Node], values: Mapping[str, Any], where: str) -> Node:
         raise LodaError(f"{where}: {_first_line(error)}") from error
     lists = {key: tuple(value) for key, value in plain.items() if isinstance(value, ListConfig)}
     return cls(**plain | lists | made)
+
+
+def _typed(name: str, value: object, kind: type[Node]) -> Node:
+    if type(value) is not kind:
+        raise LodaError(f"{name}={value!r} must be of type {kind.__name__}")
+    return value
 
 
 def _first_line(error: Exception) -> str:

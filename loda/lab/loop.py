@@ -74,7 +74,7 @@ def train(
     trainer: TrainerConfig,
     journal: Journal,
     keep: Callable[[Milestone], None],
-    title: str,
+    bars: bool = True,
 ) -> Training:
     """Train the adapters of `model` in place and call `keep` at every milestone.
 
@@ -86,13 +86,15 @@ def train(
     accelerator = Accelerator(
         cpu=pick_device(trainer.device).type == "cpu", mixed_precision="bf16" if trainer.precision == "bf16" else "no"
     )
+    if accelerator.num_processes > 1:
+        raise LodaError("training on several processes is not supported yet; start train.py with plain python")
     optimizer = ReferenceAdamW(loda.trainable_parameters(model).values(), optim)
     model, optimizer = accelerator.prepare(model, optimizer)
     scheduler = LambdaLR(optimizer, schedule(optim.warmup_steps, total))
     model.train()
     started, losses = time.monotonic(), []
     order = batches(len(rows), optim.batch_size, seed, optim.epochs)
-    progress = tqdm(range(1, total + 1), desc=title, unit="step", dynamic_ncols=True, mininterval=0.5)
+    progress = tqdm(range(1, total + 1), desc="train", unit="step", mininterval=0.5, disable=not bars)
     for step, indices in zip(progress, order, strict=False):
         batch = collate([rows[i] for i in indices]).to(accelerator.device)
         with accelerator.autocast():

@@ -5,12 +5,14 @@ The only dropout of the reference is LoRA's own, so the dropouts of a checkpoint
 """
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -30,7 +32,15 @@ def identity(config: ModelConfig) -> dict[str, Any]:
     if config.path is None:
         return {"hub_id": config.hub_id, "revision": config.revision}
     folder = _local(config.path)
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    stamps = [(folder / name, (folder / name).stat()) for name in FILES]
+    return {path.name: _sha256(path, stat.st_size, stat.st_mtime_ns) for path, stat in stamps}
+
+
+@lru_cache
+def _sha256(path: Path, size: int, modified: int) -> str:
+    """Hash of a file; asked again only when its size or time of change is another."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def locate(config: ModelConfig) -> Path:
@@ -80,12 +90,22 @@ def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
     """
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **NO_DROPOUT
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **NO_DROPOUT,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise LodaError(f"{folder} does not hold a readable model: {error}") from error
+    missing = [*report["missing_keys"], *report["mismatched_keys"]]
+    if missing:
+        raise LodaError(f"{folder}/model.safetensors lacks {missing[0]} ({len(missing)} in all); download it again")
     _check_parameters(config, model)
+    # Padding stands to the right of everything and carries no loss; a padding id would only make transformers warn.
+    model.config.pad_token_id = None
     base: PreTrainedModel = model.eval()
     return base
 

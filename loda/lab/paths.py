@@ -1,4 +1,4 @@
-"""The layout of the outputs folder, and the one way files get into it.
+"""The layout of the outputs folder.
 
     outputs/
       data/<data set>-<split>-<hash>/          tokenised rows

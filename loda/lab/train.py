@@ -15,8 +15,8 @@ from loda.config import part_name, part_to_dict
 from loda.inject import FrozenTensors, approximate
 from loda.lab.config import Experiment
 from loda.lab.data import load_pairs
-from loda.lab.files import write_folder, write_json
-from loda.lab.fingerprint import data_key, digest
+from loda.lab.files import write_file, write_folder, write_json
+from loda.lab.fingerprint import PROTOCOL, data_key, digest
 from loda.lab.journal import open_journal
 from loda.lab.loop import Milestone, milestones, pick_device, train
 from loda.lab.models import identity as model_identity
@@ -25,6 +25,7 @@ from loda.lab.paths import Outputs, RunDir
 from loda.lab.provenance import provenance
 from loda.lab.rows import Row, encoded
 
+DEFAULT_THREADS = torch.get_num_threads()
 UNTRAINED = Milestone("untrained", 0, 0.0)
 
 
@@ -39,7 +40,12 @@ def training_rows(experiment: Experiment, tokenizer: Tokenizer, outputs: Outputs
     """The tokenised training split, from the outputs folder where it is there."""
     dataset = experiment.dataset
     pairs = load_pairs(dataset.name, "train", dataset.path)
-    tokens = {"data": data_key(experiment), "tokenizer": tokenizer.to_str(), "max_length": dataset.max_length}
+    tokens = {
+        "protocol": PROTOCOL,
+        "data": data_key(experiment),
+        "tokenizer": tokenizer.to_str(),
+        "max_length": dataset.max_length,
+    }
     return encoded(outputs.data / f"{dataset.name}-train-{digest(tokens)}", tokenizer, pairs, dataset.max_length)
 
 
@@ -48,24 +54,21 @@ def frozen_tensors(experiment: Experiment, base: PreTrainedModel, outputs: Outpu
     approx = part_to_dict(experiment.method.approx)
     if approx["name"] == "dense":
         return None
-    key = digest({"model": model_identity(experiment.model), "approx": approx})
+    key = digest({"protocol": PROTOCOL, "model": model_identity(experiment.model), "approx": approx})
     path = outputs.frozen / f"{experiment.model.name}-{approx['name']}-{key}.safetensors"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        save_frozen(approximate(base, experiment.method), temporary)
-        temporary.replace(path)
+        tensors = approximate(base, experiment.method)
+        write_file(path, lambda temporary: save_frozen(tensors, temporary))
     return load_frozen(path)
 
 
-def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs: Outputs, title: str) -> None:
+def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs: Outputs, bars: bool) -> None:
     """Train, unless it was done: afterwards every checkpoint and `train.json` exist."""
     run = outputs.run(experiment)
     if run.trained.exists():
         return
     shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
     write_json(run.experiment, describe(experiment))
-    run.failed.unlink(missing_ok=True)
     started = time.monotonic()
     set_seed(experiment.seed)
     model = load_base(experiment.model, folder)
@@ -81,7 +84,7 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
                 experiment.trainer,
                 journal,
                 keep=lambda mark: _save(model, run, mark),
-                title=title,
+                bars=bars,
             )
         summary["training"] = asdict(done)
     else:
@@ -104,9 +107,8 @@ def describe(experiment: Experiment) -> dict[str, object]:
 
 
 def use_threads(experiment: Experiment) -> None:
-    """Set the number of CPU threads that the experiment asks for."""
-    if experiment.trainer.threads is not None:
-        torch.set_num_threads(experiment.trainer.threads)
+    """Set the number of CPU threads that the experiment asks for, whatever an earlier one in this process did."""
+    torch.set_num_threads(experiment.trainer.threads or DEFAULT_THREADS)
 
 
 def _save(model: PreTrainedModel, run: RunDir, mark: Milestone) -> None:

@@ -2,13 +2,16 @@
 
 import gzip
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from loda.errors import LodaError
+from loda.lab.files import write_file
 
 TIMEOUT_SECONDS = 20
 
@@ -65,16 +68,23 @@ def _in_folder(folder: Path, name: str) -> Path | None:
 def _verified(path: Path, file: SourceFile) -> bytes:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise LodaError(f"{path} cannot be read ({error}); fetch it again from {file.url}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise LodaError(f"{path} cannot be read ({error}); {_remedy(file)}") from error
     data = data.replace(b"\r\n", b"\n")
-    blob = blob_id(data)
-    if not any(blob.startswith(known) for known in (file.blob, *file.also)):
+    if not _is_original(data, file):
         raise LodaError(
-            f"{path} is not the original file: its git blob id is {blob[:12]} instead of {file.blob[:12]}; "
-            f"fetch it again from {file.url}"
+            f"{path} is not the original file: its git blob id is {blob_id(data)[:12]} instead of {file.blob[:12]}; "
+            f"{_remedy(file)}"
         )
     return data
+
+
+def _remedy(file: SourceFile) -> str:
+    return f"delete it and fetch it from {file.url}" if file.url else "restore it with git checkout"
+
+
+def _is_original(data: bytes, file: SourceFile) -> bool:
+    return any(blob_id(data).startswith(known) for known in (file.blob, *file.also))
 
 
 def blob_id(data: bytes) -> str:
@@ -89,13 +99,14 @@ def _download(dataset: str, file: SourceFile, folder: Path) -> Path:
     try:
         with urllib.request.urlopen(file.url, timeout=TIMEOUT_SECONDS) as response:
             data = response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise LodaError(
             f"{file.name} of {dataset} is not in {folder} and could not be downloaded from {file.url} ({error}); "
             f"give a local folder that holds it with dataset.path=FOLDER, or run `make demo`, which needs no download"
         ) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(target.suffix + f".{os.getpid()}.part")
-    partial.write_bytes(data)
-    partial.replace(target)
+    if not _is_original(data, file):
+        raise LodaError(
+            f"{file.url} sent something else than the original {file.name}; try again, or give dataset.path"
+        )
+    write_file(target, lambda temporary: temporary.write_bytes(data))
     return target

@@ -1,0 +1,168 @@
+"""The whole path on the toy world, cut short: train, decode, score, table; and what a user sees when it fails."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import loda
+from eval.aggregate import build
+from eval.pipeline import run_experiment
+from eval.render import FORMATS
+from loda.errors import LodaError
+from loda.lab.config import compose
+from loda.lab.models import SHIPPED, load_base
+from loda.lab.paths import Outputs
+from scripts import figure2
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHORT = ["model=toy", "dataset=toy", "decode.num_beams=2", "decode.max_new_tokens=12", "seed=0"]
+
+
+def settings(outputs: Path, *overrides: str) -> list[str]:
+    return [*SHORT, f"outputs={outputs}", *overrides]
+
+
+def command_line(*overrides: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "train.py", *overrides],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def records(outputs):
+    overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.keep_epochs=[1]"]
+    return run_experiment(compose(settings(outputs, *overrides)))
+
+
+def test_every_kept_epoch_is_scored(records):
+    assert [record.epoch for record in records] == [1, 2]
+    for record in records:
+        assert set(record.scores) == {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
+        assert record.contexts == 40
+        # 8 projections of 4 layers: 2 (r d + r^2) each, with d = 128 and r = 4
+        assert record.trainable_parameters == 8 * 2 * (4 * 128 + 16)
+        # 4 layers of 4 R d, and 3 r d + 2 r^2 for each of 8 adapters
+        assert record.macs_per_token == 4 * 4 * 38 * 128 + 8 * (3 * 4 * 128 + 32)
+
+
+def test_the_run_folder_holds_what_the_layout_says(records, outputs):
+    run = outputs / "runs" / records[0].run
+    for name in ("experiment.json", "train.jsonl", "train.json", "checkpoints/epoch-1/adapter_model.safetensors"):
+        assert (run / name).is_file()
+    journal = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
+    assert journal[-1]["lr"] < max(line["lr"] for line in journal)
+    assert not list(outputs.rglob(".*"))  # temporary names start with a dot
+
+
+def test_a_second_run_does_no_work(records, outputs, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("a finished stage was started again")
+
+    for stage in ("run_training", "load_trained", "decode", "score"):
+        monkeypatch.setattr(f"eval.pipeline.{stage}", refuse)
+    overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.keep_epochs=[1]"]
+    assert run_experiment(compose(settings(outputs, *overrides))) == records
+
+
+def test_the_unadapted_model_is_decoded_without_training(outputs):
+    (record,) = run_experiment(compose(settings(outputs, "adapter=none")))
+    assert (record.epoch, record.trainable_parameters) == (0, 0)
+
+
+def test_an_adapter_does_not_load_on_an_altered_base(records, outputs, tmp_path):
+    config = compose(SHORT).model
+    base = load_base(config, Path(shutil.copytree(SHIPPED, tmp_path / "base")))
+    with torch.no_grad():
+        base.transformer.wte.weight[0, 0] += 1
+    checkpoint = Outputs(outputs).run(compose(settings(outputs, "adapter=none"))).checkpoint("untrained")
+    with pytest.raises(LodaError, match="another base model"):
+        loda.from_pretrained(base, checkpoint)
+
+
+def test_a_rank_above_the_width_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(LodaError, match=r"rank=300 exceeds min\(d, 3d\) = 128"):
+        run_experiment(compose(settings(tmp_path / "new", "approx=rank300")))
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_empty_table_lists_the_commands_that_fill_it(tmp_path):
+    table = FORMATS["md"](build("table1", "paper", tmp_path))
+    assert "python train.py -m model=gpt2_medium dataset=e2e adapter=lora seed=110,111,112" in table
+
+
+def test_without_data_the_command_ends_in_one_sentence(tmp_path):
+    result = command_line(f"outputs={tmp_path}", "dataset.path=/nowhere")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: test.txt (or test.txt.gz) is not in dataset.path=/nowhere")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_failing_job_does_not_end_the_sweep(tmp_path):
+    sweep = ["-m", *settings(tmp_path, "adapter=lora", "approx=rank300,none", "trainer.max_steps=2", "logger=wandb")]
+    result = command_line(*sweep, "logger.mode=offline", WANDB_SILENT="true")
+    assert result.returncode == 2, result.stderr
+    (failed,) = tmp_path.rglob("failed.json")
+    assert "rank=300" in json.loads(failed.read_text())["message"]
+    (line,) = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert json.loads(line)["adapter"] == "lora"
+    assert list(tmp_path.rglob("offline-run-*"))
+
+
+@pytest.mark.parametrize(("override", "words"), [("adapter.rr=4", "adapter.rr"), ("adapter=lodaa", "adapter/lodaa")])
+def test_a_misspelt_setting_ends_in_one_sentence(override, words):
+    result = command_line(override)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_sweep_over_a_missing_base_reports_every_job(tmp_path):
+    result = command_line("-m", *settings(tmp_path), "model.path=/nowhere", "adapter=lora,loda")
+    assert result.returncode == 2
+    assert result.stderr.count("error: model.path=/nowhere lacks config.json") == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_the_papers_tables_want_a_gpu_or_insistence():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    result = subprocess.run(
+        [sys.executable, "-m", "scripts.run_table", "table1", "--profile", "paper"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 2
+    assert "hours on an A40-class GPU" in result.stderr
+    assert "make table1 INSIST=1" in result.stderr
+
+
+def test_figure_2_of_the_toy_base(tmp_path):
+    assert figure2.main(["--model", "toy", "--outputs", str(tmp_path)]) == 0
+    rows = list(csv.DictReader((tmp_path / "figures" / "figure2-toy-block0.csv").open()))
+    for panel, length in (("rank", 128), ("percent", 100)):
+        energies = [float(row["energy"]) for row in rows if row["panel"] == panel]
+        assert len(energies) == length
+        assert energies == sorted(energies)
+        assert energies[-1] == pytest.approx(1)
+    assert (tmp_path / "figures" / "figure2-toy-block0.png").stat().st_size > 10_000
+    assert figure2.main(["--model", "toy", "--block", "99"]) == 2
