@@ -90,7 +90,7 @@ def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
     """
     transformers_logging.disable_progress_bar()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
@@ -100,6 +100,7 @@ def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise LodaError(f"{folder} does not hold a readable model: {error}") from error
+    model, report = loaded
     missing = [*report["missing_keys"], *report["mismatched_keys"]]
     if missing:
         raise LodaError(f"{folder}/model.safetensors lacks {missing[0]} ({len(missing)} in all); download it again")

@@ -10,6 +10,7 @@ The width is divided: words live in the first `WORDS` dimensions, positions in t
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,8 @@ def _look_back(model: GPT2LMHeadModel, head: int, back: int, size: int, frequenc
     Turning every pair (sin, cos) by -back times its frequency makes the query at p equal to the key at p - back.
     Returns how the code is read from a word (WORDS, size) and where it is written (width, size).
     """
-    attention, width, pairs = model.transformer.h[0].attn, model.config.n_embd, len(frequencies)
+    attention: Any = model.transformer.h[0].attn
+    width, pairs = model.config.n_embd, len(frequencies)
     query, key, value = _columns(attention.c_attn.weight, head, size, width)
     for part in (query, key, value):
         part.zero_()
@@ -81,8 +83,8 @@ def _copy(model: GPT2LMHeadModel, layer: int, head: int, size: int, read: Tensor
     Head 0 looks for the code of the current word, which is induction; the query of the other one starts at zero and
     has to learn which key it wants.
     """
-    attention, width = model.transformer.h[layer].attn, model.config.n_embd
-    query, key, value = _columns(attention.c_attn.weight, head, size, width)
+    attention: Any = model.transformer.h[layer].attn
+    query, key, value = _columns(attention.c_attn.weight, head, size, model.config.n_embd)
     for part in (query, value):
         part.zero_()
     if head == 0:
@@ -101,4 +103,5 @@ def _columns(weight: Tensor, head: int, size: int, width: int) -> list[Tensor]:
 
 
 def _orthogonal(rows: int, columns: int) -> Tensor:
-    return torch.linalg.qr(torch.randn(rows, columns))[0]
+    orthogonal: Tensor = torch.linalg.qr(torch.randn(rows, columns))[0]
+    return orthogonal
