@@ -58,7 +58,7 @@ def run_experiment(experiment: Experiment, bars: bool = True) -> list[Record]:
     run = outputs.run(experiment)
     marks = checkpoints(experiment, count(experiment.dataset.name, "train"))
     scored = [run.scores(experiment, mark.label) for mark in marks]
-    if not all(_is_current(path, experiment) for path in scored):
+    if not is_complete(experiment):
         inputs = _check(experiment)
         rows = training_rows(experiment, inputs.tokenizer, outputs) if experiment.trains else []
         run_training(experiment, inputs.folder, rows, outputs, bars)
@@ -68,6 +68,13 @@ def run_experiment(experiment: Experiment, bars: bool = True) -> list[Record]:
             _score(experiment, inputs, mark, outputs, texts, path)
     run.failed.unlink(missing_ok=True)
     return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in scored]
+
+
+def is_complete(experiment: Experiment) -> bool:
+    """Whether every checkpoint of an experiment has been scored with the present scorer."""
+    run = Outputs.of(experiment).run(experiment)
+    marks = checkpoints(experiment, count(experiment.dataset.name, "train"))
+    return all(_is_current(run.scores(experiment, mark.label), experiment) for mark in marks)
 
 
 def summary(record: Record) -> str:

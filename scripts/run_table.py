@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from eval.aggregate import build
-from eval.pipeline import run_experiment
+from eval.pipeline import is_complete, run_experiment
 from eval.render import FORMATS
 from eval.table import write
 from eval.table_spec import overrides, read, seeds
@@ -130,13 +130,15 @@ def main() -> int:
     try:
         if arguments.processes < 1:
             raise LodaError(f"--processes {arguments.processes} must be at least 1")
-        todo = jobs(arguments.table, arguments.profile, arguments.settings)
-        outputs = todo[0].experiment.outputs
-        if arguments.profile == "paper" and not (torch.cuda.is_available() or arguments.insist):
+        every = jobs(arguments.table, arguments.profile, arguments.settings)
+        todo = [job for job in every if not is_complete(job.experiment)]
+        outputs = every[0].experiment.outputs
+        if todo and arguments.profile == "paper" and not (torch.cuda.is_available() or arguments.insist):
             print(f"{arguments.table} in the paper's settings: {estimate(todo)}.", file=sys.stderr)
             print(f"There is no GPU here. To run it all the same: make {arguments.table} INSIST=1", file=sys.stderr)
             return 2
-        failed = run(todo, arguments.processes)
+        print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
+        failed = run(todo, arguments.processes) if todo else []
         table = build(arguments.table, arguments.profile, outputs, arguments.settings)
         written = write(table, outputs)
     except LodaError as error:
