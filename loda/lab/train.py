@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, set_seed
 
 import loda
 from loda.checkpoint import load_frozen, save_frozen
-from loda.config import part_name, part_to_dict
+from loda.config import part_to_dict
 from loda.inject import FrozenTensors, approximate
 from loda.lab.config import Experiment
 from loda.lab.data import load_pairs
@@ -103,7 +103,7 @@ def load_trained(experiment: Experiment, folder: Path, label: str, outputs: Outp
 
 def describe(experiment: Experiment) -> dict[str, object]:
     """The settings as plain data."""
-    return asdict(experiment) | {"method": experiment.method.to_dict(), "adapter": part_name(experiment.method.adapter)}
+    return asdict(experiment) | {"method": experiment.method.to_dict()}
 
 
 def use_threads(experiment: Experiment) -> None:
