@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from eval.beam import Hypothesis, beam_search
 from loda.lab.config import DecodeConfig
 from loda.lab.data import Example
 from loda.lab.files import write_text
+from loda.lab.progress import Bars
 from loda.lab.rows import prompt
 
 
@@ -23,7 +23,7 @@ def decode(
     config: DecodeConfig,
     max_length: int,
     label: str,
-    bars: bool = True,
+    bars: Bars,
 ) -> list[Hypothesis]:
     """The best hypothesis for every context, in order.
 
@@ -31,7 +31,7 @@ def decode(
     """
     room = max_length - config.max_new_tokens
     prompts = [prompt(tokenizer, example.context)[-room:] for example in examples]
-    with tqdm(total=len(prompts), desc=f"decode {label}", unit="context", disable=not bars) as progress:
+    with bars.bar(f"decode {label}", len(prompts), "context") as progress:
         return beam_search(
             model,
             prompts,

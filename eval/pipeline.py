@@ -25,6 +25,7 @@ from loda.lab.fingerprint import data_key, decode_key, digest, train_key
 from loda.lab.loop import Milestone, pick_device
 from loda.lab.models import load_tokenizer, locate, preflight, token_id
 from loda.lab.paths import Outputs
+from loda.lab.progress import ONE_RUN, Bars
 from loda.lab.provenance import provenance
 from loda.lab.train import checkpoints, load_trained, run_training, training_rows, use_threads
 
@@ -44,12 +45,12 @@ def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
     return dataset.metrics or DEFAULT_METRICS[dataset.protocol]
 
 
-def run_experiment(experiment: Experiment, bars: bool = True) -> list[Record]:
+def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN) -> list[Record]:
     """Do what is missing of an experiment and return its scores, one record for each checkpoint.
 
     Args:
         experiment: the settings.
-        bars: whether to show progress bars.
+        bars: where progress bars stand.
 
     Raises:
         LodaError: something that the user can mend.
@@ -98,7 +99,7 @@ def _check(experiment: Experiment) -> Inputs:
     return Inputs(folder, tokenizer, stop, examples)
 
 
-def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, path: Path, bars: bool) -> None:
+def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, path: Path, bars: Bars) -> None:
     if path.exists():
         return
     model = load_trained(experiment, inputs.folder, mark.label, outputs)

@@ -11,25 +11,29 @@ GPU: without one the command says what they would cost and stops, unless `--insi
 import argparse
 import sys
 import traceback
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from eval.aggregate import build
+from eval.aggregate import build, experiment_of
 from eval.pipeline import is_complete, run_experiment
 from eval.render import FORMATS
 from eval.table import write
 from eval.table_spec import overrides, read, seeds
 from loda.errors import LodaError
-from loda.lab.config import Experiment, compose
+from loda.lab.config import Experiment
 from loda.lab.data import count
 from loda.lab.files import write_json
 from loda.lab.order import steps_per_epoch
 from loda.lab.paths import Outputs
+from loda.lab.progress import ONE_RUN, Bars
 
 # For the estimate alone: a training step costs 4 FLOP per parameter and token (forward, and backward through frozen
 # weights), rows are padded to their batch's longest (mean on E2E 73 tokens, on DART's dev split 111), a 48 GB card
@@ -37,8 +41,8 @@ from loda.lab.paths import Outputs
 TOKENS_PER_ROW = {"e2e": 73, "dart": 111, "webnlg": 101}
 SUSTAINED_FLOPS = {"an A40-class GPU": 1e13, "two CPU cores": 1e11}
 
-
-FAILED = "failed"
+screen_line: int | None = None
+"""In a worker of several: the line of the screen that is its own."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,14 @@ class Job:
     label: str
     overrides: list[str]
     experiment: Experiment
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its scores in a line, or what went wrong."""
+
+    succeeded: bool
+    message: str
 
 
 def jobs(table: str, profile: str, settings: Sequence[str]) -> list[Job]:
@@ -61,7 +73,8 @@ def jobs(table: str, profile: str, settings: Sequence[str]) -> list[Job]:
         for seed in seeds(row, spec.profiles[profile]):
             label = f"{row.label} (r={row.r})" if row.r else row.label
             chosen = [*arguments, *settings, f"seed={seed}"]
-            found.append(Job(f"{label}, seed {seed}", chosen, compose(chosen)))
+            experiment = replace(experiment_of((*arguments, *settings)), seed=seed)
+            found.append(Job(f"{label}, seed {seed}", chosen, experiment))
     return found
 
 
@@ -80,42 +93,77 @@ def _flops(experiment: Experiment) -> float:
 
 
 def run(todo: Sequence[Job], processes: int) -> list[str]:
-    """Run all jobs, `processes` at a time; returns the labels of those that failed.
+    """Run all jobs, `processes` at a time; returns the labels of those that failed."""
+    return _run_in_turn(todo) if processes == 1 else _run_together(todo, processes)
 
-    Several processes show one bar for all runs, a single one the bars of each run.
-    """
+
+def _run_in_turn(todo: Sequence[Job]) -> list[str]:
     failed = []
-    if processes == 1:
-        for number, job in enumerate(todo, start=1):
-            print(f"[{number}/{len(todo)}] {job.label}", flush=True)
-            print(message := attempt(job))
-            failed += [job.label] if message.startswith(FAILED) else []
-        return failed
-    workers = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
-    with workers, tqdm(total=len(todo), desc="runs", unit="run", dynamic_ncols=True) as progress:
-        started = {workers.submit(attempt, job, bars=False): job for job in todo}
-        progress.set_postfix_str(", ".join(job.label for job in todo[:processes]))
-        for number, future in enumerate(as_completed(started), start=1):
-            job, message = started[future], future.result()
-            progress.write(f"[{number}/{len(todo)}] {job.label}: {message}")
-            progress.set_postfix_str(", ".join(j.label for f, j in started.items() if f.running()), refresh=False)
-            progress.update()
-            failed += [job.label] if message.startswith(FAILED) else []
+    for number, job in enumerate(todo, start=1):
+        print(f"[{number}/{len(todo)}] {job.label}", flush=True)
+        outcome = attempt(job, ONE_RUN)
+        print(outcome.message)
+        failed += [] if outcome.succeeded else [job.label]
     return failed
 
 
-def attempt(job: Job, bars: bool = True) -> str:
+def _run_together(todo: Sequence[Job], processes: int) -> list[str]:
+    """One bar counts the runs; on a terminal each worker has the bars of its own run below it."""
+    context = get_context("spawn")
+    lines = context.SimpleQueue()
+    for line in range(1, processes + 1):
+        lines.put(line)
+    lock = context.RLock()
+    tqdm.set_lock(lock)
+    workers = ProcessPoolExecutor(processes, mp_context=context, initializer=_share_screen, initargs=(lock, lines))
+    waiting, running, failed = deque(enumerate(todo, start=1)), dict[Future[Outcome], Job](), list[str]()
+    with workers, ONE_RUN.bar("runs", len(todo), "run") as progress:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                number, job = waiting.popleft()
+                label = f"[{number}/{len(todo)}] {job.label}"
+                progress.write(f"{label}: started")
+                running[workers.submit(_work, job, label)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, outcome = running.pop(future), _outcome(future)
+                progress.write(f"{job.label}: {outcome.message}")
+                progress.update()
+                failed += [] if outcome.succeeded else [job.label]
+                if isinstance(future.exception(), BrokenProcessPool):
+                    return [*failed, *(job.label for job in running.values()), *(job.label for _, job in waiting)]
+    return failed
+
+
+def _share_screen(lock: Any, lines: Any) -> None:
+    """Once in each worker: one lock for all bars, and a line of the screen for its own."""
+    global screen_line
+    tqdm.set_lock(lock)
+    screen_line = lines.get()
+
+
+def _work(job: Job, label: str) -> Outcome:
+    return attempt(job, Bars(label, line=screen_line, only_on_terminal=True))
+
+
+def _outcome(future: "Future[Outcome]") -> Outcome:
+    """The outcome of a worker; one that was killed had no time to say anything."""
+    if isinstance(future.exception(), BrokenProcessPool):
+        return Outcome(False, "failed: its process was killed, perhaps for want of memory; lower --processes")
+    return future.result()
+
+
+def attempt(job: Job, bars: Bars) -> Outcome:
     """Run one job and say how it ended; a failure is recorded in its folder and must not lose the others."""
     run = None
     try:
         run = Outputs.of(job.experiment).run(job.experiment)
         records = run_experiment(job.experiment, bars)
     except Exception as error:
-        message = f"{FAILED}: {error}" if isinstance(error, LodaError) else f"{FAILED}: {traceback.format_exc()}"
+        message = f"failed: {error if isinstance(error, LodaError) else traceback.format_exc()}"
         if run is not None:
             write_json(run.failed, {"overrides": " ".join(job.overrides), "message": message})
-        return message
-    return "; ".join(f"epoch {r.epoch:g} BLEU {r.scores['BLEU']:.4f}" for r in records)
+        return Outcome(False, message)
+    return Outcome(True, "; ".join(f"epoch {r.epoch:g} BLEU {r.scores['BLEU']:.4f}" for r in records))
 
 
 def main() -> int:
@@ -126,7 +174,7 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", help="overrides for all runs, such as model.path=FOLDER")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (on one GPU: 1)")
     parser.add_argument("--insist", action="store_true", help="run the paper's settings without a GPU")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         if arguments.processes < 1:
             raise LodaError(f"--processes {arguments.processes} must be at least 1")
@@ -138,12 +186,15 @@ def main() -> int:
             print(f"There is no GPU here. To run it all the same: make {arguments.table} INSIST=1", file=sys.stderr)
             return 2
         print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
-        failed = run(todo, arguments.processes) if todo else []
+        failed = run(todo, arguments.processes)
         table = build(arguments.table, arguments.profile, outputs, arguments.settings)
         written = write(table, outputs)
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on with the runs that are missing", file=sys.stderr)
+        return 130
     print(FORMATS["md"](table))
     print("written: " + ", ".join(map(str, written)))
     if failed:

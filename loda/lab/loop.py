@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 import loda
@@ -18,6 +17,7 @@ from loda.lab.journal import Journal
 from loda.lab.loss import target_loss
 from loda.lab.optim import ReferenceAdamW, schedule
 from loda.lab.order import batches, steps_per_epoch
+from loda.lab.progress import Bars
 from loda.lab.rows import Row, collate
 
 
@@ -74,7 +74,7 @@ def train(
     trainer: TrainerConfig,
     journal: Journal,
     keep: Callable[[Milestone], None],
-    bars: bool = True,
+    bars: Bars,
 ) -> Training:
     """Train the adapters of `model` in place and call `keep` at every milestone.
 
@@ -94,8 +94,8 @@ def train(
     model.train()
     started, losses = time.monotonic(), []
     order = batches(len(rows), optim.batch_size, seed, optim.epochs)
-    progress = tqdm(range(1, total + 1), desc="train", unit="step", mininterval=0.5, disable=not bars)
-    for step, indices in zip(progress, order, strict=False):
+    progress = bars.bar("train", total, "step")
+    for step, indices in zip(range(1, total + 1), order, strict=False):
         batch = collate([rows[i] for i in indices]).to(accelerator.device)
         with accelerator.autocast():
             loss = target_loss(model, batch, optim.label_smoothing)
@@ -113,6 +113,8 @@ def train(
             losses.clear()
         if step in marks:
             keep(marks[step])
+        progress.update()
+    progress.close()
     peak = torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None
     return Training(total, mean, time.monotonic() - started, peak)
 

@@ -22,6 +22,7 @@ from loda.lab.loop import Milestone, milestones, pick_device, train
 from loda.lab.models import identity as model_identity
 from loda.lab.models import load_base
 from loda.lab.paths import Outputs, RunDir
+from loda.lab.progress import Bars
 from loda.lab.provenance import provenance
 from loda.lab.rows import Row, encoded
 
@@ -62,7 +63,7 @@ def frozen_tensors(experiment: Experiment, base: PreTrainedModel, outputs: Outpu
     return load_frozen(path)
 
 
-def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs: Outputs, bars: bool) -> None:
+def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs: Outputs, bars: Bars) -> None:
     """Train, unless it was done: afterwards every checkpoint and `train.json` exist."""
     run = outputs.run(experiment)
     if run.trained.exists():
