@@ -77,13 +77,23 @@ def beam_search(
         on_done: called with the number of prompts just finished, for progress bars.
 
     Raises:
-        LodaError: an empty prompt, a number out of its range, or a model in training mode.
+        LodaError: an empty prompt, one that leaves no room for `max_new_tokens` among the model's positions, a
+            number out of its range, a model in training mode, or one whose logits are not numbers.
     """
     if model.training:
         raise LodaError("the model is in training mode, so dropout would change the result; call model.eval() first")
     empty = [i for i, prompt in enumerate(prompts) if not prompt]
     if empty:
         raise LodaError(f"prompt {empty[0]} is empty; a prompt needs at least one token")
+    positions = getattr(model.config, "max_position_embeddings", None)
+    longest = max(map(len, prompts), default=0)
+    if positions is not None and longest + max_new_tokens > positions:
+        raise LodaError(
+            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed the {positions} positions of the "
+            "model; shorten the prompt or lower max_new_tokens"
+        )
+    if num_beams > model.config.vocab_size:
+        raise LodaError(f"num_beams={num_beams} exceeds the vocabulary of {model.config.vocab_size} tokens; lower it")
     if min(num_beams, max_new_tokens, batch_size) < 1 or min(no_repeat_ngram_size, min_length) < 0:
         raise LodaError(
             f"num_beams={num_beams}, max_new_tokens={max_new_tokens} and batch_size={batch_size} must be at least 1, "
@@ -109,7 +119,7 @@ def _search(model: PreTrainedModel, prompts: list[Sequence[int]], rules: Rules) 
     device = model.device
     inputs, attention = _pad_left(prompts, device)
     cache = DynamicCache(config=model.config)
-    eos = torch.tensor(rules.eos_token_ids, device=device)
+    eos = torch.tensor(rules.eos_token_ids, dtype=torch.long, device=device)
     alive = torch.arange(len(prompts), device=device)
     lengths = attention.sum(1)
     best: list[Hypothesis | None] = [None] * len(prompts)
@@ -127,6 +137,8 @@ def _search(model: PreTrainedModel, prompts: list[Sequence[int]], rules: Rules) 
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        if logits.isnan().any():
+            raise LodaError("the model's logits are not numbers; its training diverged, or it needs a wider dtype")
         log_probs = _log_probs(logits.float(), history.flatten(0, 1), eos, rules)
         scores, parents, tokens = _select(scores, log_probs, rules.num_beams)
         history = torch.cat([history.gather(1, parents[..., None].expand(-1, -1, i)), tokens[..., None]], dim=2)

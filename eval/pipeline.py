@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 
+import torch
 from tokenizers import Tokenizer
 
 from eval.decode import decode, read_texts, write_predictions
 from eval.metrics.corpus import Corpus
 from eval.postprocess import pad_references, prepare
-from eval.records import Record
+from eval.records import Record, read_record
 from eval.score import DEFAULT_METRICS, check_metrics, metrics_fingerprint, score
 from loda.config import part_name
+from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import DatasetConfig, Experiment
 from loda.lab.data import Example, count, load, load_pairs
@@ -27,7 +29,7 @@ from loda.lab.models import load_tokenizer, locate, preflight, token_id
 from loda.lab.paths import Outputs
 from loda.lab.progress import ONE_RUN, Bars
 from loda.lab.provenance import provenance
-from loda.lab.train import checkpoints, load_trained, run_training, training_rows, use_threads
+from loda.lab.train import checkpoints, describe, load_trained, run_training, training_rows, use_threads
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN) -> list[Record]
             _decode(experiment, inputs, mark, outputs, texts, bars)
             _score(experiment, inputs, mark, outputs, texts, path)
     run.failed.unlink(missing_ok=True)
-    return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in scored]
+    return [read_record(path) for path in scored]
 
 
 def is_complete(experiment: Experiment) -> bool:
@@ -117,7 +119,7 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
     dataset, run = experiment.dataset, outputs.run(experiment)
     corpus = make_corpus(dataset.protocol, read_texts(texts), inputs.examples)
     scores = score(corpus, metrics_of(dataset))
-    cost = json.loads(run.trained.read_text(encoding="utf-8"))["cost"]
+    trained = json.loads(run.trained.read_text(encoding="utf-8"))
     record = Record(
         run=run.name,
         model=experiment.model.name,
@@ -130,16 +132,19 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
         protocol=dataset.protocol,
         contexts=len(inputs.examples),
         scores=scores,
-        trainable_parameters=cost["trainable_parameters"],
-        macs_per_token=cost["macs_per_token"],
-        base_macs_per_token=cost["base_macs_per_token"],
+        cost=Cost(**trained["cost"]),
+        settings=describe(experiment),
+        training=trained["training"],
         hashes={
             "train": train_key(experiment),
             "decode": decode_key(experiment),
             "data": data_key(experiment),
             "metrics": metrics_key(dataset),
         },
-        provenance=provenance(monotonic() - started),
+        provenance={
+            "training": trained["provenance"],
+            "scoring": provenance(monotonic() - started, torch.device("cpu")),
+        },
     )
     write_json(path, asdict(record))
 
@@ -160,8 +165,11 @@ def metrics_key(dataset: DatasetConfig) -> str:
 
 
 def _is_current(path: Path, experiment: Experiment) -> bool:
-    """Whether scores exist that were computed with the present scorer."""
+    """Whether scores exist that were computed with the present scorer; anything else is computed again."""
     if not path.exists():
         return False
-    hashes = json.loads(path.read_text(encoding="utf-8"))["hashes"]
-    return bool(hashes["metrics"] == metrics_key(experiment.dataset))
+    try:
+        record = read_record(path)
+    except LodaError:
+        return False
+    return record.hashes["metrics"] == metrics_key(experiment.dataset)

@@ -6,13 +6,15 @@ fixed order, rebuilt each time; no stage reads it.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
+from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.files import write_text
-from loda.lab.paths import Outputs
+from loda.lab.paths import Outputs, run_of
 
 NUMBER = (int, float)
 
@@ -36,11 +38,11 @@ class Record:
     protocol: str
     contexts: int
     scores: dict[str, float]
-    trainable_parameters: int
-    macs_per_token: int
-    base_macs_per_token: int
+    cost: Cost
+    settings: dict[str, Any]  # the whole experiment
+    training: dict[str, Any] | None  # what `loda.lab.loop.Training` holds; None where nothing was trained
     hashes: dict[str, str]  # train, decode, data, metrics
-    provenance: dict[str, Any]
+    provenance: dict[str, Any]  # of the training and of the scoring
 
 
 def collect(outputs_root: str | Path) -> list[Record]:
@@ -51,7 +53,7 @@ def collect(outputs_root: str | Path) -> list[Record]:
     """
     outputs = Outputs(Path(outputs_root))
     records = sorted(
-        (_read(path, outputs.runs) for path in outputs.runs.rglob("scores.json")),
+        map(read_record, outputs.scores),
         key=lambda record: (record.run, record.epoch, record.split, record.protocol, record.hashes["decode"]),
     )
     lines = [json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records]
@@ -59,41 +61,59 @@ def collect(outputs_root: str | Path) -> list[Record]:
     return records
 
 
-def _read(path: Path, runs: Path) -> Record:
+def read_record(path: Path) -> Record:
+    """Read one `runs/<run>/.../scores.json`.
+
+    Raises:
+        LodaError: it is not one well-formed record, or that of another run than the folder's.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         record = _record(content)
     except ValueError as error:
         raise LodaError(f"{path}: {error}; delete the file and score that run again") from error
-    folder = path.relative_to(runs).parts[0]
-    if folder != record.run:
+    if record.run != run_of(path):
         raise LodaError(
-            f"{path}: holds the scores of run {record.run}, not of {folder}; move the copied folder out of runs/"
+            f"{path}: holds the scores of run {record.run}, not of {run_of(path)}; move the copied folder out of runs/"
         )
     return record
 
 
 def _record(content: object) -> Record:
     """`content` as a record; ValueError says which key is unknown, missing or mistyped."""
+    values = _fields_of(Record, content)
+    cost = Cost(**_fields_of(Cost, values["cost"]))
+    for name, score in values["scores"].items():
+        if type(score) not in NUMBER:
+            raise ValueError(f"score {name} is {score!r}, not a number")
+    for name in ("train", "decode", "data", "metrics"):
+        if not isinstance(values["hashes"].get(name), str):
+            raise ValueError(f"hash {name!r} is missing")
+    return Record(**values | {"cost": cost})
+
+
+def _fields_of(cls: type[Record] | type[Cost], content: object) -> dict[str, Any]:
+    """`content`, which must be an object with exactly the fields of `cls`, each of its type; else ValueError."""
     if not isinstance(content, dict):
-        raise ValueError("is not a JSON object")
-    types_of = {field.name: field.type for field in fields(Record)}
+        raise ValueError(f"{content!r} is not a JSON object")
+    types_of = get_type_hints(cls)
     if content.keys() != types_of.keys():
         raise ValueError(
             f"missing keys {sorted(types_of.keys() - content.keys())}, "
             f"unknown keys {sorted(content.keys() - types_of.keys())}"
         )
     for name, declared in types_of.items():
-        expected = NUMBER if declared is float else (get_origin(declared) or declared,)
-        if type(content[name]) not in expected:
+        if type(content[name]) not in _json_types(declared):
             raise ValueError(f"{name} is {content[name]!r}, not a {declared}")
-    for name, score in content["scores"].items():
-        if type(score) not in NUMBER:
-            raise ValueError(f"score {name} is {score!r}, not a number")
-    for name in ("train", "decode", "data", "metrics"):
-        if not isinstance(content["hashes"].get(name), str):
-            raise ValueError(f"hash {name!r} is missing")
-    return Record(**content)
+    return content
+
+
+def _json_types(declared: Any) -> tuple[type, ...]:
+    """The types that a value of the declared type has once read from JSON."""
+    if isinstance(declared, UnionType):
+        return tuple(kind for part in get_args(declared) for kind in _json_types(part))
+    plain = dict if declared is Cost else get_origin(declared) or declared
+    return NUMBER if plain is float else (plain,)
 
 
 def _refuse_constant(name: str) -> float:

@@ -211,10 +211,10 @@ def _measured(line: Line, fact: Fact) -> str:
         return "-"
     record = line.records[0]
     if fact is Fact.parameters:
-        return _amount(record.trainable_parameters, kilo=1024, digits=2)
-    macs = _amount(record.macs_per_token, kilo=1000, digits=1)
+        return _amount(record.cost.trainable_parameters, kilo=1024, digits=2)
+    macs = _amount(record.cost.macs_per_token, kilo=1000, digits=1)
     if line.row.mergeable:
-        return f"{_amount(record.base_macs_per_token, kilo=1000, digits=1)[:-1]}/{macs}"
+        return f"{_amount(record.cost.base_macs_per_token, kilo=1000, digits=1)[:-1]}/{macs}"
     return macs
 
 
@@ -259,8 +259,8 @@ def _rows(table: TableData) -> list[dict[str, Any]]:
             "approx": line.row.approx,
             "r": line.row.r,
             "quoted": line.row.quoted,
-            "trainable_parameters": line.records[0].trainable_parameters if line.records else None,
-            "macs_per_token": line.records[0].macs_per_token if line.records else None,
+            "trainable_parameters": line.records[0].cost.trainable_parameters if line.records else None,
+            "macs_per_token": line.records[0].cost.macs_per_token if line.records else None,
             "published_parameters": line.row.parameters or None,
             "published_macs_per_token": line.row.macs or None,
             "runs": [record.run for record in line.records],

@@ -88,9 +88,16 @@ def metrics_fingerprint(metrics: Sequence[str]) -> dict[str, dict[str, str]]:
     """What the digits of each metric depend on besides the texts: its own version and its packages'."""
     loaded = {name: load_metric(name) for name in metrics}
     return {
-        name: {"version": str(metric.version)} | {package: metadata.version(package) for package in metric.packages}
+        name: {"version": str(metric.version)} | {package: _version(package, name) for package in metric.packages}
         for name, metric in loaded.items()
     }
+
+
+def _version(package: str, metric: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError as error:
+        raise LodaError(f"The metric {metric} needs the package {package}: run `pip install {package}`.") from error
 
 
 def _module_names() -> set[str]:

@@ -40,7 +40,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_pretrained(model: nn.Module, path: str | Path, *, with_frozen: bool = False) -> None:
-    """Write the adapters of `model` into the folder `path`.
+    """Write the adapters of `model` into the folder `path`, in place of any that it holds.
+
+    `adapter_config.json` is taken away first and written last: a folder that has one is complete.
 
     Raises:
         LodaError: the model holds no adapters, or something else in it was made trainable and would not be saved.
@@ -55,6 +57,8 @@ def save_pretrained(model: nn.Module, path: str | Path, *, with_frozen: bool = F
         )
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    (folder / FROZEN_FILE).unlink(missing_ok=True)
     save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, folder / TENSOR_FILE)
     with_frozen = with_frozen and part_name(attached.config.approx) != "dense"
     description = {

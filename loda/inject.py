@@ -179,14 +179,21 @@ def _check_frozen(frozen: FrozenTensors, targets: list[Target], config: LodaConf
             "leave `frozen` out to compute it"
         )
     for target in targets:
-        # On the meta device the approximation costs nothing and tells the names and shapes of its tensors.
-        expected = _shapes(config.approx.approximate(torch.empty_like(target.weight, device="meta")))
-        found = _shapes(frozen[target.name])
-        if found != expected:
+        # On the meta device the approximation costs nothing and tells the names and shapes of its tensors, and the
+        # values of those that depend on the settings alone, such as the number of kept entries.
+        expected = config.approx.approximate(torch.empty_like(target.weight, device="meta"))
+        found = frozen[target.name]
+        if _shapes(found) != _shapes(expected):
             raise LodaError(
-                f"the given approximation of {target.name} has the tensors {found}, approx="
-                f"{part_name(config.approx)} has {expected}; leave `frozen` out to compute it"
+                f"the given approximation of {target.name} has the tensors {_shapes(found)}, approx="
+                f"{part_name(config.approx)} has {_shapes(expected)}; leave `frozen` out to compute it"
             )
+        for name, tensor in expected.items():
+            if not tensor.is_meta and not torch.equal(tensor, found[name].cpu()):
+                raise LodaError(
+                    f"the given approximation of {target.name} has {name}={found[name].tolist()}, the settings "
+                    f"{config.approx} ask for {tensor.tolist()}; leave `frozen` out to compute it"
+                )
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ def write_scores(
     scores: dict[str, float],
     epoch: int = 5,
     hashes: dict[str, str] | None = None,
+    cost: dict[str, int] | None = None,
     without: str = "",
     **changes: Any,
 ) -> Path:
@@ -41,9 +42,16 @@ def write_scores(
         "protocol": experiment.dataset.protocol,
         "contexts": 60,
         "scores": {name: score for name, score in (SCORES | scores).items() if name != without},
-        "trainable_parameters": 8448,
-        "macs_per_token": 205056,
-        "base_macs_per_token": 196608,
+        "cost": {
+            "trainable_parameters": 8448,
+            "macs_per_token": 205056,
+            "merged_macs_per_token": None,
+            "base_macs_per_token": 196608,
+            "energy": 1.0,
+            **(cost or {}),
+        },
+        "settings": {},
+        "training": None,
         "hashes": {
             "train": train_key(experiment),
             "decode": decode_key(experiment),

@@ -5,7 +5,6 @@ download of its own. Skipping that step (`preserve_line=True`) is not the same: 
 stop of a text would become a token ("He left. She came." gives `left.`).
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 import nltk
 
 from loda.errors import LodaError
+from loda.lab.data.source import cache_folder
 
 _PUNKT = "tokenizers/punkt_tab/english/"
 _DOWNLOAD_SECONDS = 20
@@ -23,7 +23,7 @@ def check() -> None:
     """Raise LodaError unless the Punkt data is found, or can be downloaded within 20 seconds."""
     if _is_found():
         return
-    cache = _cache_folder()
+    cache = cache_folder("nltk_data")
     nltk.data.path.append(str(cache))
     if not _is_found():
         _download(cache)
@@ -46,11 +46,6 @@ def _is_found() -> bool:
     except LookupError:
         return False
     return True
-
-
-def _cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "loda" / "nltk_data"
 
 
 def _download(folder: Path) -> None:

@@ -5,7 +5,7 @@ function sees a `DictConfig`. Group files hold what the paper fixes or what diff
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -249,7 +249,7 @@ def resolve(config: DictConfig) -> Experiment:
         return Experiment(
             model=_node(ModelConfig, config, "model"),
             method=LodaConfig(
-                adapter=_part(config, "adapter"), approx=_part(config, "approx"), slices=tuple(config.slices)
+                adapter=_part(config, "adapter"), approx=_part(config, "approx"), slices=_slices(config.slices)
             ),
             dataset=_node(DatasetConfig, config, "dataset"),
             optim=_node(OptimConfig, config, "optim"),
@@ -278,17 +278,32 @@ def _values(config: DictConfig, group: str) -> dict[str, Any]:
 
 def _structured(cls: type[Node], values: Mapping[str, Any], where: str) -> Node:
     """Check names and types of `values` against the dataclass `cls`, one level at a time."""
+    if not isinstance(values, Mapping):
+        raise LodaError(f"{where}={values!r} must be a group of settings; set one of them, as {where}.NAME=VALUE")
     types = get_type_hints(cls)
     nested = {key for key in values if is_dataclass(types.get(key))}
     made = {key: _structured(types[key], values[key], f"{where}.{key}") for key in nested}
     try:
         schema: DictConfig = OmegaConf.structured(cls)
         flat: Any = OmegaConf.merge(schema, {key: value for key, value in values.items() if key not in nested})
-        plain = {key: flat[key] for key in types if key not in nested}
+        plain = {key: flat[key] for key in values if key not in nested}
     except OmegaConfBaseException as error:
         raise LodaError(f"{where}: {_first_line(error)}") from error
     lists = {key: tuple(value) for key, value in plain.items() if isinstance(value, ListConfig)}
+    missing = [f.name for f in fields(cls) if _has_no_default(f) and f.name not in values]  # type: ignore[arg-type]
+    if missing:
+        raise LodaError(f"{where}.{missing[0]} has no value; give it as {where}.{missing[0]}=VALUE")
     return cls(**plain | lists | made)
+
+
+def _has_no_default(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _slices(value: object) -> tuple[str, ...]:
+    if not isinstance(value, ListConfig):
+        raise LodaError(f"slices={value!r} must be a list, such as slices=[q,v]")
+    return tuple(value)
 
 
 def _typed(name: str, value: object, kind: type[Node]) -> Node:

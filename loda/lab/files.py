@@ -21,10 +21,10 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     temporary = Path(name)
     try:
         fill(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
+        _flush(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -50,9 +50,23 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         fill(temporary)
+        for part in (*temporary.rglob("*"), temporary):
+            _flush(part)
         temporary.chmod(0o755)
-        temporary.rename(path)
-    except BaseException:
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        _flush(path.parent)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not path.is_dir():
-            raise
+
+
+def _flush(path: Path) -> None:
+    """Have what a file or folder holds written to the disk itself, so that a power cut cannot empty it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

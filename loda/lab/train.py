@@ -90,7 +90,8 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
         summary["training"] = asdict(done)
     else:
         _save(model, run, UNTRAINED)
-    write_json(run.trained, {**summary, "provenance": provenance(time.monotonic() - started)})
+    origin = provenance(time.monotonic() - started, pick_device(experiment.trainer.device))
+    write_json(run.trained, {**summary, "provenance": origin})
 
 
 def load_trained(experiment: Experiment, folder: Path, label: str, outputs: Outputs) -> PreTrainedModel:

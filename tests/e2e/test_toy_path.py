@@ -57,9 +57,9 @@ def test_every_kept_epoch_is_scored(records):
         assert set(record.scores) == {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
         assert record.contexts == 40
         # 8 projections of 4 layers: 2 (r d + r^2) each, with d = 128 and r = 4
-        assert record.trainable_parameters == 8 * 2 * (4 * 128 + 16)
+        assert record.cost.trainable_parameters == 8 * 2 * (4 * 128 + 16)
         # 4 layers of 4 R d, and 3 r d + 2 r^2 for each of 8 adapters
-        assert record.macs_per_token == 4 * 4 * 38 * 128 + 8 * (3 * 4 * 128 + 32)
+        assert record.cost.macs_per_token == 4 * 4 * 38 * 128 + 8 * (3 * 4 * 128 + 32)
 
 
 def test_the_run_folder_holds_what_the_layout_says(records, outputs):
@@ -83,7 +83,7 @@ def test_a_second_run_does_no_work(records, outputs, monkeypatch):
 
 def test_the_unadapted_model_is_decoded_without_training(outputs):
     (record,) = run_experiment(compose(settings(outputs, "adapter=none")))
-    assert (record.epoch, record.trainable_parameters) == (0, 0)
+    assert (record.epoch, record.cost.trainable_parameters) == (0, 0)
 
 
 def test_an_adapter_does_not_load_on_an_altered_base(records, outputs, tmp_path):

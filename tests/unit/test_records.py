@@ -47,8 +47,10 @@ def test_no_runs_give_no_records(tmp_path):
         lambda content: content["scores"].update(BLEU=None),
         lambda content: content["scores"].update(BLEU=float("nan")),
         lambda content: content["hashes"].pop("metrics"),
+        lambda content: content["cost"].pop("energy"),
+        lambda content: content["cost"].update(trainable_parameters=0.5),
     ],
-    ids=["missing", "unknown", "mistyped", "boolean", "no number", "nan", "no hash"],
+    ids=["missing", "unknown", "mistyped", "boolean", "no number", "nan", "no hash", "no energy", "half a parameter"],
 )
 def test_malformed_content_is_refused_with_the_name_of_the_file(tmp_path, score_file, change):
     edit(score_file, change)

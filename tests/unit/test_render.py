@@ -20,7 +20,7 @@ def table(tmp_path):
     """Table 1 of the toy with two rows filled: LoDA by two seeds, LoRA by one."""
     for seed, score in LODA_SEEDS.items():
         write_scores(tmp_path, [*TOY, "adapter=loda", f"seed={seed}"], {"BLEU": score})
-    write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {"BLEU": 0.65}, trainable_parameters=393216)
+    write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {"BLEU": 0.65}, cost={"trainable_parameters": 393216})
     return build("table1", "toy", tmp_path)
 
 
@@ -135,8 +135,7 @@ def test_mergeable_rows_print_merged_and_unmerged_macs(tmp_path):
         ["model=gpt2_medium", "dataset=dart", "adapter=lora", "seed=110"],
         {"BLEU": 47.0, "TER": 0.48},
         epoch=10,
-        macs_per_token=base + 48 * 2 * 4 * 1024,
-        base_macs_per_token=base,
+        cost={"macs_per_token": base + 48 * 2 * 4 * 1024, "base_macs_per_token": base},
     )
     (line,) = [line for line in grid(markdown(build("table2", "paper", tmp_path))) if line[0].startswith("LoRA")]
     assert line[2] == "75.5/75.9M"

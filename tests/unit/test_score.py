@@ -226,7 +226,7 @@ def test_missing_jar_names_the_remedy():
 @pytest.fixture
 def without_punkt(monkeypatch, tmp_path):
     monkeypatch.setattr("nltk.data.path", [])
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LODA_CACHE", str(tmp_path))
     monkeypatch.setattr(words, "_DOWNLOAD_SECONDS", 0.2)
     return tmp_path
 

@@ -16,6 +16,7 @@ from eval.records import Record
 from eval.render import markdown
 from eval.table import main, write
 from eval.table_spec import read
+from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.paths import Outputs
@@ -47,9 +48,9 @@ def record(epoch, split, **scores):
         protocol="e2e",
         contexts=1,
         scores=scores,
-        trainable_parameters=1,
-        macs_per_token=1,
-        base_macs_per_token=1,
+        cost=Cost(1, 1, None, 1, 1.0),
+        settings={},
+        training=None,
         hashes={"train": "", "decode": "", "data": "", "metrics": ""},
         provenance={},
     )

@@ -37,9 +37,9 @@ class SourceFile:
     folder: Path | None = None
 
 
-def cache_folder(dataset: str) -> Path:
-    """Where downloads of `dataset` are kept: $LODA_CACHE or ~/.cache/loda."""
-    return Path(os.environ.get("LODA_CACHE", Path.home() / ".cache" / "loda")) / dataset
+def cache_folder(name: str) -> Path:
+    """Where the downloads of one source are kept, below $LODA_CACHE or ~/.cache/loda."""
+    return Path(os.environ.get("LODA_CACHE", Path.home() / ".cache" / "loda")) / name
 
 
 def read(dataset: str, file: SourceFile, path: str | Path | None) -> bytes:
