@@ -1,20 +1,32 @@
 """Rows, batch order, schedule, milestones: what the training loop is made of."""
 
+import shutil
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.normalizers import Lowercase
 
 from loda.errors import LodaError
+from loda.lab import train
 from loda.lab.config import compose
 from loda.lab.data import Pair
+from loda.lab.data.toy import FILES
 from loda.lab.loop import milestones, pick_device
 from loda.lab.models import SHIPPED, load_tokenizer, token_id
 from loda.lab.optim import schedule
 from loda.lab.order import batches, steps_per_epoch
+from loda.lab.paths import Outputs
 from loda.lab.rows import Row, collate, encode, encoded
+from loda.lab.train import training_rows
+
+ARROW = "data-00000-of-00001.arrow"
+PUBS = [Pair(f"name : {i}", f"{i} is a pub .") for i in range(50)]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +59,54 @@ def test_encoded_rows_come_back_from_disk(tokenizer, tmp_path):
     first = encoded(tmp_path / "rows", tokenizer, pairs, 16)
     assert first == [encode(tokenizer, pair, 16) for pair in pairs]
     assert encoded(tmp_path / "rows", tokenizer, [], 16) == first
+
+
+@pytest.mark.parametrize("file", [ARROW, "dataset_info.json", "state.json"])
+@pytest.mark.parametrize("kept", [0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("lost", ["cut off", "zero"])
+def test_damaged_rows_are_refused(file, kept, lost, tokenizer, tmp_path):
+    encoded(tmp_path / "rows", tokenizer, PUBS, 16)
+    path = tmp_path / "rows" / file
+    content = path.read_bytes()
+    rest = content[: int(kept * len(content))]
+    path.write_bytes(rest if lost == "cut off" else rest.ljust(len(content), b"\0"))
+    with pytest.raises(LodaError, match=r"rows .*delete it, and it is made again"):
+        encoded(tmp_path / "rows", tokenizer, PUBS, 16)
+
+
+def test_rows_of_other_texts_are_refused(tokenizer, tmp_path):
+    encoded(tmp_path / "rows", tokenizer, PUBS, 16)
+    encoded(tmp_path / "others", tokenizer, PUBS[::-1], 16)
+    shutil.copy(tmp_path / "others" / ARROW, tmp_path / "rows" / ARROW)
+    with pytest.raises(LodaError, match="does not hold the rows"):
+        encoded(tmp_path / "rows", tokenizer, PUBS, 16)
+
+
+def test_rows_that_could_not_be_written_leave_nothing_behind(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(Dataset, "save_to_disk", lambda self, folder: (folder / "half").touch() or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        encoded(tmp_path / "rows", tokenizer, [Pair("a", "b")], 16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tokenised_rows_are_shared_exactly_by_runs_with_the_same_content(tokenizer, tmp_path, monkeypatch):
+    def made(*overrides: str, reader: Tokenizer = tokenizer) -> set[str]:
+        outputs = Outputs(tmp_path)
+        before = set(outputs.data.iterdir()) if outputs.data.is_dir() else set()
+        training_rows(compose(["dataset=toy", "model=toy", *overrides]), reader, outputs)
+        return {path.name for path in set(outputs.data.iterdir()) - before}
+
+    assert made()
+    assert not made("seed=1", "adapter=lora", "optim.epochs=1", "decode.split=valid")
+    assert not made(f"dataset.path={shutil.copytree(FILES['train'].folder, tmp_path / 'copy')}")
+    assert made("dataset.max_length=128")
+    lower_case = load_tokenizer(SHIPPED)
+    lower_case.normalizer = Lowercase()
+    assert made(reader=lower_case)
+    monkeypatch.setitem(FILES, "train", replace(FILES["train"], blob=FILES["train"].blob[:30]))
+    assert made()
+    monkeypatch.setattr(train, "PROTOCOL", 0)
+    assert made()
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6))
