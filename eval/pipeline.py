@@ -91,9 +91,9 @@ def _check(experiment: Experiment) -> Inputs:
     use_threads(experiment)
     pick_device(experiment.trainer.device)
     check_metrics(dataset.protocol, metrics_of(dataset))
-    examples = load(dataset.name, experiment.decode.split, dataset.path)
+    examples = load(dataset.name, experiment.decode.split, dataset.path, dataset.variant)
     if experiment.trains:
-        load_pairs(dataset.name, "train", dataset.path)
+        load_pairs(dataset.name, "train", dataset.path, dataset.variant)
     folder = locate(experiment.model)
     preflight(experiment, folder)
     tokenizer = load_tokenizer(folder)

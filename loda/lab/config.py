@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from loda import LodaConfig
 from loda.config import part_class, part_name
 from loda.errors import LodaError
+from loda.lab.data import PARTS, SPLITS
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 Node = TypeVar("Node")
@@ -64,6 +65,7 @@ class DatasetConfig:
 
     Attributes:
         name: a module in `loda/lab/data/`.
+        variant: which form of the data set, where it has several (e2e: text or csv); null where it has one.
         path: a local folder with the original files instead of the download.
         max_length: longest row in tokens, context and completion together; longer rows are cut as in LoRA's code.
         protocol: "e2e", or "webnlg" or "dart": post-processing and scoring.
@@ -72,6 +74,7 @@ class DatasetConfig:
     """
 
     name: str
+    variant: str | None
     path: str | None
     max_length: int
     protocol: str
@@ -156,7 +159,7 @@ class DecodeConfig:
     """Beam search (protocol: LoRA's gpt2_beam.py).
 
     Attributes:
-        split: which split is decoded and scored.
+        split: which split is decoded and scored; test_seen and test_unseen are the parts of WebNLG's.
         stop: texts that end a hypothesis; each must be one token of the vocabulary.
         batch_size: contexts decoded together; it does not change the result.
     """
@@ -171,7 +174,7 @@ class DecodeConfig:
     batch_size: int
 
     def __post_init__(self) -> None:
-        _one_of("decode.split", self.split, ("train", "valid", "test"))
+        _one_of("decode.split", self.split, (*SPLITS, *PARTS))
         for name in ("num_beams", "max_new_tokens", "batch_size"):
             _at_least(f"decode.{name}", getattr(self, name), 1)
         for name in ("min_length", "no_repeat_ngram_size"):

@@ -40,7 +40,7 @@ def checkpoints(experiment: Experiment, rows: int) -> list[Milestone]:
 def training_rows(experiment: Experiment, tokenizer: Tokenizer, outputs: Outputs) -> list[Row]:
     """The tokenised training split, from the outputs folder where it is there."""
     dataset = experiment.dataset
-    pairs = load_pairs(dataset.name, "train", dataset.path)
+    pairs = load_pairs(dataset.name, "train", dataset.path, dataset.variant)
     tokens = {
         "protocol": PROTOCOL,
         "data": data_key(experiment),

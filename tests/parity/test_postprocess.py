@@ -1,40 +1,60 @@
 """Post-processing against gpt2_decode.py on real lines (decode_goldens.json, not part of the repository)."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 
-from eval.postprocess import pad_references, prepare
-from loda.lab.data import Pair, group
+from eval.metrics.corpus import Corpus
+from eval.pipeline import make_corpus
+from eval.postprocess import NUM_REFERENCES
+from loda.lab.data import Pair, group, load_pairs
 from loda.lab.models import load_tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer(shared: Path) -> Tokenizer:
-    return load_tokenizer(shared / "data/gpt2_tokenizer")
+@dataclass(frozen=True)
+class Case:
+    """Lines of one data set with predictions: what the reference read and wrote, and what our scorer reads."""
+
+    golden: dict
+    lines: list[Pair]
+    corpus: Corpus
 
 
-@pytest.mark.parametrize("case", ["e2e", "dart", "webnlg_seen"])
-def test_prediction_and_reference_files(case, shared, tokenizer):
-    golden = json.loads((shared / "goldens/lora/decode_goldens.json").read_text())[case]
-    protocol = golden["args"]["ref_type"]
-    lines = [json.loads(line) for line in golden["formatted_lines"]]
-    seen_only = "seen" in golden["args"]["flags"]
-    kept = [line for line in lines if line.get("cate", True) or not seen_only]
-    examples = group(Pair(line["context"], line["completion"]) for line in kept)
+@pytest.fixture(scope="module", params=["e2e", "dart", "webnlg_seen"])
+def case(request, shared: Path) -> Case:
+    golden = json.loads((shared / "goldens/lora/decode_goldens.json").read_text())[request.param]
+    protocol, flags = golden["args"]["ref_type"], golden["args"]["flags"]
+    pairs = load_pairs(protocol, "valid", shared / "data" / protocol)
+    lines = [pairs[index] for index in golden["source_line_indices"]]
+    examples = group(pair for pair in lines if "seen" not in flags or pair.seen)
     # the reference keeps the last prediction of the file for each context
-    last = {lines[p["id"]]["context"]: p["predict"] for p in golden["predictions_file_order"]}
+    last = {lines[p["id"]].context: p["predict"] for p in golden["predictions_file_order"]}
+    tokenizer = load_tokenizer(shared / "data/gpt2_tokenizer")
     texts = [tokenizer.decode(last[example.context], skip_special_tokens=False) for example in examples]
-    # a single line break inside a text breaks the reference's file of one text per line; here it is a space
-    expected = golden["output_pred_file"]
-    assert " ".join(prepare(protocol, texts)).split() == expected.split()
-    references = [prepare(protocol, example.references) for example in examples]
-    if protocol == "e2e":
-        assert "".join("\n".join(texts) + "\n\n" for texts in references) == golden["output_ref_file"]["file"]
+    return Case(golden, lines, make_corpus(protocol, texts, examples))
+
+
+def test_postprocess_reads_the_same_lines(case):
+    found = [json.loads(line) for line in case.golden["formatted_lines"]]
+    assert case.lines == [Pair(line["context"], line["completion"], line.get("cate")) for line in found]
+
+
+def test_postprocess_groups_by_context(case):
+    assert case.golden["stdout"] == [f"unique refer dict {len(case.corpus.references)}"]
+
+
+def test_postprocess_prediction_file(case):
+    assert "".join(text + "\n" for text in case.corpus.hypotheses) == case.golden["output_pred_file"]
+
+
+def test_postprocess_reference_files(case):
+    expected = case.golden["output_ref_file"]
+    references = case.corpus.references
+    if case.golden["args"]["ref_type"] == "e2e":
+        assert {"file": "".join("\n".join(texts) + "\n\n" for texts in references)} == expected
     else:
-        padded = [pad_references(texts) for texts in references]
-        for number in range(6):
-            column = "".join(texts[number] + "\n" for texts in padded)
-            assert column == golden["output_ref_file"][f"reference{number}"]
+        assert case.golden["args"]["ref_num"] == NUM_REFERENCES
+        columns = enumerate(zip(*references, strict=True))
+        assert {f"reference{j}": "".join(text + "\n" for text in texts) for j, texts in columns} == expected

@@ -1,14 +1,18 @@
 """Reading data sets: order, grouping, verification, and what happens when a file is not what it should be."""
 
 import gzip
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from loda.errors import LodaError
+from loda.lab.config import compose
 from loda.lab.data import Example, Pair, dart, e2e, group, load, load_pairs, source, webnlg
+from loda.lab.data.source import SourceFile, blob_id
 from loda.lab.data.toy import FILES
+from loda.lab.fingerprint import data_key
 
 SHIPPED = FILES["test"].folder
 
@@ -39,6 +43,31 @@ def test_plain_gzipped_and_crlf_files_are_the_same(folder):
     path.unlink()
     (folder / "test.txt.gz").write_bytes(gzip.compress(text))
     assert load("toy", "test", folder) == expected
+
+
+@pytest.mark.parametrize("upstream", [b"a\r\nb\r\n", b"a\nb\n"])
+@pytest.mark.parametrize("local", [b"a\r\nb\r\n", b"a\nb\n"])
+def test_line_ends_of_another_system_do_not_matter(upstream, local, tmp_path):
+    (tmp_path / "file").write_bytes(local)
+    assert source.read("a", SourceFile("file", blob_id(upstream), 2, "https://a"), tmp_path) == b"a\nb\n"
+
+
+@pytest.mark.parametrize("content", [b"a\r\nb\r\n", b"a\nb\n"])
+def test_a_download_is_verified_kept_and_not_repeated(content, tmp_path, monkeypatch):
+    monkeypatch.setenv("LODA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "upstream").write_bytes(content)
+    file = SourceFile("file", blob_id(content), 2, (tmp_path / "upstream").as_uri())
+    assert source.read("a", file, None) == b"a\nb\n"
+    (tmp_path / "upstream").unlink()
+    assert source.read("a", file, None) == b"a\nb\n"
+
+
+def test_a_download_of_something_else_is_refused_and_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("LODA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "upstream").write_bytes(b"another text")
+    with pytest.raises(LodaError, match="sent something else"):
+        source.read("a", SourceFile("file", blob_id(b"a text"), 2, (tmp_path / "upstream").as_uri()), None)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
 def test_an_altered_file_is_refused(folder):
@@ -79,15 +108,41 @@ def test_unknown_names_are_refused(name, split):
         load(name, split)
 
 
+@pytest.mark.parametrize(("name", "variant"), [("dart", "csv"), ("toy", "text"), ("e2e", "xls"), ("webnlg", "")])
+def test_a_variant_that_a_data_set_has_not_is_refused(name, variant):
+    with pytest.raises(LodaError, match=rf"dataset\.variant='{variant}' of dataset\.name={name} is not one of"):
+        load(name, "test", variant=variant)
+    with pytest.raises(LodaError, match=r"dataset\.variant"):
+        data_key(compose([f"dataset={name}", f"dataset.variant='{variant}'"]))
+
+
+def test_the_variants_of_e2e_are_other_data_with_as_many_pairs():
+    keys = {data_key(compose([f"dataset.variant={variant}"])) for variant in e2e.VARIANTS}
+    assert len(keys) == len(e2e.VARIANTS) == 2
+    assert data_key(compose([])) == data_key(compose(["dataset.variant=text"]))
+    counts = [{split: file.pairs for split, file in form.files.items()} for form in e2e.VARIANTS.values()]
+    assert counts[0] == counts[1]
+
+
+def test_parts_of_a_test_split_without_categories_are_refused():
+    with pytest.raises(LodaError, match="'test_seen' needs categories"):
+        load("toy", "test_seen")
+
+
 def test_blob_ids_are_gits():
     # git hash-object of an empty file, and of "hello\n"
-    assert source.blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
-    assert source.blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert blob_id(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    assert blob_id(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 def test_e2e_lines_are_stripped_and_split():
     data = "name : A | food : B||A serves B . \nname : C||C\u2028is here . \n".encode()
     assert e2e.pairs(data) == [Pair("name : A | food : B", "A serves B ."), Pair("name : C", "C\u2028is here .")]
+
+
+def test_e2e_csv_is_read_as_it_was_written():
+    data = 'mr,ref\n"name[A], food[B]","A, the ""B"", costs £3.\n  Yes. "\nname[C],C\n'.encode()
+    assert e2e.csv_pairs(data) == [Pair("name[A], food[B]", 'A, the "B", costs £3.\n  Yes.'), Pair("name[C]", "C")]
 
 
 def test_dart_relations_are_lower_cased_and_empty_entries_skipped():
@@ -100,9 +155,27 @@ def test_dart_relations_are_lower_cased_and_empty_entries_skipped():
     assert dart.pairs(data) == [Pair(context, "one"), Pair(context, "")]
 
 
+def webnlg_entry(category: str, *texts: tuple[str, str]) -> dict:
+    return {
+        "category": category,
+        "modifiedtripleset": [{"subject": "A_B", "property": "leaderName", "object": category}],
+        "lexicalisations": [{"comment": comment, "lex": lex} for comment, lex in texts],
+    }
+
+
 def test_webnlg_keeps_good_lexicalisations_alone():
-    data = (
-        b'{"entries": [{"1": {"modifiedtripleset": [{"subject": "A_B", "property": "leaderName", "object": "C"}],'
-        b' "lexicalisations": [{"comment": "good", "lex": "x"}, {"comment": "toFix", "lex": "y"}]}}]}'
-    )
-    assert webnlg.pairs(data) == [Pair("A_B : leaderName : C", "x")]
+    entry = webnlg_entry("City", ("good", "x"), ("toFix", "y"))
+    assert webnlg.pairs(json.dumps({"entries": [{"1": entry}]}).encode()) == [
+        Pair("A_B : leaderName : City", "x", seen=True)
+    ]
+
+
+def test_webnlg_test_split_has_a_seen_and_an_unseen_part(tmp_path, monkeypatch):
+    entries = [webnlg_entry("City", ("good", "x")), webnlg_entry("Artist", ("good", "y"), ("good", "z"))]
+    data = json.dumps({"entries": [{str(i): entry} for i, entry in enumerate(entries, start=1)]}).encode()
+    (tmp_path / "test.json").write_bytes(data)
+    monkeypatch.setitem(webnlg.FILES, "test", SourceFile("test.json", blob_id(data), 3))
+    whole, seen, unseen = (load("webnlg", split, tmp_path) for split in ("test", "test_seen", "test_unseen"))
+    assert seen == [Example("A_B : leaderName : City", ("x",))]
+    assert unseen == [Example("A_B : leaderName : Artist", ("y", "z"))]
+    assert whole == seen + unseen

@@ -5,31 +5,50 @@ A data set is a module of this folder that exports
     FILES: dict[str, SourceFile]     the original file of each split: name, address, git blob id
     pairs(data: bytes) -> list[Pair]     the pairs in the order of the file, from the original bytes
 
+and, where the same pairs come in several forms, each form by its name:
+
+    VARIANTS: dict[str, Variant]
+
 Training uses the pairs in file order; decoding and scoring use each distinct context once, with all its references.
 """
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loda.errors import LodaError
-from loda.lab.data.source import read
+from loda.lab.data.source import SourceFile, read
 
 if TYPE_CHECKING:
     from loda.lab.config import DatasetConfig
 
 SPLITS = ("train", "valid", "test")
+PARTS = {"test_seen": True, "test_unseen": False}
+"""Parts of the test split by `Pair.seen`, for decoding and scoring."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One reference: the text the model sees and the text it should produce."""
+    """One reference: the text the model sees and the text it should produce.
+
+    Attributes:
+        seen: whether the training split has this category; None in a data set without categories.
+    """
 
     context: str
     completion: str
+    seen: bool | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A data set in one form: its files, and how pairs are read from them; the counts are those of all forms."""
+
+    files: Mapping[str, SourceFile]
+    pairs: Callable[[bytes], list[Pair]]
 
 
 @dataclass(frozen=True)
@@ -40,30 +59,35 @@ class Example:
     references: tuple[str, ...]
 
 
-def load(name: str, split: str, path: str | Path | None = None) -> list[Example]:
+def load(name: str, split: str, path: str | Path | None = None, variant: str | None = None) -> list[Example]:
     """The distinct contexts of a split in order of first appearance, each with all its references.
 
     Args:
         name: a data set: e2e, dart, webnlg or toy.
-        split: train, valid or test.
+        split: train, valid or test; test_seen or test_unseen where the pairs say whether their category is seen.
         path: a folder with the original files (plain or gzipped); without it they are downloaded once.
+        variant: the form of the data set, where it has several; None is the module's own `FILES` and `pairs`.
 
     Raises:
-        LodaError: an unknown name or split, or a file that is missing or not the original one.
+        LodaError: an unknown name, split or variant, or a file that is missing or not the original one.
     """
-    return group(load_pairs(name, split, path))
+    return group(load_pairs(name, split, path, variant))
 
 
-def load_pairs(name: str, split: str, path: str | Path | None = None) -> list[Pair]:
+def load_pairs(name: str, split: str, path: str | Path | None = None, variant: str | None = None) -> list[Pair]:
     """All pairs of a split, in the order of the file; arguments and errors as for `load`."""
-    module = _module(name)
-    if split not in SPLITS:
-        raise LodaError(f"split={split!r} is not one of {', '.join(SPLITS)}")
-    file = module.FILES[split]
-    pairs: list[Pair] = module.pairs(read(name, file, path))
+    form = _form(name, variant)
+    if split not in SPLITS and split not in PARTS:
+        raise LodaError(f"split={split!r} is not one of {', '.join((*SPLITS, *PARTS))}")
+    file = form.files["test" if split in PARTS else split]
+    pairs = form.pairs(read(name, file, path))
     if len(pairs) != file.pairs:
         raise LodaError(f"{file.name} of {name} gave {len(pairs)} pairs instead of {file.pairs}; fetch the file again")
-    return pairs
+    if split not in PARTS:
+        return pairs
+    if any(pair.seen is None for pair in pairs):
+        raise LodaError(f"split={split!r} needs categories, which dataset.name={name} has not; use test")
+    return [pair for pair in pairs if pair.seen is PARTS[split]]
 
 
 def group(pairs: Iterable[Pair]) -> list[Example]:
@@ -75,15 +99,26 @@ def group(pairs: Iterable[Pair]) -> list[Example]:
 
 
 def count(name: str, split: str) -> int:
-    """How many pairs a split has, without reading it."""
+    """How many pairs a split has, in any variant, without reading it."""
     pairs: int = _module(name).FILES[split].pairs
     return pairs
 
 
 def identity(config: "DatasetConfig") -> dict[str, Any]:
-    """What determines the content of a data set: the blob ids of its files, which reading verifies."""
-    files = _module(config.name).FILES
+    """What determines the content of a data set: the blob ids of its variant's files, which reading verifies."""
+    files = _form(config.name, config.variant).files
     return {"name": config.name, "files": {split: file.blob for split, file in files.items()}}
+
+
+def _form(name: str, variant: str | None) -> Variant:
+    module = _module(name)
+    if variant is None:
+        return Variant(module.FILES, module.pairs)
+    variants: dict[str, Variant] = getattr(module, "VARIANTS", {})
+    if variant not in variants:
+        known = ", ".join(variants) or "null: this data set comes in one form"
+        raise LodaError(f"dataset.variant={variant!r} of dataset.name={name} is not one of {known}")
+    return variants[variant]
 
 
 def _module(name: str) -> Any:

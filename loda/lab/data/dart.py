@@ -2,7 +2,7 @@
 
 Source: microsoft/LoRA, examples/NLG/data/dart (the release of Yale-LILY/dart of July 2020). Entries of the test file
 without annotations (the WebNLG 2017 blind test) have no reference and give no pair; the later release of Yale-LILY
-leaves them out and holds the same pairs.
+(test file 3b663ea2..., with CRLF line ends) leaves them out and holds the same pairs.
 """
 
 import json

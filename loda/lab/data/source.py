@@ -22,7 +22,7 @@ class SourceFile:
 
     Attributes:
         name: file name, in the data set's folder.
-        blob: git blob id of its content with LF line ends; a prefix where only that is known.
+        blob: git blob id of its content, with LF or CRLF line ends; a prefix where only that is known.
         pairs: how many (context, completion) pairs it holds.
         url: where it is downloaded from; None for a file that ships with the project.
         also: blob ids of other releases with the same pairs.
@@ -70,13 +70,12 @@ def _verified(path: Path, file: SourceFile) -> bytes:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise LodaError(f"{path} cannot be read ({error}); {_remedy(file)}") from error
-    data = data.replace(b"\r\n", b"\n")
     if not _is_original(data, file):
         raise LodaError(
             f"{path} is not the original file: its git blob id is {blob_id(data)[:12]} instead of {file.blob[:12]}; "
             f"{_remedy(file)}"
         )
-    return data
+    return _with_lf(data)
 
 
 def _remedy(file: SourceFile) -> str:
@@ -84,7 +83,14 @@ def _remedy(file: SourceFile) -> str:
 
 
 def _is_original(data: bytes, file: SourceFile) -> bool:
-    return any(blob_id(data).startswith(known) for known in (file.blob, *file.also))
+    """Whether this is the file, with its own line ends or with those of another system."""
+    text = _with_lf(data)
+    ids = (blob_id(text), blob_id(text.replace(b"\n", b"\r\n")))
+    return any(found.startswith(known) for found in ids for known in (file.blob, *file.also))
+
+
+def _with_lf(data: bytes) -> bytes:
+    return data.replace(b"\r\n", b"\n")
 
 
 def blob_id(data: bytes) -> str:
