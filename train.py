@@ -2,10 +2,13 @@
 
     python train.py adapter=loda_plus approx=rank300
     python train.py -m adapter=lora,loda,loda_plus adapter.r=2,4,8 seed=0,1,2
+    python train.py -m hydra/launcher=submitit_slurm adapter=lora,loda seed=0,1,2
 
-Groups and their options are the folders of `configs/`. Finished stages are not repeated.
+Groups and their options are the folders of `configs/`. Finished stages are not repeated, so any launcher only does
+what is missing.
 """
 
+import os
 import sys
 import traceback
 
@@ -21,33 +24,37 @@ from loda.lab.config import compose, resolve
 from loda.lab.files import write_json
 from loda.lab.paths import Outputs, RunDir
 
-failures: list[str] = []
-
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Run one job; a failing job of a sweep is recorded and the sweep goes on."""
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    overrides = " ".join(HydraConfig.get().overrides.task)
     run = None
     try:
         experiment = resolve(config)
         run = Outputs.of(experiment).run(experiment)
-        for record in run_experiment(experiment):
-            print(summary(record))
-        collect(experiment.outputs)
-    except LodaError as error:
-        fail(overrides, f"error: {error}", run if sweep else None)
-    except Exception:
-        if not sweep:
-            raise
-        fail(overrides, traceback.format_exc(), run)
+        run_job(config)
+    except Exception as error:
+        message = f"error: {error}" if isinstance(error, LodaError) else traceback.format_exc()
+        if HydraConfig.get().mode == RunMode.RUN:
+            print(message, file=sys.stderr)
+            sys.exit(2)
+        record_failure(message, run)
+        # Hydra's launchers hand this to the process that started the sweep, once all jobs have ended.
+        raise LodaError("at least one job of the sweep failed; the messages are above and in failed.json") from None
 
 
-def fail(overrides: str, message: str, run: RunDir | None) -> None:
-    """Say what went wrong; in a sweep leave it as `failed.json` in the run's folder too."""
-    print(message, file=sys.stderr)
-    failures.append(overrides)
+def run_job(config: DictConfig) -> None:
+    """Do what is missing of an experiment and print what it scored."""
+    experiment = resolve(config)
+    for record in run_experiment(experiment):
+        print(summary(record))
+    collect(experiment.outputs)
+
+
+def record_failure(message: str, run: RunDir | None) -> None:
+    """Say what went wrong, and leave it as `failed.json` in the run's folder."""
+    overrides = " ".join(HydraConfig.get().overrides.task)
+    print(f"{overrides}: {message}", file=sys.stderr)
     if run is not None:
         write_json(run.failed, {"overrides": overrides, "message": message})
 
@@ -63,12 +70,11 @@ def check_settings(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # Hydra would cut a traceback short and exit by itself; here every exception arrives whole.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         check_settings(sys.argv[1:])
+        main()
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    main()
-    if failures:
-        print(f"{len(failures)} failed: " + "; ".join(failures), file=sys.stderr)
         sys.exit(2)

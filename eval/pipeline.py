@@ -4,7 +4,6 @@ Everything that can be wrong is checked before anything heavy is loaded, in the 
 data files, the base model's files, the shapes.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -22,8 +21,9 @@ from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import DatasetConfig, Experiment
 from loda.lab.data import Example, count, load, load_pairs
-from loda.lab.files import write_json
+from loda.lab.files import read_json, sha256, write_json
 from loda.lab.fingerprint import data_key, decode_key, digest, train_key
+from loda.lab.lock import hold
 from loda.lab.loop import Milestone, pick_device
 from loda.lab.models import load_tokenizer, locate, preflight, token_id
 from loda.lab.paths import Outputs
@@ -47,37 +47,43 @@ def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
     return dataset.metrics or DEFAULT_METRICS[dataset.protocol]
 
 
-def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN) -> list[Record]:
+def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN, wait: bool = True) -> list[Record]:
     """Do what is missing of an experiment and return its scores, one record for each checkpoint.
 
     Args:
         experiment: the settings.
         bars: where progress bars stand.
+        wait: whether to wait for another process that is working on the same run.
 
     Raises:
-        LodaError: something that the user can mend.
+        LodaError: something that the user can mend; `HeldError` if another process has the run and `wait` is false.
     """
     outputs = Outputs.of(experiment)
     run = outputs.run(experiment)
-    marks = checkpoints(experiment, count(experiment.dataset.name, "train"))
-    scored = [run.scores(experiment, mark.label) for mark in marks]
     if not is_complete(experiment):
         inputs = _check(experiment)
-        rows = training_rows(experiment, inputs.tokenizer, outputs) if experiment.trains else []
-        run_training(experiment, inputs.folder, rows, outputs, bars)
-        for mark, path in zip(marks, scored, strict=True):
-            texts = run.predictions(experiment, mark.label)
-            _decode(experiment, inputs, mark, outputs, texts, bars)
-            _score(experiment, inputs, mark, outputs, texts, path)
+        with hold(run, wait):
+            _do_missing(experiment, inputs, outputs, bars)
     run.failed.unlink(missing_ok=True)
-    return [read_record(path) for path in scored]
+    return [read_record(run.scores(experiment, mark.label)) for mark in _marks(experiment)]
 
 
 def is_complete(experiment: Experiment) -> bool:
     """Whether every checkpoint of an experiment has been scored with the present scorer."""
     run = Outputs.of(experiment).run(experiment)
-    marks = checkpoints(experiment, count(experiment.dataset.name, "train"))
-    return all(_is_current(run.scores(experiment, mark.label), experiment) for mark in marks)
+    return all(_is_current(run.scores(experiment, mark.label), experiment) for mark in _marks(experiment))
+
+
+def _do_missing(experiment: Experiment, inputs: Inputs, outputs: Outputs, bars: Bars) -> None:
+    rows = training_rows(experiment, inputs.tokenizer, outputs) if experiment.trains else []
+    run_training(experiment, inputs.folder, rows, outputs, bars)
+    for mark in _marks(experiment):
+        _decode(experiment, inputs, mark, outputs, bars)
+        _score(experiment, inputs, mark, outputs)
+
+
+def _marks(experiment: Experiment) -> list[Milestone]:
+    return checkpoints(experiment, count(experiment.dataset.name, "train"))
 
 
 def summary(record: Record) -> str:
@@ -101,25 +107,33 @@ def _check(experiment: Experiment) -> Inputs:
     return Inputs(folder, tokenizer, stop, examples)
 
 
-def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, path: Path, bars: Bars) -> None:
-    if path.exists():
+def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, bars: Bars) -> None:
+    run = outputs.run(experiment)
+    summary_file, predictions = run.decoded(experiment, mark.label), run.predictions(experiment, mark.label)
+    if summary_file.exists():
         return
+    started = monotonic()
     model = load_trained(experiment, inputs.folder, mark.label, outputs)
     length = experiment.dataset.max_length
     hypotheses = decode(
         model, inputs.tokenizer, inputs.stop, inputs.examples, experiment.decode, length, mark.label, bars
     )
-    write_predictions(path, inputs.tokenizer, hypotheses)
+    write_predictions(predictions, inputs.tokenizer, hypotheses)
+    origin = provenance(monotonic() - started, pick_device(experiment.trainer.device))
+    write_json(summary_file, {"predictions": sha256(predictions), "provenance": origin})
 
 
-def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, texts: Path, path: Path) -> None:
+def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs) -> None:
+    dataset, run = experiment.dataset, outputs.run(experiment)
+    path, predictions = run.scores(experiment, mark.label), run.predictions(experiment, mark.label)
     if _is_current(path, experiment):
         return
     started = monotonic()
-    dataset, run = experiment.dataset, outputs.run(experiment)
-    corpus = make_corpus(dataset.protocol, read_texts(texts), inputs.examples)
+    trained, decoded = read_json(run.trained), read_json(run.decoded(experiment, mark.label))
+    if sha256(predictions) != decoded["predictions"]:
+        raise LodaError(f"{predictions} was changed after the decoding; delete {predictions.parent} to decode again")
+    corpus = make_corpus(dataset.protocol, read_texts(predictions), inputs.examples)
     scores = score(corpus, metrics_of(dataset))
-    trained = json.loads(run.trained.read_text(encoding="utf-8"))
     record = Record(
         run=run.name,
         model=experiment.model.name,
@@ -143,6 +157,7 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
         },
         provenance={
             "training": trained["provenance"],
+            "decoding": decoded["provenance"],
             "scoring": provenance(monotonic() - started, torch.device("cpu")),
         },
     )

@@ -42,7 +42,7 @@ class Record:
     settings: dict[str, Any]  # the whole experiment
     training: dict[str, Any] | None  # what `loda.lab.loop.Training` holds; None where nothing was trained
     hashes: dict[str, str]  # train, decode, data, metrics
-    provenance: dict[str, Any]  # of the training and of the scoring
+    provenance: dict[str, Any]  # of training, decoding and scoring
 
 
 def collect(outputs_root: str | Path) -> list[Record]:

@@ -31,6 +31,7 @@ from loda.errors import LodaError
 from loda.lab.config import Experiment
 from loda.lab.data import count
 from loda.lab.files import write_json
+from loda.lab.lock import HeldError
 from loda.lab.order import steps_per_epoch
 from loda.lab.paths import Outputs
 from loda.lab.progress import ONE_RUN, Bars
@@ -60,6 +61,7 @@ class Outcome:
 
     succeeded: bool
     message: str
+    held: bool = False  # by another process, which may be about to finish it
 
 
 def jobs(table: str, profile: str, settings: Sequence[str]) -> list[Job]:
@@ -98,12 +100,16 @@ def run(todo: Sequence[Job], processes: int) -> list[str]:
 
 
 def _run_in_turn(todo: Sequence[Job]) -> list[str]:
-    failed = []
-    for number, job in enumerate(todo, start=1):
+    failed, waiting = list[str](), deque((number, job, False) for number, job in enumerate(todo, start=1))
+    while waiting:
+        number, job, wait_for_it = waiting.popleft()
         print(f"[{number}/{len(todo)}] {job.label}", flush=True)
-        outcome = attempt(job, ONE_RUN)
+        outcome = attempt(job, ONE_RUN, wait_for_it)
         print(outcome.message)
-        failed += [] if outcome.succeeded else [job.label]
+        if outcome.held:
+            waiting.append((number, job, True))
+        elif not outcome.succeeded:
+            failed.append(job.label)
     return failed
 
 
@@ -116,21 +122,25 @@ def _run_together(todo: Sequence[Job], processes: int) -> list[str]:
     lock = context.RLock()
     tqdm.set_lock(lock)
     workers = ProcessPoolExecutor(processes, mp_context=context, initializer=_share_screen, initargs=(lock, lines))
-    waiting, running, failed = deque(enumerate(todo, start=1)), dict[Future[Outcome], Job](), list[str]()
+    waiting = deque((number, job, False) for number, job in enumerate(todo, start=1))
+    running, failed = dict[Future[Outcome], tuple[int, Job]](), list[str]()
     with workers, ONE_RUN.bar("runs", len(todo), "run") as progress:
         while waiting or running:
             while waiting and len(running) < processes:
-                number, job = waiting.popleft()
+                number, job, wait_for_it = waiting.popleft()
                 label = f"[{number}/{len(todo)}] {job.label}"
                 progress.write(f"{label}: started")
-                running[workers.submit(_work, job, label)] = job
+                running[workers.submit(_work, job, label, wait_for_it)] = number, job
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, outcome = running.pop(future), _outcome(future)
+                (number, job), outcome = running.pop(future), _outcome(future)
                 progress.write(f"{job.label}: {outcome.message}")
+                if outcome.held:
+                    waiting.append((number, job, True))
+                    continue
                 progress.update()
                 failed += [] if outcome.succeeded else [job.label]
                 if isinstance(future.exception(), BrokenProcessPool):
-                    return [*failed, *(job.label for job in running.values()), *(job.label for _, job in waiting)]
+                    return [*failed, *(job.label for _, job in running.values()), *(job.label for _, job, _ in waiting)]
     return failed
 
 
@@ -141,8 +151,8 @@ def _share_screen(lock: Any, lines: Any) -> None:
     screen_line = lines.get()
 
 
-def _work(job: Job, label: str) -> Outcome:
-    return attempt(job, Bars(label, line=screen_line, only_on_terminal=True))
+def _work(job: Job, label: str, wait_for_it: bool) -> Outcome:
+    return attempt(job, Bars(label, line=screen_line, only_on_terminal=True), wait_for_it)
 
 
 def _outcome(future: "Future[Outcome]") -> Outcome:
@@ -152,12 +162,17 @@ def _outcome(future: "Future[Outcome]") -> Outcome:
     return future.result()
 
 
-def attempt(job: Job, bars: Bars) -> Outcome:
-    """Run one job and say how it ended; a failure is recorded in its folder and must not lose the others."""
+def attempt(job: Job, bars: Bars, wait_for_it: bool) -> Outcome:
+    """Run one job and say how it ended; a failure is recorded in its folder and must not lose the others.
+
+    Where another process is working on the same run, others can be done first; `wait_for_it` waits instead.
+    """
     run = None
     try:
         run = Outputs.of(job.experiment).run(job.experiment)
-        records = run_experiment(job.experiment, bars)
+        records = run_experiment(job.experiment, bars, wait_for_it)
+    except HeldError as error:
+        return Outcome(False, str(error), held=True)
     except Exception as error:
         message = f"failed: {error if isinstance(error, LodaError) else traceback.format_exc()}"
         if run is not None:

@@ -266,6 +266,16 @@ def resolve(config: DictConfig) -> Experiment:
         raise LodaError(_first_line(error)) from error
 
 
+def restore(settings: Mapping[str, Any]) -> Experiment:
+    """The experiment that `experiment.json` describes.
+
+    Raises:
+        LodaError: settings that this version does not know, or lacks.
+    """
+    groups = {key: value for key, value in settings.items() if key != "method"}
+    return resolve(OmegaConf.create(groups | dict(settings["method"])))
+
+
 def _node(cls: type[Node], config: DictConfig, group: str) -> Node:
     return _structured(cls, _values(config, group), group)
 

@@ -1,8 +1,9 @@
-"""The one way files get into the outputs folder: under a temporary name, flushed to disk, then renamed.
+"""The one way files get into the outputs folder, under a temporary name, flushed to disk, then renamed; and out again.
 
 So a file or folder that exists is complete, whatever interrupted its writing.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
+
+from loda.errors import LodaError
 
 
 def write_file(path: Path, fill: Callable[[Path], object]) -> None:
@@ -39,6 +42,24 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; dataclasses become objects, NaN is refused."""
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     write_text(path, json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote.
+
+    Raises:
+        LodaError: not JSON; the name of the file and the remedy.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LodaError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:

@@ -4,7 +4,6 @@ The only dropout of the reference is LoRA's own, so the dropouts of a checkpoint
 (protocol: LoRA's NLG code ignores them). Weights are loaded in float32, stated explicitly.
 """
 
-import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import loda
 from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import Experiment, ModelConfig
+from loda.lab.files import sha256
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
@@ -39,8 +39,7 @@ def identity(config: ModelConfig) -> dict[str, Any]:
 @lru_cache
 def _sha256(path: Path, size: int, modified: int) -> str:
     """Hash of a file; asked again only when its size or time of change is another."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def locate(config: ModelConfig) -> Path:

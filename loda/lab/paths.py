@@ -9,7 +9,9 @@
         checkpoints/epoch-5/                   adapter_config.json, adapter_model.safetensors
         train.json                             written last: the training is complete
         failed.json                            what went wrong, where a run failed
-        decode/<hash>/epoch-5/test/            predictions.jsonl, then e2e/scores.json (by protocol)
+        decode/<hash>/epoch-5/test/            predictions.jsonl, then decode.json: the decoding is complete
+                                   e2e/        scores.json, by protocol
+        running.json, lock                     who is working on the run
       results.jsonl                            all scores.json, one line each
       tables/                                  rendered tables
 
@@ -55,6 +57,16 @@ class RunDir:
         """Message and traceback of a failed run."""
         return self.path / "failed.json"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the process that is working on the run."""
+        return self.path / "lock"
+
+    @property
+    def running(self) -> Path:
+        """Which process that is."""
+        return self.path / "running.json"
+
     def checkpoint(self, label: str) -> Path:
         """The adapters after an epoch, in the library's format."""
         return self.path / "checkpoints" / label
@@ -62,6 +74,10 @@ class RunDir:
     def predictions(self, experiment: Experiment, label: str) -> Path:
         """The decoded texts of one checkpoint."""
         return self.path / "decode" / decode_key(experiment) / label / experiment.decode.split / "predictions.jsonl"
+
+    def decoded(self, experiment: Experiment, label: str) -> Path:
+        """Summary of the decoding; exists when it is complete."""
+        return self.predictions(experiment, label).with_name("decode.json")
 
     def scores(self, experiment: Experiment, label: str) -> Path:
         """The scores of one checkpoint by one protocol."""

@@ -114,10 +114,12 @@ def test_without_data_the_command_ends_in_one_sentence(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_a_failing_job_does_not_end_the_sweep(tmp_path):
-    sweep = ["-m", *settings(tmp_path, "adapter=lora", "approx=rank300,none", "trainer.max_steps=2", "logger=wandb")]
-    result = command_line(*sweep, "logger.mode=offline", WANDB_SILENT="true")
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_a_failing_job_does_not_end_the_sweep(tmp_path, launcher):
+    sweep = ["-m", f"hydra/launcher={launcher}", *settings(tmp_path, "adapter=lora", "trainer.max_steps=2")]
+    result = command_line(*sweep, "approx=rank300,none", "logger=wandb", "logger.mode=offline", WANDB_SILENT="true")
     assert result.returncode == 2, result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: at least one job of the sweep failed")
     (failed,) = tmp_path.rglob("failed.json")
     assert "rank=300" in json.loads(failed.read_text())["message"]
     (line,) = (tmp_path / "results.jsonl").read_text().splitlines()
