@@ -56,6 +56,12 @@ def read_json(path: Path) -> Any:
         raise LodaError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
 
+def last_json_line(path: Path) -> Any:
+    """The last whole line of a file that another process may be writing; None if there is none yet."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return json.loads(lines[-1]) if lines else None
+
+
 def sha256(path: Path) -> str:
     """The hash of a file, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -125,6 +125,10 @@ class Outputs:
         """Every score file there is."""
         return sorted(self.runs.glob("*/decode/*/*/*/*/scores.json"))
 
+    def scores_of(self, run: RunDir) -> list[Path]:
+        """Every score file of one run."""
+        return [path for path in self.scores if run_of(path) == run.name]
+
     def run(self, experiment: Experiment) -> RunDir:
         """The folder of `experiment`, whether it exists or not."""
         return RunDir(self.runs / f"{slug(experiment)}-{train_key(experiment)}")

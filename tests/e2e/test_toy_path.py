@@ -19,7 +19,7 @@ from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.models import SHIPPED, load_base
 from loda.lab.paths import Outputs
-from scripts import figure2
+from scripts import figure2, status
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHORT = ["model=toy", "dataset=toy", "decode.num_beams=2", "decode.max_new_tokens=12", "seed=0"]
@@ -79,6 +79,13 @@ def test_a_second_run_does_no_work(records, outputs, monkeypatch):
         monkeypatch.setattr(f"eval.pipeline.{stage}", refuse)
     overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.keep_epochs=[1]"]
     assert run_experiment(compose(settings(outputs, *overrides))) == records
+
+
+def test_the_status_of_a_finished_run_is_its_score(records, outputs, capsys):
+    assert status.main(["--outputs", str(outputs)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(records[0].run)]
+    assert line.split()[1] == "done"
+    assert f"epoch 2 test BLEU {records[1].scores['BLEU']:.4f}" in line
 
 
 def test_the_unadapted_model_is_decoded_without_training(outputs):
