@@ -81,7 +81,7 @@ def _stage(run: RunDir, since: float | None) -> tuple[str, float | None]:
 
 
 def _total_steps(line: dict[str, Any], settings: dict[str, Any]) -> int:
-    epochs = round(settings["optim"]["epochs"] * line["step"] / line["epoch"])
+    epochs: int = round(settings["optim"]["epochs"] * line["step"] / line["epoch"])
     limit: int | None = settings["trainer"]["max_steps"]
     return min(epochs, limit or epochs)
 
