@@ -6,6 +6,7 @@ function sees a `DictConfig`. Group files hold what the paper fixes or what diff
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -189,14 +190,25 @@ class DecodeConfig:
 
 @dataclass(frozen=True)
 class LoggerConfig:
-    """Where the journal goes beside its JSON lines: "none" or "wandb"."""
+    """Where the journal goes beside its JSON lines: "none", "wandb" or "tensorboard".
+
+    Attributes:
+        name: which of them.
+        project: of Weights & Biases.
+        mode: of Weights & Biases; "offline" needs no account.
+
+    Raises:
+        LodaError: an unknown name or mode, or a package that is not installed.
+    """
 
     name: str
     project: str
     mode: str
 
     def __post_init__(self) -> None:
-        _one_of("logger.name", self.name, ("none", "wandb"))
+        _one_of("logger.name", self.name, ("none", "wandb", "tensorboard"))
+        if self.name != "none" and find_spec(self.name) is None:
+            raise LodaError(f"logger={self.name} needs the package {self.name}; run `pip install {self.name}`")
         _one_of("logger.mode", self.mode, ("online", "offline"))
 
 

@@ -1,4 +1,4 @@
-"""The journal of a training run: JSON lines always, Weights & Biases on request."""
+"""The journal of a training run: JSON lines always, Weights & Biases or TensorBoard on request, with the same keys."""
 
 import json
 from pathlib import Path
@@ -55,6 +55,24 @@ class WandB:
         self.run.finish()
 
 
+class TensorBoard:
+    """TensorBoard event files with the same keys, to be seen with `tensorboard --logdir outputs/runs`."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter  # of an optional package
+
+        self.writer = SummaryWriter(str(folder))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record `values` at update `step`."""
+        for key, value in values.items():
+            self.writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        self.writer.close()
+
+
 class Journal:
     """All sinks of a run, as a context manager."""
 
@@ -81,4 +99,6 @@ def open_journal(path: Path, config: LoggerConfig, name: str, settings: dict[str
     sinks: list[Sink] = [JsonLines(path)]
     if config.name == "wandb":
         sinks.append(WandB(config, name, path.parent, settings))
+    if config.name == "tensorboard":
+        sinks.append(TensorBoard(path.parent / "tensorboard"))
     return Journal(sinks)
