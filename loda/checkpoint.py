@@ -25,8 +25,10 @@ from loda.fingerprint import fingerprint
 from loda.inject import (
     FrozenTensors,
     adapter_parameters,
+    adapter_state,
     attachment,
     check_holds_no_adapters,
+    fold,
     inject,
     projections,
     trainable_parameters,
@@ -48,8 +50,7 @@ def save_pretrained(model: nn.Module, path: str | Path, *, with_frozen: bool = F
         LodaError: the model holds no adapters, or something else in it was made trainable and would not be saved.
     """
     attached = attachment(model)
-    parameters = adapter_parameters(model)
-    others = sorted(set(trainable_parameters(model)) - set(parameters))
+    others = sorted(set(trainable_parameters(model)) - set(adapter_parameters(model)))
     if others:
         raise LodaError(
             f"{others[0]} requires gradients but is no part of the adapter and would not be saved; "
@@ -59,7 +60,7 @@ def save_pretrained(model: nn.Module, path: str | Path, *, with_frozen: bool = F
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     (folder / FROZEN_FILE).unlink(missing_ok=True)
-    save_file({n: p.detach().cpu().contiguous() for n, p in parameters.items()}, folder / TENSOR_FILE)
+    save_file({n: p.detach().cpu().contiguous() for n, p in adapter_state(model).items()}, folder / TENSOR_FILE)
     with_frozen = with_frozen and part_name(attached.config.approx) != "dense"
     description = {
         **attached.config.to_dict(),
@@ -98,8 +99,8 @@ def from_pretrained(model: Model, path: str | Path, *, frozen: FrozenTensors | N
     tensors = _read_tensors(folder / TENSOR_FILE)
     if frozen is None and description["with_frozen"]:
         frozen = load_frozen(folder / FROZEN_FILE)
-    _check_tensors(tensors, adapter_parameters(inject(_skeleton(model), config)), folder / TENSOR_FILE)
-    inject(model, config, frozen)
+    _check_tensors(tensors, adapter_state(inject(_skeleton(model), config)), folder / TENSOR_FILE)
+    fold(inject(model, config, frozen))
     with torch.no_grad():
         for name, parameter in adapter_parameters(model).items():
             parameter.copy_(tensors[name])

@@ -28,7 +28,8 @@ class LodaConfig:
     Attributes:
         adapter: `Config` of a file in `loda/adapters/`, for example `LoDAPlus(r=4)`.
         approx: `Config` of a file in `loda/approx/`; the default keeps W_proj as it is.
-        slices: which of q, k, v get an adapter.
+        slices: which of q, k, v get an adapter. Methods that do not stand beside the projections (fine-tuning of whole
+            blocks, bottleneck adapters, prefix) have no use for it.
 
     Raises:
         LodaError: no slice, or one named twice.

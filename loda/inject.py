@@ -2,10 +2,13 @@
 
 `inject` works in place and returns the model it was given. What it did is remembered in one attribute of the model
 (an `Attachment`), which the other functions of the library read.
+
+An adapter trains modules of its own, beside a projection or inserted elsewhere, or parameters of the base. The latter
+are trained as copies: the base's own are set aside, untouched, for `unload`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import torch
@@ -15,8 +18,9 @@ from loda.approx.dense import Frozen as DenseFrozen
 from loda.config import LodaConfig, part_name
 from loda.errors import LodaError
 from loda.fingerprint import fingerprint
+from loda.insertion import insertions, remove_insertions
 from loda.projection import AdaptedProjection
-from loda.protocols import LinearAdapter
+from loda.protocols import LinearAdapter, Reparametrised
 from loda.targets import Target, find_targets, plain_projection
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,19 +30,28 @@ _ATTRIBUTE = "loda_attachment"
 
 @dataclass(frozen=True)
 class Attachment:
-    """What `inject` did to a model: its configuration, the base it found, which parameters train now and before."""
+    """What `inject` did to a model.
+
+    Attributes:
+        config: adapter, approximation and slices.
+        base_fingerprint: of the base it found.
+        trained_before: names of the parameters that required gradients in the base.
+        trained: names of those that the adapter trains.
+        originals: the base's own parameters where a copy of them is trained, by name.
+    """
 
     config: LodaConfig
     base_fingerprint: str
     trained_before: frozenset[str]
     trained: frozenset[str]
+    originals: Mapping[str, nn.Parameter]
 
 
 def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None) -> Model:
     """Replace the attention projections of `model` by adapted ones, in place, and freeze everything else.
 
-    Only adapter parameters require gradients afterwards, and every adapter is the zero map, so the model
-    computes what it did before (with `approx`, what the approximated model computes).
+    Only what the adapter trains requires gradients afterwards. Every adapter but the prefix starts as the zero map,
+    so the model computes what it did before (with `approx`, what the approximated model computes).
 
     Args:
         model: a model of an architecture in `loda.targets`, without adapters.
@@ -63,9 +76,12 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
         module = config.approx.build(tensors[target.name], target.bias)
         projection = AdaptedProjection(module, target.slices, target.weight.shape[0])
         model.set_submodule(target.name, projection.train(target.module.training))
+    base = {id(parameter) for parameter in model.parameters()}
     config.adapter.attach(model, projections(model), config.slices)
-    trained = frozenset(trainable_parameters(model))
-    setattr(model, _ATTRIBUTE, Attachment(config, base_fingerprint, trained_before, trained))
+    trained = trainable_parameters(model)
+    originals = {name: parameter for name, parameter in trained.items() if id(parameter) in base}
+    _replace(model, {id(p): nn.Parameter(p.detach().clone()) for p in originals.values()})
+    setattr(model, _ATTRIBUTE, Attachment(config, base_fingerprint, trained_before, frozenset(trained), originals))
     return model
 
 
@@ -106,6 +122,33 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if name in trained}
 
 
+def adapter_state(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are saved, by name: those of the adapter, with what a reparametrised part folds to.
+
+    Raises:
+        LodaError: nothing was injected.
+    """
+    state = adapter_parameters(model)
+    for name, part in _reparametrised(model).items():
+        state = {key: p for key, p in state.items() if not key.startswith(f"{name}.")}
+        state |= {f"{name}.{key}": p for key, p in part.folded().items()}
+    return state
+
+
+def fold(model: Model) -> Model:
+    """Let every reparametrised part of the adapter be what it keeps, in place; the function stays the same.
+
+    Raises:
+        LodaError: nothing was injected.
+    """
+    attached = attachment(model)
+    state = adapter_state(model)
+    for part in _reparametrised(model).values():
+        part.fold()
+    setattr(model, _ATTRIBUTE, replace(attached, trained=frozenset(state)))
+    return model
+
+
 def projections(model: nn.Module) -> dict[str, AdaptedProjection]:
     """The adapted projections of `model`, by module name, in order."""
     return {n: m for n, m in model.named_modules() if isinstance(m, AdaptedProjection)}
@@ -124,6 +167,8 @@ def unload(model: Model) -> Model:
             f"approx={part_name(attached.config.approx)} replaced the original weights, which are not kept; "
             "load the base model again instead of unloading"
         )
+    _restore(model, attached.originals)
+    remove_insertions(model)
     for name, projection in projections(model).items():
         frozen = cast(DenseFrozen, projection.frozen)
         model.set_submodule(name, plain_projection(frozen.weight, frozen.bias).train(projection.training))
@@ -134,8 +179,10 @@ def unload(model: Model) -> Model:
 def merge(model: Model) -> Model:
     """Add linear adapters to the weights they stand beside, W + Delta W, in place: an ordinary model again.
 
+    Parameters of the base that were trained themselves (fine-tuning) stay as they are now.
+
     Raises:
-        LodaError: no adapters, a non-linear adapter (it has no equivalent weight), or an approximation under it
+        LodaError: no adapters, a non-linear or inserted adapter (no weight equals it), or an approximation under it
             (the sum would be neither low-rank nor sparse). The model is untouched.
     """
     refusal = _why_not_mergeable(model)
@@ -200,6 +247,28 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
+def _reparametrised(model: nn.Module) -> dict[str, Reparametrised]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, Reparametrised)}
+
+
+def _replace(model: nn.Module, replacements: Mapping[int, nn.Parameter]) -> None:
+    """Put other parameters in the place of those with the given ids, in every module that shares them."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in replacements:
+                setattr(module, name, replacements[id(parameter)])
+
+
+def _restore(model: nn.Module, originals: Mapping[str, nn.Parameter]) -> None:
+    """Put the base's own parameters back, to where the model was moved meanwhile."""
+    replacements = {}
+    for name, original in originals.items():
+        copy = model.get_parameter(name)
+        stays = (original.device, original.dtype) == (copy.device, copy.dtype)
+        replacements[id(copy)] = original if stays else nn.Parameter(original.detach().to(copy))
+    _replace(model, replacements)
+
+
 def _detach(model: Model) -> Model:
     trained_before = attachment(model).trained_before
     for name, parameter in model.named_parameters():
@@ -218,6 +287,11 @@ def _why_not_mergeable(model: nn.Module) -> str | None:
     if not _is_dense(attached):
         return (
             f"an adapter over approx={approx} cannot be merged: the sum would no longer be {approx}; "
+            "use the model as it is"
+        )
+    if insertions(model):
+        return (
+            f"adapter={adapter} adds modules of its own to the model, which no weight equals, so it cannot be merged; "
             "use the model as it is"
         )
     adapters = (a for p in projections(model).values() for a in p.adapters.values())

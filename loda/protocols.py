@@ -1,7 +1,8 @@
 """The two nouns of the architecture, as protocols: a frozen projection and an adapter.
 
-One file in `loda/adapters/` exports a `Config` and an `Adapter`; one file in `loda/approx/` exports a `Config` and
-a `Frozen`. The file's name is the name used in YAML and in saved adapters: nothing has to be registered.
+One file in `loda/adapters/` exports a `Config` and, where it adds modules, an `Adapter`; one file in `loda/approx/`
+exports a `Config` and a `Frozen`. The file's name is the name used in YAML and in saved adapters: nothing has to be
+registered.
 Weights are held in one orientation, (d_in, d_out), the paper's row-vector convention h = x W.
 """
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """What is learned beside a projection: Delta h = f(x), the zero map right after construction."""
+    """What is learned beside a projection or another module: Delta h = f(x), zero right after construction."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """(*, d_in) -> (*, d_out)."""
@@ -37,8 +38,21 @@ class LinearAdapter(Adapter, Protocol):
         ...
 
 
+@runtime_checkable
+class Reparametrised(Protocol):
+    """A module that is trained through other parameters than it keeps."""
+
+    def folded(self) -> dict[str, nn.Parameter]:
+        """What it keeps, by name within the module."""
+        ...
+
+    def fold(self) -> None:
+        """Replace what is trained by what is kept; the function stays the same."""
+        ...
+
+
 class Frozen(Protocol):
-    """What W_proj has become: h = x W~ + bias, never trained."""
+    """What W_proj has become: h = x W~ + bias. Only fine-tuning trains it, and never an approximation."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """(*, d_in) -> (*, d_out)."""
@@ -73,7 +87,7 @@ class AdapterConfig(Protocol):
         projections: Mapping[str, "AdaptedProjection"],
         slices: Sequence[str],
     ) -> None:
-        """Add what is trained to `model`, whose parameters are all frozen at this point."""
+        """Add what is trained to `model`, whose parameters are all frozen at this point, or unfreeze some of them."""
         ...
 
 

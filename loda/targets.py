@@ -1,4 +1,4 @@
-"""Where the query, key and value projections of a model are, and how its weights are laid out.
+"""Where the query, key and value projections and the blocks of a model are, and how its weights are laid out.
 
 The rest of the library sees a weight as (d_in, d_out) and a slice as a range of its columns. To support another
 architecture, add a row to `ARCHITECTURES`.
@@ -16,9 +16,16 @@ from loda.errors import LodaError
 
 @dataclass(frozen=True)
 class Fused:
-    """One module computes several projections side by side, as W_proj = [W_q, W_k, W_v] does in GPT-2."""
+    """One module computes several projections side by side, as W_proj = [W_q, W_k, W_v] does in GPT-2.
+
+    Attributes:
+        suffix: name of that module within a block.
+        outputs: names within a block of the modules whose output the residual stream receives, in order.
+        parts: the projections, in order.
+    """
 
     suffix: str
+    outputs: tuple[str, ...]
     parts: tuple[str, ...] = ("q", "k", "v")
 
     def slices(self, d_out: int) -> dict[str, tuple[int, int]]:
@@ -27,7 +34,7 @@ class Fused:
         return {part: (i * width, (i + 1) * width) for i, part in enumerate(self.parts)}
 
 
-ARCHITECTURES: Mapping[str, Fused] = {"gpt2": Fused("attn.c_attn")}
+ARCHITECTURES: Mapping[str, Fused] = {"gpt2": Fused("attn.c_attn", outputs=("attn.c_proj", "mlp.c_proj"))}
 
 
 @dataclass(frozen=True)
@@ -49,11 +56,20 @@ class Target:
         return self.module.bias
 
 
-def find_targets(model: nn.Module) -> list[Target]:
-    """The attention projections of `model`, in order.
+@dataclass(frozen=True)
+class Block:
+    """One transformer block: its module, and the modules that write to the residual stream, attention's first."""
+
+    module: nn.Module
+    outputs: tuple[nn.Module, ...]
+    width: int
+
+
+def architecture(model: nn.Module) -> Fused:
+    """Where things are in `model`.
 
     Raises:
-        LodaError: an unknown architecture, or a model in which no projection was found.
+        LodaError: an unknown architecture.
     """
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if kind not in ARCHITECTURES:
@@ -61,15 +77,40 @@ def find_targets(model: nn.Module) -> list[Target]:
             f"the architecture {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}. "
             "Add a row to ARCHITECTURES in loda/targets.py"
         )
-    layout = ARCHITECTURES[kind]
+    return ARCHITECTURES[kind]
+
+
+def find_blocks(model: nn.Module) -> list[Block]:
+    """The transformer blocks of `model`, in order, whether its projections are adapted or not.
+
+    Raises:
+        LodaError: an unknown architecture.
+    """
+    layout = architecture(model)
+    ending = f".{layout.suffix}"
+    names = [name.removesuffix(ending) for name, _ in model.named_modules() if name.endswith(ending)]
+    blocks = []
+    for name in names:
+        block = model.get_submodule(name)
+        outputs = tuple(block.get_submodule(output) for output in layout.outputs)
+        blocks.append(Block(block, outputs, cast(Conv1D, outputs[0]).nf))
+    return blocks
+
+
+def find_targets(model: nn.Module) -> list[Target]:
+    """The attention projections of `model`, in order.
+
+    Raises:
+        LodaError: an unknown architecture, or a model in which no projection was found.
+    """
+    layout = architecture(model)
     targets = []
     for name, module in model.named_modules():
         if name.endswith(layout.suffix) and isinstance(module, Conv1D):
             targets.append(Target(name, module, layout.slices(module.weight.shape[1])))
     if not targets:
         raise LodaError(
-            f"no module named *.{layout.suffix} was found in this {kind} model; "
-            "it may already hold adapters (unload it first)"
+            f"no module named *.{layout.suffix} was found in this model; it may already hold adapters (unload it first)"
         )
     return targets
 

@@ -1,13 +1,29 @@
-"""What is learned beside a frozen projection: one file for each adapter, exporting `Config` and `Adapter`.
+"""What is learned: one file for each method, exporting `Config` and, where it adds modules, `Adapter`.
 
-The names below are the configurations of the paper's methods, for `LodaConfig(adapter=LoDAPlus(r=4))`. Any other
-file in this folder is found by its name (`adapter: {name: ...}`) without being listed here.
+The names below are the configurations of the paper's methods and baselines, for `LodaConfig(adapter=LoDAPlus(r=4))`.
+Any other file in this folder is found by its name (`adapter: {name: ...}`) without being listed here.
 """
 
+from loda.adapters.adapter_h import Config as AdapterH
+from loda.adapters.adapter_l import Config as AdapterL
+from loda.adapters.ft import Config as FineTuning
 from loda.adapters.ft_qv import Config as FullRank
+from loda.adapters.ft_top2 import Config as FineTuningTop2
 from loda.adapters.loda import Config as LoDA
 from loda.adapters.loda_plus import Config as LoDAPlus
 from loda.adapters.lora import Config as LoRA
 from loda.adapters.none import Config as NoAdapter
+from loda.adapters.prefix import Config as Prefix
 
-__all__ = ["LoRA", "LoDA", "LoDAPlus", "FullRank", "NoAdapter"]
+__all__ = [
+    "LoRA",
+    "LoDA",
+    "LoDAPlus",
+    "FullRank",
+    "FineTuning",
+    "FineTuningTop2",
+    "AdapterL",
+    "AdapterH",
+    "Prefix",
+    "NoAdapter",
+]

@@ -1,6 +1,9 @@
 """What every adapter promises. The adapters are discovered: a new file in loda/adapters is held to this at once."""
 
+import copy
 import dataclasses
+import importlib
+import inspect
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import loda
 from loda.bottleneck import ProjectionAdapterConfig
 from loda.inject import projections
+from loda.insertion import insertions
 from loda.protocols import LinearAdapter
 from tests.unit.models import ADAPTERS, TOKENS, logits, perturb, same_state, state, tiny_gpt2, train
 
@@ -17,8 +21,27 @@ BESIDE = {name: config for name, config in ADAPTERS.items() if isinstance(config
 LINEAR = {name: config for name, config in BESIDE.items() if isinstance(config.build(2, 2), LinearAdapter)}
 TRAINED = {name: config for name, config in ADAPTERS.items() if name != "none"}
 
+
+def is_a_map(config: object) -> bool:
+    """Whether the method's modules, if it adds any, map an input; a prefix has none, and cannot be the zero map."""
+    module = getattr(importlib.import_module(type(config).__module__), "Adapter", None)
+    return module is None or len(inspect.signature(module.forward).parameters) == 2
+
+
+def inserted_maps(model: torch.nn.Module) -> list[torch.nn.Module]:
+    return list(insertions(model).values())
+
+
+INSERTED = {
+    name: config
+    for name, config in ADAPTERS.items()
+    if is_a_map(config) and inserted_maps(loda.inject(tiny_gpt2(), loda.LodaConfig(config)))
+}
+
 every_adapter = pytest.mark.parametrize("config", ADAPTERS.values(), ids=ADAPTERS)
+every_trained_adapter = pytest.mark.parametrize("config", TRAINED.values(), ids=TRAINED)
 every_adapter_beside = pytest.mark.parametrize("config", BESIDE.values(), ids=BESIDE)
+every_inserted_adapter = pytest.mark.parametrize("config", INSERTED.values(), ids=INSERTED)
 
 
 def filled(config: ProjectionAdapterConfig, d_in: int, d_out: int) -> torch.nn.Module:
@@ -29,18 +52,64 @@ def filled(config: ProjectionAdapterConfig, d_in: int, d_out: int) -> torch.nn.M
 
 
 def test_the_methods_of_the_paper_are_discovered():
-    assert {"none", "lora", "loda", "loda_plus", "ft_qv"} <= set(ADAPTERS)
+    baselines = {"ft", "ft_top2", "ft_qv", "adapter_l", "adapter_h", "prefix"}
+    assert {"none", "lora", "loda", "loda_plus", *baselines} <= set(ADAPTERS)
+    assert (set(BESIDE), set(INSERTED)) >= ({"lora", "ft_qv"}, {"adapter_l", "adapter_h"})
 
 
 @every_adapter
-def test_an_injected_model_starts_as_the_base(config):
+def test_an_injected_model_starts_as_the_base_unless_its_adapter_is_no_map(config):
     model = tiny_gpt2()
     before = logits(model)
     loda.inject(model, loda.LodaConfig(adapter=config))
-    assert torch.equal(logits(model), before)
+    assert torch.equal(logits(model), before) == is_a_map(config)
 
 
-@pytest.mark.parametrize("config", TRAINED.values(), ids=TRAINED)
+@every_adapter
+def test_a_cache_and_left_padding_change_nothing(config):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config)))
+    expected = logits(model)
+    mask = torch.ones_like(TOKENS)
+    padded = torch.nn.functional.pad(TOKENS, (3, 0), value=7)
+    padded_mask = torch.nn.functional.pad(mask, (3, 0))
+    positions = (padded_mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        found, cache = [], None
+        for part in ([0, 5], [5, 8], [8, 9], [9, 12]):
+            out = model(TOKENS[:, slice(*part)], past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            found.append(out.logits)
+        shifted = model(padded, attention_mask=padded_mask, position_ids=positions).logits[:, 3:]
+    torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shifted, expected, rtol=1e-5, atol=1e-5)
+
+
+@every_adapter
+def test_generating_with_a_cache_gives_what_generating_without_one_gives(config):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config)))
+    settings = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    with_cache, without = (
+        model.generate(TOKENS, attention_mask=torch.ones_like(TOKENS), use_cache=use_cache, **settings)
+        for use_cache in (True, False)
+    )
+    assert torch.equal(with_cache, without)
+
+
+@every_trained_adapter
+def test_a_copy_is_a_model_of_its_own(config):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config)))
+    outputs = logits(model)
+    copied = copy.deepcopy(model)
+    assert torch.equal(logits(copied), outputs)
+    assert loda.cost(copied) == loda.cost(model)
+    train(copied)
+    assert not torch.equal(logits(copied), outputs)
+    assert torch.equal(logits(model), outputs)
+    loda.unload(model)
+    assert torch.equal(logits(loda.unload(copied)), logits(tiny_gpt2()))
+
+
+@every_trained_adapter
 def test_gradients_reach_every_adapter_parameter_and_no_other(config):
     model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config)))
     trained = loda.trainable_parameters(model)
@@ -54,7 +123,7 @@ def test_gradients_reach_every_adapter_parameter_and_no_other(config):
             assert parameter.grad is None, name
 
 
-@every_adapter_beside
+@every_trained_adapter
 def test_training_changes_the_adapters_alone(config):
     model = loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config))
     adapters = set(loda.trainable_parameters(model))
@@ -108,6 +177,23 @@ def test_macs_are_those_that_run(config):
     assert adapter.macs() * tokens * 2 == counter.get_total_flops() > 0
 
 
+@every_inserted_adapter
+def test_an_inserted_adapter_is_a_zero_map_of_single_tokens_that_costs_what_it_says(config):
+    for adapter in inserted_maps(loda.inject(tiny_gpt2(), loda.LodaConfig(config))):
+        assert isinstance(adapter.double(), loda.Adapter)
+        x = torch.randn(2, 5, 32, dtype=torch.float64)
+        assert adapter(x).shape == x.shape
+        assert not adapter(x).any()
+        assert not adapter(x[:, :0]).numel()
+        for parameter in adapter.parameters():
+            torch.nn.init.normal_(parameter)
+        alone = torch.stack([torch.stack([adapter(token) for token in row]) for row in x])
+        torch.testing.assert_close(adapter(x), alone)
+        with FlopCounterMode(display=False) as counter:
+            adapter(x)
+        assert adapter.macs() * 10 * 2 == counter.get_total_flops() > 0
+
+
 @pytest.mark.parametrize("config", LINEAR.values(), ids=LINEAR)
 def test_a_linear_adapter_is_its_weight(config):
     adapter = filled(config, 6, 10).double()
@@ -126,13 +212,13 @@ def test_only_the_chosen_slices_are_adapted(config, slices):
             assert torch.equal(one, other) == (part not in slices), part
 
 
-@every_adapter_beside
+@every_trained_adapter
 def test_the_adapter_follows_the_dtype_of_the_base(config):
     model = tiny_gpt2().to(torch.bfloat16)
-    before = logits(model)
     loda.inject(model, loda.LodaConfig(adapter=config))
+    before = logits(model)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    assert torch.equal(logits(model), before)
+    assert torch.equal(before, logits(tiny_gpt2().to(torch.bfloat16))) == is_a_map(config)
     train(model)
     assert logits(model).dtype == torch.bfloat16
     assert logits(model).isfinite().all()

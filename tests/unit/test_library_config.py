@@ -7,12 +7,12 @@ import typing
 import pytest
 
 import loda
-from loda.adapters import LoDA, LoDAPlus, LoRA
+from loda.adapters import LoDA, LoDAPlus, LoRA, NoAdapter
 from loda.approx import LowRank, Sparse
 from loda.config import part_class, part_from_dict, part_name, part_names, part_to_dict
 from loda.errors import LodaError
 from loda.nonlinear import StackConfig
-from tests.unit.models import ADAPTERS, APPROXIMATIONS
+from tests.unit.models import ADAPTERS, APPROXIMATIONS, tiny_gpt2
 
 PARTS = [(group, name) for group in ("adapter", "approx") for name in part_names(group)]
 every_part = pytest.mark.parametrize(("group", "name"), PARTS)
@@ -45,8 +45,16 @@ def test_a_config_is_a_frozen_dataclass_with_plain_settings_and_defaults(group, 
 
 @every_part
 def test_a_part_exports_its_module(group, name):
+    # An approximation always has one, an adapter where it adds modules to a model.
     module = __import__(part_class(group, name).__module__, fromlist=["Config"])
-    assert hasattr(module, {"adapter": "Adapter", "approx": "Frozen"}[group])
+    if group == "approx":
+        assert hasattr(module, "Frozen")
+    else:
+        none, own = (
+            {n for n, _ in loda.inject(tiny_gpt2(), loda.LodaConfig(adapter)).named_modules()}
+            for adapter in (NoAdapter(), module.Config())
+        )
+        assert hasattr(module, "Adapter") == (own > none)
     assert module.__doc__
     assert module.Config.__doc__
 

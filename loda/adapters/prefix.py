@@ -1,0 +1,139 @@
+"""Prefix-tuning (Li & Liang, 2021; "PreLayer" in the paper): learned keys and values before those of every layer.
+
+    P = MLP(E),  MLP(e) = tanh(e W_1 + b_1) W_2 + b_2        P: (length, layers, 2, heads, d / heads)
+
+The prefix is trained through an embedding E (length, d) and an MLP, and kept without them: `loda.save_pretrained`
+stores P alone, 5 * 24 * 2 * 1024 = 245,760 numbers on GPT2-medium, of 25,744,896 that are trained. A loaded prefix
+is P itself; training it further trains P directly.
+
+The keys and values are put into the cache that the model itself reads, before its first token. So training, decoding
+with a cache and decoding without one are the same computation, and left-padded batches work as ever. There is no
+zero map: even a prefix of zeros takes its share of the attention, so training does not start from the base.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import DynamicCache
+
+from loda.errors import LodaError
+from loda.insertion import Insertion
+from loda.projection import AdaptedProjection
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the prefix; `slices` has no meaning for it.
+
+    Attributes:
+        length: positions of the prefix (Li & Liang: 5 for E2E and WebNLG, 10 for DART).
+        hidden: width of the MLP that produces it in training (Li & Liang: 512).
+        shift_positions: whether the tokens' position ids begin after the prefix, as in Li & Liang's code, or at 0.
+
+    Raises:
+        LodaError: length < 1 or hidden < 1.
+    """
+
+    length: int = 5
+    hidden: int = 512
+    shift_positions: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("length", "hidden"):
+            if getattr(self, name) < 1:
+                raise LodaError(f"{name}={getattr(self, name)} must be at least 1; Li & Liang use length=5, hidden=512")
+
+    def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
+        """Put the prefix before the tokens of the transformer."""
+        transformer: Any = cast(Any, model).base_model
+        like = next(transformer.parameters())
+        Adapter(self, transformer.config).to(like.device, like.dtype).insert(transformer)
+
+
+class Adapter(Insertion):
+    """P = MLP(E): () -> (length, layers, 2, heads, d / heads), keys and values for every layer.
+
+    Until `fold`, P is computed from E and the MLP; afterwards it is a parameter.
+    """
+
+    def __init__(self, config: Config, base: Any) -> None:
+        super().__init__()
+        width = base.hidden_size
+        self.shift_positions = config.shift_positions
+        self.shape = (config.length, base.num_hidden_layers, 2, base.num_attention_heads, -1)
+        self.positions = base.max_position_embeddings
+        self.embedding = nn.Parameter(torch.randn(config.length, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, config.hidden),
+            nn.Tanh(),
+            nn.Linear(config.hidden, base.num_hidden_layers * 2 * width),
+        )
+
+    def forward(self) -> Tensor:
+        """P."""
+        flat = self.prefix if hasattr(self, "prefix") else self.mlp(self.embedding)
+        return cast(Tensor, flat).view(self.shape)
+
+    def folded(self) -> dict[str, nn.Parameter]:
+        """The parameters that `fold` leaves."""
+        return {"prefix": nn.Parameter(self().detach().flatten(1))}
+
+    def fold(self) -> None:
+        """Keep P, drop E and the MLP."""
+        folded = self.folded()
+        del self.embedding, self.mlp
+        for name, parameter in folded.items():
+            self.register_parameter(name, parameter)
+
+    def macs(self) -> int:
+        """2 d for each layer and position of the prefix: a token's scores with it, and the sum of its values."""
+        return self.folded()["prefix"].numel()
+
+    def hook(self, host: nn.Module) -> RemovableHandle:
+        """Act before every forward pass of the transformer."""
+        return host.register_forward_pre_hook(self._prepend, with_kwargs=True)
+
+    def _prepend(self, host: Any, args: Any, kwargs: Any) -> tuple[tuple[()], dict[str, Any]]:
+        """Fill an empty cache with the prefix; widen the attention mask and move the positions to match."""
+        if host.gradient_checkpointing and host.training:
+            raise LodaError(
+                "gradient checkpointing drops the cache that a prefix stands in; "
+                "call model.gradient_checkpointing_disable()"
+            )
+        given = inspect.signature(host.forward).bind(*args, **kwargs).arguments
+        given |= given.pop("kwargs", {})
+        tokens = given["input_ids"] if given.get("input_ids") is not None else given["inputs_embeds"]
+        rows, new = tokens.shape[:2]
+        length = self.shape[0]
+
+        cache = given.get("past_key_values")
+        cache = DynamicCache(config=host.config) if cache is None else cache
+        if cache.get_seq_length() == 0:
+            for layer, (keys, values) in enumerate(self().permute(1, 2, 3, 0, 4)):
+                cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        seen = cache.get_seq_length() - length
+
+        positions = given.get("position_ids")
+        if positions is None:
+            positions = torch.arange(seen, seen + new, device=tokens.device)[None]
+        if self.shift_positions:
+            positions = positions + length
+            if seen + new + length > self.positions:
+                raise LodaError(
+                    f"a prefix of {length} and {seen + new} tokens exceed the model's {self.positions} positions; "
+                    "shorten the text or set shift_positions=false"
+                )
+        mask = given.get("attention_mask")
+        if mask is not None:
+            if mask.ndim != 2:
+                raise LodaError(
+                    f"a prefix needs an attention mask of (rows, tokens), not of {mask.ndim} dimensions; "
+                    "give that, and no cache of fixed size"
+                )
+            mask = torch.cat([mask.new_ones(rows, length), mask], dim=1)
+        return (), given | {"past_key_values": cache, "position_ids": positions, "attention_mask": mask}

@@ -1,0 +1,79 @@
+"""Modules that an adapter inserts into the base model elsewhere than beside a projection.
+
+An `Insertion` is a child of the module it changes, its host, and acts through a hook on it: no module of the base is
+replaced, so all its names stay. `SerialBottleneck` is what Adapter^L and Adapter^H have in common.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from loda.errors import LodaError
+
+NAME = "inserted"
+"""The insertion's name in its host."""
+
+
+class Insertion(nn.Module):
+    """Changes what its host computes; subclasses say how in `hook`."""
+
+    handle: RemovableHandle
+
+    def insert(self, host: nn.Module) -> None:
+        """Become a child of `host`, in its mode, and act on it from now on."""
+        host.add_module(NAME, self.train(host.training))
+        self.handle = self.hook(host)
+
+    def hook(self, host: nn.Module) -> RemovableHandle:
+        """Register the change on `host`."""
+        raise NotImplementedError
+
+    def macs(self) -> int:
+        """Multiply-accumulates per token that it adds."""
+        raise NotImplementedError
+
+
+def insertions(model: nn.Module) -> dict[str, Insertion]:
+    """The insertions in `model`, by module name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Insertion)}
+
+
+def remove_insertions(model: nn.Module) -> None:
+    """Take every insertion out of its host."""
+    for name, insertion in insertions(model).items():
+        insertion.handle.remove()
+        delattr(model.get_submodule(name.removesuffix(NAME).removesuffix(".")), NAME)
+
+
+class SerialBottleneck(Insertion):
+    """y -> y + f(y) on the output y of its host, f(y) = activation(y W_down + b_down) W_up + b_up.
+
+    Subclasses give f in `forward`. W_down starts as `nn.Linear` does, W_up and b_up at zero, so that f is the zero map
+    at the start. (The papers start W_up at random values, small ones in Houlsby's, so only near the base.)
+    """
+
+    def __init__(self, width: int, r: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, r)
+        self.up = nn.Linear(r, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def hook(self, host: nn.Module) -> RemovableHandle:
+        """Add f(y) to whatever `host` returns."""
+        return host.register_forward_hook(self._add)
+
+    def macs(self) -> int:
+        """2rd."""
+        return self.down.weight.numel() + self.up.weight.numel()
+
+    def _add(self, host: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        update: Tensor = self(output)
+        return output + update
+
+
+def check_bottleneck(r: int) -> None:
+    """Raise LodaError for a bottleneck that lets nothing through."""
+    if r < 1:
+        raise LodaError(f"r={r} must be at least 1; it is the width of the bottleneck")
