@@ -5,12 +5,25 @@ import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
-from loda.adapters import FullRank, LoDA, LoDAPlus, LoRA, NoAdapter
+from loda.adapters import (
+    AdapterH,
+    AdapterL,
+    FineTuning,
+    FineTuningTop2,
+    FullRank,
+    LoDA,
+    LoDAPlus,
+    LoRA,
+    NoAdapter,
+    Prefix,
+)
 from loda.approx import Dense, LowRank, Sparse
 from loda.config import part_name
+from loda.inject import fold
 from tests.unit.models import ADAPTERS, APPROXIMATIONS, WIDE, tiny_gpt2, wide_gpt2
 
 BASE_MACS = 75_497_472  # 24 layers x 3 x 1024^2
@@ -67,6 +80,64 @@ def test_macs_of_full_rank_in_table_2(medium):
     assert round(found.merged_macs_per_token / 1e6, 1) == 75.5
     assert found.trainable_parameters == 50_331_648  # 2 d^2 for each of 24 layers; 48.00 Mi in the table
     assert found.trainable_parameters / MI == 48
+
+
+# Trained parameters of the baselines and the multiply-accumulates that they add for each token. d = 1024, 24 blocks
+# of 12d^2 + 13d, 50257 tokens, 1024 positions. The paper prints 354.92M (a slip), 25.19M, 0.37M, 11.09M and for
+# Adapter^H a number that no r gives; Li & Liang's prefix of 5 is 0.25M, the 0.35M of the paper no whole length.
+BASELINES = [
+    (FineTuning(), 50_257 * 1024 + 1024 * 1024 + 24 * (12 * 1024**2 + 13 * 1024) + 2 * 1024, 0),
+    (FineTuningTop2(), 2 * (12 * 1024**2 + 13 * 1024), 0),
+    (AdapterL(r=6), 24 * (2 * 1024 * 6 + 6 + 1024 + 2 * 1024), 24 * 2 * 1024 * 6),
+    (AdapterL(r=224), 24 * (2 * 1024 * 224 + 224 + 1024 + 2 * 1024), 24 * 2 * 1024 * 224),
+    (AdapterH(r=112), 48 * (2 * 1024 * 112 + 112 + 1024), 48 * 2 * 1024 * 112),
+    (Prefix(length=5), 5 * 2 * 24 * 1024, 24 * 2 * 5 * 1024),
+]
+PRINTED = [354_823_168, 25_192_448, 368_784, 11_089_152, 11_064_576, 245_760]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "parameters", "added", "printed"),
+    [(*case, printed) for case, printed in zip(BASELINES, PRINTED, strict=True)],
+    ids=[f"{part_name(case[0])}-{count}" for case, count in zip(BASELINES, PRINTED, strict=True)],
+)
+def test_the_baselines_of_table_1(medium, adapter, parameters, added, printed):
+    found = cost(medium, adapter)
+    assert found.trainable_parameters == parameters == printed
+    # Nothing of theirs is in Q, K and V; the whole model says what they cost.
+    assert found.macs_per_token == found.base_macs_per_token == BASE_MACS
+    assert found.model_macs_per_token == found.base_model_macs_per_token + added
+    assert found.merged_macs_per_token == (None if added else BASE_MACS)
+
+
+def test_a_prefix_is_trained_through_the_mlp_of_li_and_liang(medium):
+    # An embedding 5 x 1024, then 1024 -> 512 -> 24 x 2 x 1024: 25.74M in their paper.
+    model = loda.inject(copy.deepcopy(medium), loda.LodaConfig(Prefix()))
+    trained = sum(p.numel() for p in loda.trainable_parameters(model).values())
+    assert trained == 5 * 1024 + 1025 * 512 + 513 * 49_152 == 25_744_896
+
+
+def test_the_whole_model_keeps_the_savings_in_proportion(medium):
+    # 12 d^2 for each of 24 blocks, and the vocabulary head.
+    found = cost(medium, LoDAPlus(), LowRank(rank=300))
+    assert found.base_model_macs_per_token == 24 * 12 * 1024**2 + 50_257 * 1024 == 353_453_056
+    assert found.base_macs_per_token / found.macs_per_token == pytest.approx(2.51, abs=0.005)
+    assert found.base_model_macs_per_token / found.model_macs_per_token == pytest.approx(1.15, abs=0.005)
+
+
+@pytest.mark.parametrize("approx", [Dense(), LowRank(rank=8)], ids=part_name)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_the_macs_of_the_whole_model_are_those_that_run(adapter, approx):
+    # Counted by torch for a single token, which attends to itself alone: 2d more for each of the 2 layers.
+    model = loda.inject(tiny_gpt2(), loda.LodaConfig(ADAPTERS[adapter], approx))
+    model.set_attn_implementation("eager")
+    fold(model)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 1, dtype=torch.long))
+    found = loda.cost(model)
+    assert 2 * (found.model_macs_per_token + 2 * 2 * 32) == counter.get_total_flops()
+    # 12 d^2 for each of 2 blocks of width 32, and a head of 64 tokens
+    assert found.base_model_macs_per_token == 2 * 12 * 32**2 + 64 * 32
 
 
 def test_the_base_costs_what_its_projections_cost(medium):
