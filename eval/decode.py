@@ -8,29 +8,46 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from eval.beam import Hypothesis, beam_search
+from loda.errors import LodaError
 from loda.lab.config import DecodeConfig
 from loda.lab.data import Example
 from loda.lab.files import write_text
 from loda.lab.progress import Bars
 from loda.lab.rows import prompt
 
+PLAIN = "{context}"
+
+
+def encode_prompts(
+    tokenizer: Tokenizer, examples: Sequence[Example], config: DecodeConfig, max_length: int
+) -> list[list[int]]:
+    """What the model is given for every context, in order.
+
+    A context longer than max_length - max_new_tokens keeps its last ids, as in LoRA's code.
+
+    Raises:
+        LodaError: a context within a prompt is so long; cut, it would lose the prompt's beginning.
+    """
+    room = max_length - config.max_new_tokens
+    rendered = [prompt(tokenizer, config.prompt.render(e.context), config.prompt.separator) for e in examples]
+    longest = max(map(len, rendered))
+    if config.prompt.template != PLAIN and longest > room:
+        raise LodaError(
+            f"decode.prompt.template makes prompts of up to {longest} tokens, dataset.max_length={max_length} less "
+            f"decode.max_new_tokens={config.max_new_tokens} leaves {room}; shorten the first, or change the others"
+        )
+    return [ids[-room:] for ids in rendered]
+
 
 def decode(
     model: PreTrainedModel,
-    tokenizer: Tokenizer,
     stop: Sequence[int],
-    examples: Sequence[Example],
+    prompts: Sequence[Sequence[int]],
     config: DecodeConfig,
-    max_length: int,
     label: str,
     bars: Bars,
 ) -> list[Hypothesis]:
-    """The best hypothesis for every context, in order.
-
-    A prompt longer than max_length - max_new_tokens keeps its last ids, as in LoRA's code.
-    """
-    room = max_length - config.max_new_tokens
-    prompts = [prompt(tokenizer, example.context)[-room:] for example in examples]
+    """The best hypothesis for every prompt, in order."""
     with bars.bar(f"decode {label}", len(prompts), "context") as progress:
         return beam_search(
             model,

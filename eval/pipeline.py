@@ -11,7 +11,7 @@ from time import monotonic
 import torch
 from tokenizers import Tokenizer
 
-from eval.decode import decode, read_texts, write_predictions
+from eval.decode import decode, encode_prompts, read_texts, write_predictions
 from eval.metrics.corpus import Corpus
 from eval.postprocess import pad_references, prepare
 from eval.records import Record, read_record
@@ -40,6 +40,7 @@ class Inputs:
     tokenizer: Tokenizer
     stop: list[int]
     examples: list[Example]
+    prompts: list[list[int]]
 
 
 def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
@@ -104,7 +105,8 @@ def _check(experiment: Experiment) -> Inputs:
     preflight(experiment, folder)
     tokenizer = load_tokenizer(folder)
     stop = [token_id(tokenizer, text) for text in experiment.decode.stop]
-    return Inputs(folder, tokenizer, stop, examples)
+    prompts = encode_prompts(tokenizer, examples, experiment.decode, dataset.max_length)
+    return Inputs(folder, tokenizer, stop, examples, prompts)
 
 
 def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, bars: Bars) -> None:
@@ -114,10 +116,7 @@ def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Ou
         return
     started = monotonic()
     model = load_trained(experiment, inputs.folder, mark.label, outputs)
-    length = experiment.dataset.max_length
-    hypotheses = decode(
-        model, inputs.tokenizer, inputs.stop, inputs.examples, experiment.decode, length, mark.label, bars
-    )
+    hypotheses = decode(model, inputs.stop, inputs.prompts, experiment.decode, mark.label, bars)
     write_predictions(predictions, inputs.tokenizer, hypotheses)
     origin = provenance(monotonic() - started, pick_device(experiment.trainer.device))
     write_json(summary_file, {"predictions": sha256(predictions), "provenance": origin})

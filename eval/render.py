@@ -23,12 +23,17 @@ HEADINGS = {
     Fact.approx: "Approx.",
     Fact.r: "r",
     Fact.macs: "MACs/token",
+    Fact.model_macs: "Of model",
     Fact.parameters: "Trainable",
 }
 LEGENDS = {
     Fact.macs: (
         "MACs per token of computing Q, K and V in all layers, adapters included: M = 10^6, "
         "K = 10^3. LoDA+ applies B twice, to xA and to f1(xA), as the printed values imply."
+    ),
+    Fact.model_macs: (
+        "Of model: MACs per token of the whole model, relative to the unadapted one: every matrix, the vocabulary head "
+        "and the adapters, without attention between tokens (loda/cost.py)."
     ),
     Fact.parameters: (
         "Trainable parameters: M = 2^20, K = 2^10 (LoRA's 393,216 is the printed 0.38M); in rows marked *, M = 10^6."
@@ -209,12 +214,15 @@ def _measured(line: Line, fact: Fact) -> str:
         return str(line.row.r)
     if not line.records:
         return "-"
-    record = line.records[0]
+    cost = line.records[0].cost
     if fact is Fact.parameters:
-        return _amount(record.cost.trainable_parameters, kilo=1024, digits=2)
-    macs = _amount(record.cost.macs_per_token, kilo=1000, digits=1)
+        return _amount(cost.trainable_parameters, kilo=1000 if line.row.quoted else 1024, digits=2)
+    if fact is Fact.model_macs:
+        share = f"{cost.model_macs_per_token / cost.base_model_macs_per_token:.1%}"
+        return f"100.0/{share}" if line.row.mergeable else share
+    macs = _amount(cost.macs_per_token, kilo=1000, digits=1)
     if line.row.mergeable:
-        return f"{_amount(record.cost.base_macs_per_token, kilo=1000, digits=1)[:-1]}/{macs}"
+        return f"{_amount(cost.base_macs_per_token, kilo=1000, digits=1)[:-1]}/{macs}"
     return macs
 
 
@@ -224,7 +232,7 @@ def _stated(line: Line, fact: Fact) -> str:
         return line.row.parameters
     if fact is Fact.macs:
         return line.row.macs
-    if line.overrides:
+    if line.overrides or fact is Fact.model_macs:
         return ""
     return line.row.approx if fact is Fact.approx else str(line.row.r)
 
@@ -261,6 +269,8 @@ def _rows(table: TableData) -> list[dict[str, Any]]:
             "quoted": line.row.quoted,
             "trainable_parameters": line.records[0].cost.trainable_parameters if line.records else None,
             "macs_per_token": line.records[0].cost.macs_per_token if line.records else None,
+            "model_macs_per_token": line.records[0].cost.model_macs_per_token if line.records else None,
+            "base_model_macs_per_token": line.records[0].cost.base_model_macs_per_token if line.records else None,
             "published_parameters": line.row.parameters or None,
             "published_macs_per_token": line.row.macs or None,
             "runs": [record.run for record in line.records],

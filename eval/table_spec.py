@@ -45,6 +45,7 @@ class Fact(Enum):
     approx = "approx"
     r = "r"
     macs = "macs"
+    model_macs = "model_macs"
     parameters = "parameters"
 
 
@@ -69,6 +70,7 @@ class Profile:
     caption: str
     replace: dict[str, list[str]] = field(default_factory=dict)
     without: list[str] = field(default_factory=list)
+    quoted_seeds: list[int] = field(default_factory=list)  # for the rows that the paper quotes; empty: `seeds`
     comparable: bool = True  # whether a difference to the published value means anything
 
 
@@ -161,7 +163,8 @@ def seeds(row: Row, profile: Profile) -> list[int]:
     """The seeds that `row` is run with in `profile`; [] if it is not run there."""
     if not overrides(row, profile):
         return []
-    return profile.seeds if row.trained else profile.seeds[:1]
+    own = profile.quoted_seeds if row.quoted and profile.quoted_seeds else profile.seeds
+    return own if row.trained else own[:1]
 
 
 def read(name: str) -> TableSpec:

@@ -47,6 +47,8 @@ def write_scores(
             "macs_per_token": 205056,
             "merged_macs_per_token": None,
             "base_macs_per_token": 196608,
+            "model_macs_per_token": 958720,
+            "base_model_macs_per_token": 950272,
             "energy": 1.0,
             **(cost or {}),
         },

@@ -156,15 +156,40 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True)
+class PromptConfig:
+    """How a context is put to the model: as in training, or within a prompt for in-context learning.
+
+    Attributes:
+        template: the text that the model is given; `{context}` stands for the context.
+        colon: what stands between key and value; the data sets write " : ".
+        separator: whether the end-of-text token follows, as it does in training.
+    """
+
+    template: str
+    colon: str
+    separator: bool
+
+    def __post_init__(self) -> None:
+        if self.template.count("{context}") != 1:
+            raise LodaError("decode.prompt.template must contain {context} exactly once; it stands for the context")
+
+    def render(self, context: str) -> str:
+        """The text of one context."""
+        return self.template.replace("{context}", context.replace(" : ", self.colon))
+
+
+@dataclass(frozen=True)
 class DecodeConfig:
     """Beam search (protocol: LoRA's gpt2_beam.py).
 
     Attributes:
+        prompt: see `PromptConfig`.
         split: which split is decoded and scored; test_seen and test_unseen are the parts of WebNLG's.
         stop: texts that end a hypothesis; each must be one token of the vocabulary.
         batch_size: contexts decoded together; it does not change the result.
     """
 
+    prompt: PromptConfig
     split: str
     num_beams: int
     max_new_tokens: int

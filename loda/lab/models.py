@@ -126,7 +126,10 @@ def preflight(experiment: Experiment, folder: Path) -> Cost:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape)
     _check_parameters(experiment.model, model)
-    return loda.cost(loda.inject(model, experiment.method))
+    loda.inject(model, experiment.method)
+    # The longest row that there may be, because a prefix takes positions too.
+    model.base_model(inputs_embeds=torch.empty(1, experiment.dataset.max_length, shape.hidden_size, device="meta"))
+    return loda.cost(model)
 
 
 def _check_parameters(config: ModelConfig, model: PreTrainedModel) -> None:

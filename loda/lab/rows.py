@@ -55,10 +55,10 @@ class Batch:
         return Batch(self.inputs.to(device), self.targets.to(device), self.mask.to(device))
 
 
-def prompt(tokenizer: Tokenizer, context: str) -> list[int]:
+def prompt(tokenizer: Tokenizer, context: str, separator: bool = True) -> list[int]:
     """The ids that the model is given: the context without leading space, then the separator."""
     ids: list[int] = tokenizer.encode(context, add_special_tokens=False).ids
-    return [*ids, token_id(tokenizer, END_OF_TEXT)]
+    return [*ids, token_id(tokenizer, END_OF_TEXT)] if separator else ids
 
 
 def encode(tokenizer: Tokenizer, pair: Pair, max_length: int) -> Row:

@@ -13,10 +13,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from eval import decode
+from eval.decode import encode_prompts
 from loda.lab.config import compose
 from loda.lab.data import Example, Pair
-from loda.lab.progress import ONE_RUN
 from loda.lab.rows import END_OF_TEXT, PADDING, Row, collate, encode
 from tests.parity.reference import DATA
 
@@ -91,13 +90,11 @@ def test_data_encoding_appends_the_separator_to_context_and_completion(tokenizer
     [(1, 97, BATCHES["rows"], BATCHES["items"]), (32, 64, EXTRA["rows"], CASES["eval_len32_seq64"]["items"])],
     ids=["train_batches", "eval_len32_seq64"],
 )
-def test_data_prompts_keep_their_last_ids(new, length, rows, items, tokenizer, monkeypatch):
-    """The prompts that reach the beam search are the reference's queries."""
+def test_data_prompts_keep_their_last_ids(new, length, rows, items, tokenizer):
+    """What the beam search is given are the reference's queries."""
     config = compose(["dataset=toy", f"dataset.max_length={length}", f"decode.max_new_tokens={new}"]).decode
-    prompts = []
-    monkeypatch.setattr(decode, "beam_search", lambda model, given, **rules: prompts.extend(given))
     examples = [Example(text(pair["context"][:-1]), ()) for pair in rows]
-    decode.decode(None, tokenizer, [SEPARATOR], examples, config, length, "untrained", ONE_RUN)
+    prompts = encode_prompts(tokenizer, examples, config, length)
     assert prompts == [item["query"][: item["query_len"]] for item in items]
 
 

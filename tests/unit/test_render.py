@@ -139,3 +139,32 @@ def test_mergeable_rows_print_merged_and_unmerged_macs(tmp_path):
     )
     (line,) = [line for line in grid(markdown(build("table2", "paper", tmp_path))) if line[0].startswith("LoRA")]
     assert line[2] == "75.5/75.9M"
+
+
+@pytest.fixture
+def table2(tmp_path):
+    """Table 2 of the toy with the rows of LoRA, which merges, and of LoDA, which does not."""
+    toy = [*TOY, "dataset.protocol=dart"]
+    scores = {"BLEU": 40.0, "METEOR": 0.3, "TER": 0.5}
+    cost = {"model_macs_per_token": 958_720, "base_model_macs_per_token": 950_272}
+    for adapter in ("lora", "loda"):
+        write_scores(tmp_path, [*toy, f"adapter={adapter}", "seed=0"], scores, cost=cost)
+    return build("table2", "toy", tmp_path)
+
+
+def test_the_savings_of_q_k_and_v_stand_beside_those_of_the_whole_model(table2):
+    header, _, *lines = grid(markdown(table2))
+    at = header.index("Of model")
+    shares = {line[0].split(" ")[0]: line[at] for line in lines if line[at] not in ("", "-")}
+    assert shares == {"LoRA": "100.0/100.9%", "LoDA": "100.9%"}  # 958,720 / 950,272 = 1.00889
+    (lora,) = [row for row in json.loads(json_text(table2))["rows"] if row["method"] == "LoRA"]
+    assert (lora["model_macs_per_token"], lora["base_model_macs_per_token"]) == (958_720, 950_272)
+
+
+def test_rows_of_prior_work_count_parameters_in_millions_as_the_paper_does(tmp_path):
+    count = {"trainable_parameters": 354_823_168}
+    run = [*TOY, "adapter=ft", "optim.lr=1e-3", "optim=li_liang", "seed=0"]
+    write_scores(tmp_path, run, {}, cost=count)
+    write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {}, cost=count)
+    shown = {line[0].split(" ")[0]: line[2] for line in grid(markdown(build("table1", "toy", tmp_path)))}
+    assert (shown["FT*"], shown["LoRA"]) == ("354.82M", "338.39M")  # 10^6 and 2^20

@@ -48,7 +48,7 @@ def record(epoch, split, **scores):
         protocol="e2e",
         contexts=1,
         scores=scores,
-        cost=Cost(1, 1, None, 1, 1.0),
+        cost=Cost(1, 1, None, 1, 1, 1, 1.0),
         settings={},
         training=None,
         hashes={"train": "", "decode": "", "data": "", "metrics": ""},

@@ -1,15 +1,21 @@
 """The published values and the runs of configs/table: checked by properties that do not repeat the file."""
 
+import copy
 import itertools
 import math
 import re
+from dataclasses import replace
 from decimal import Decimal
 from statistics import mean, stdev
 
 import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
+import loda
 from eval.aggregate import experiment_of
 from eval.table_spec import overrides, read, seeds
+from loda.config import part_name
 from loda.errors import LodaError
 
 TABLES = ("table1", "table2", "table3")
@@ -85,8 +91,45 @@ def test_published_parameters_of_own_rows_are_in_units_of_two_to_the_twenty(name
         "loda_plus": 2 * (r * D + r * r) * ADAPTED,
     }
     for row in read(name).rows:
-        if row.run and row.published:
+        if row.published and not row.quoted and row.trained:
             assert row.parameters == f"{counts[settings(row)['adapter']] / 2**20:.2f}M"
+
+
+def test_published_parameters_of_quoted_rows_are_ours_in_millions_or_a_note_gives_ours():
+    with torch.device("meta"):
+        medium = GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=24, n_head=16))
+    spec, differing = read("table1"), []
+    for row in spec.rows:
+        if row.quoted:
+            method = experiment_of(tuple(overrides(row, spec.profiles["paper"]))).method
+            count = loda.cost(loda.inject(copy.deepcopy(medium), method)).trainable_parameters
+            if row.parameters != f"{count / 1e6:.2f}M":
+                differing.append(row.label)
+                assert any(f"{count:,}" in spec.notes[note] for note in row.notes), (row, count)
+    assert differing == ["FT", "Adapter^H", "PreLayer"]
+
+
+def test_quoted_rows_have_the_hyper_parameters_of_their_source():
+    """Li & Liang (2021), Table 6, E2E: learning rate, epochs, batch size; Adapter^H's are unknown, LoRA's are used."""
+    source = {
+        ("FT", "354.92M"): (5e-5, 5, 10),
+        ("Adapter^L", "0.37M"): (8e-5, 10, 5),
+        ("Adapter^L", "11.09M"): (5e-5, 5, 5),
+        ("PreLayer", "0.35M"): (8e-5, 5, 10),
+        ("FT^Top2", "25.19M"): (5e-5, 5, 10),
+        ("Adapter^H", "11.09M"): (2e-4, 5, 8),
+    }
+    spec = read("table1")
+    found = {}
+    for row in spec.rows:
+        if row.quoted:
+            experiment = experiment_of(tuple(overrides(row, spec.profiles["paper"])))
+            optim = experiment.optim
+            found[row.label, row.parameters] = (optim.lr, optim.epochs, optim.batch_size)
+            assert experiment.decode == experiment_of(tuple(spec.profiles["paper"].base)).decode
+            if part_name(experiment.method.adapter) == "prefix":
+                assert experiment.method.adapter.length == 5
+    assert found == source
 
 
 @pytest.mark.parametrize("name", ["table1", "table2"])
@@ -128,22 +171,36 @@ def test_every_row_composes(name, profile):
     spec = read(name)
     chosen = spec.profiles[profile]
     experiments = [experiment_of(tuple(overrides(row, chosen))) for row in spec.rows if seeds(row, chosen)]
-    assert len({(e.method, e.dataset) for e in experiments}) == len(experiments)  # no row is run twice
+    assert len({(e.method, e.dataset, e.decode) for e in experiments}) == len(experiments)  # no row is run twice
     assert {e.dataset.protocol for e in experiments} == {spec.protocol}
     assert {e.decode.split for e in experiments} == {spec.split}
 
 
-def test_the_paper_profile_runs_every_row_that_is_implemented():
+def test_the_paper_profile_runs_every_row():
     for name in TABLES:
         spec = read(name)
-        for row in spec.rows:
-            assert bool(seeds(row, spec.profiles["paper"])) == bool(row.run)
+        assert all(seeds(row, spec.profiles["paper"]) for row in spec.rows)
+
+
+def test_the_toy_runs_every_row_of_tables_1_and_2():
+    for name in ("table1", "table2"):
+        spec = read(name)
+        assert all(seeds(row, spec.profiles["toy"]) for row in spec.rows)
 
 
 def test_an_untrained_row_is_run_once():
     spec = read("table1")
-    assert len(seeds(row_of(spec, "GPT2 (unadapted)"), spec.profiles["paper"])) == 1
+    for label in ("GPT2 (unadapted)", "One-shot"):
+        assert len(seeds(row_of(spec, label), spec.profiles["paper"])) == 1
     assert len(seeds(row_of(spec, "LoDA"), spec.profiles["paper"])) == 3
+
+
+def test_quoted_rows_may_have_fewer_seeds():
+    spec = read("table1")
+    quoted, own = row_of(spec, "FT"), row_of(spec, "LoDA")
+    profile = replace(spec.profiles["toy"], seeds=[3, 4], quoted_seeds=[5])
+    assert (seeds(quoted, profile), seeds(own, profile)) == ([5], [3, 4])
+    assert seeds(quoted, replace(profile, quoted_seeds=[])) == [3, 4]
 
 
 def test_the_toy_keeps_the_rank_per_width():
