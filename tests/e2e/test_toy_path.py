@@ -93,6 +93,31 @@ def test_the_unadapted_model_is_decoded_without_training(outputs):
     assert (record.epoch, record.cost.trainable_parameters) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        (["adapter=none", "decode=one_shot"], 0),
+        (["adapter=prefix", "adapter.hidden=16", "dataset.max_length=251", "optim=li_liang"], 5 * 4 * 2 * 128),
+        (["adapter=ft", "optim=li_liang"], 989_952),  # the whole base
+        (["adapter=adapter_l", "adapter.r=2"], 4 * (2 * 2 * 128 + 2 + 128 + 2 * 128)),
+        (["adapter=lora", "approx=rank38"], 8 * 2 * 4 * 128),  # R-LoRA
+        (["adapter=lora", "approx=keep40"], 8 * 2 * 4 * 128),  # S-LoRA
+    ],
+    ids=["one-shot", "prefix", "ft", "adapter_l", "R-LoRA", "S-LoRA"],
+)
+def test_every_kind_of_row_takes_the_whole_path(overrides, count, outputs):
+    short = ["trainer.max_steps=2", "decode.num_beams=1", "decode.max_new_tokens=4", "dataset.metrics=[bleu]"]
+    (record,) = run_experiment(compose(settings(outputs, *overrides, *short)))
+    assert record.cost.trainable_parameters == count
+    assert record.scores.keys() == {"BLEU"}
+
+
+def test_a_prefix_that_leaves_no_room_for_the_longest_row_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(LodaError, match="a prefix of 5 and 256 tokens exceed the model's 256 positions"):
+        run_experiment(compose(settings(tmp_path / "new", "adapter=prefix")))
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_adapter_does_not_load_on_an_altered_base(records, outputs, tmp_path):
     config = compose(SHORT).model
     base = load_base(config, Path(shutil.copytree(SHIPPED, tmp_path / "base")))
