@@ -13,14 +13,14 @@ from tokenizers import Tokenizer
 
 from eval.decode import decode, encode_prompts, read_texts, write_predictions
 from eval.metrics.corpus import Corpus
-from eval.postprocess import pad_references, prepare
+from eval.postprocess import LEADERBOARD, pad_references, prepare
 from eval.records import Record, read_record
 from eval.score import DEFAULT_METRICS, check_metrics, metrics_fingerprint, score
 from loda.config import part_name
 from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import DatasetConfig, Experiment
-from loda.lab.data import Example, count, load, load_pairs
+from loda.lab.data import Example, count, load, load_entries, load_pairs
 from loda.lab.files import read_json, sha256, write_json
 from loda.lab.fingerprint import data_key, decode_key, digest, train_key
 from loda.lab.lock import hold
@@ -39,8 +39,9 @@ class Inputs:
     folder: Path
     tokenizer: Tokenizer
     stop: list[int]
-    examples: list[Example]
-    prompts: list[list[int]]
+    examples: list[Example]  # what is decoded: every distinct context
+    prompts: list[list[int]]  # of these, encoded
+    instances: list[Example]  # what is scored: the same, or every entry of the file
 
 
 def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
@@ -98,7 +99,9 @@ def _check(experiment: Experiment) -> Inputs:
     use_threads(experiment)
     pick_device(experiment.trainer.device)
     check_metrics(dataset.protocol, metrics_of(dataset))
-    examples = load(dataset.name, experiment.decode.split, dataset.path, dataset.variant)
+    source = (dataset.name, experiment.decode.split, dataset.path, dataset.variant)
+    examples = load(*source)
+    instances = load_entries(*source) if dataset.protocol == LEADERBOARD else examples
     if experiment.trains:
         load_pairs(dataset.name, "train", dataset.path, dataset.variant)
     folder = locate(experiment.model)
@@ -106,7 +109,7 @@ def _check(experiment: Experiment) -> Inputs:
     tokenizer = load_tokenizer(folder)
     stop = [token_id(tokenizer, text) for text in experiment.decode.stop]
     prompts = encode_prompts(tokenizer, examples, experiment.decode, dataset.max_length)
-    return Inputs(folder, tokenizer, stop, examples, prompts)
+    return Inputs(folder, tokenizer, stop, examples, prompts, instances)
 
 
 def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, bars: Bars) -> None:
@@ -131,7 +134,7 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
     trained, decoded = read_json(run.trained), read_json(run.decoded(experiment, mark.label))
     if sha256(predictions) != decoded["predictions"]:
         raise LodaError(f"{predictions} was changed after the decoding; delete {predictions.parent} to decode again")
-    corpus = make_corpus(dataset.protocol, read_texts(predictions), inputs.examples)
+    corpus = make_corpus(dataset.protocol, read_texts(predictions), inputs.examples, inputs.instances)
     scores = score(corpus, metrics_of(dataset))
     record = Record(
         run=run.name,
@@ -163,14 +166,22 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
     write_json(path, asdict(record))
 
 
-def make_corpus(protocol: str, texts: list[str], examples: list[Example]) -> Corpus:
-    """Predictions and references as the protocol's scorer reads them."""
+def make_corpus(protocol: str, texts: list[str], examples: list[Example], instances: list[Example]) -> Corpus:
+    """Predictions and references as the protocol's scorer reads them.
+
+    Args:
+        protocol: see `DatasetConfig`.
+        texts: the prediction for each of `examples`.
+        examples: the contexts that were decoded.
+        instances: what is scored; each has the prediction of its context.
+    """
     if len(texts) != len(examples):
         raise LodaError(f"there are {len(texts)} predictions for {len(examples)} contexts; decode this split again")
-    references = [prepare(protocol, example.references) for example in examples]
-    if protocol != "e2e":
-        references = [pad_references(group) for group in references]
-    return Corpus(protocol, tuple(prepare(protocol, texts)), tuple(map(tuple, references)))
+    contexts = (example.context for example in examples)
+    predicted = dict(zip(contexts, prepare(protocol, texts), strict=True))
+    references = [pad_references(protocol, prepare(protocol, instance.references)) for instance in instances]
+    hypotheses = (predicted[instance.context] for instance in instances)
+    return Corpus(protocol, tuple(hypotheses), tuple(map(tuple, references)))
 
 
 def metrics_key(dataset: DatasetConfig) -> str:

@@ -5,7 +5,8 @@
 
 A drop-in for e2e-metrics' `measure_scores.py -p` and GenerationEval's `eval.py -m bleu,meteor,ter`: the
 same numbers in the same units, not rounded. All input is checked before the first metric starts; a
-mistake in it ends with one line on stderr, exit code 2 and no JSON.
+mistake in it ends with one line on stderr, exit code 2 and no JSON. The protocol `dart_leaderboard` is the
+same scorer as `dart`: the two recipes differ in what the files hold (see `eval/postprocess.py`).
 """
 
 import argparse
@@ -18,8 +19,6 @@ from pathlib import Path
 
 from eval.metrics.corpus import Corpus
 from eval.metrics.files import read_corpus
-from eval.metrics.ter import NAME as TER
-from eval.metrics.ter import with_extra_segment
 from loda.errors import LodaError
 from loda.lab.files import write_json
 
@@ -27,6 +26,7 @@ DEFAULT_METRICS = {
     "e2e": ("bleu", "nist", "meteor", "rouge_l", "cider"),
     "webnlg": ("bleu", "meteor", "ter"),
     "dart": ("bleu", "meteor", "ter"),
+    "dart_leaderboard": ("bleu", "meteor", "ter"),
 }
 
 
@@ -116,15 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.json and options.json.is_dir():
             raise LodaError(f"Cannot write {options.json}: it is a folder, name a file.")
-        if options.ter_extra_segment and "ter" not in metrics:
-            raise LodaError("--ter-extra-segment changes TER: add ter to --metrics or drop the option.")
         corpus = read_corpus(options.protocol, options.refs, options.hyps)
         scores = score(corpus, metrics)
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.ter_extra_segment:
-        scores[TER] = with_extra_segment(scores[TER], len(corpus.hypotheses))
     print(_readable(corpus, scores))
     if options.json:
         write_json(options.json, scores)
@@ -134,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _readable(corpus: Corpus, scores: dict[str, float]) -> str:
     references = sum(map(len, corpus.references))
     lines = [f"{corpus.protocol}: {len(corpus.hypotheses)} hypotheses, {references} references"]
-    return "\n".join(lines + [f"{name:<8} {value:9.4f}" for name, value in scores.items()])
+    width = max(map(len, scores))
+    return "\n".join(lines + [f"{name:<{width}} {value:9.4f}" for name, value in scores.items()])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -148,15 +145,15 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         type=Path,
         help="e2e: file with a blank line between the references of two instances; "
-        "webnlg, dart: prefix of the files reference0, reference1, ...",
+        "otherwise: prefix of the files reference0, reference1, ...",
     )
     parser.add_argument("--hyps", required=True, type=Path, help="file with one hypothesis per line")
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
-    parser.add_argument("--metrics", nargs="+", help="modules of eval.metrics, instead of the protocol's")
     parser.add_argument(
-        "--ter-extra-segment",
-        action="store_true",
-        help="TER as eval.py prints it for files that end with a newline (one more segment, of rate 1)",
+        "--metrics",
+        nargs="+",
+        help="modules of eval.metrics, instead of the protocol's; ter_extra_segment is TER as eval.py prints it for "
+        "files that end with a newline",
     )
     return parser
 

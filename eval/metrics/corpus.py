@@ -10,8 +10,8 @@ from functools import cached_property, lru_cache
 from eval.metrics import ptb, words
 from loda.errors import LodaError
 
-# The words of each protocol; `webnlg` and `dart` are two names for that of GenerationEval.
-_TOKENISERS = {"e2e": ptb, "webnlg": words, "dart": words}
+# The words of each protocol. All but `e2e` are scored by GenerationEval; they differ in the references they are given.
+_TOKENISERS = {"e2e": ptb, "webnlg": words, "dart": words, "dart_leaderboard": words}
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Corpus:
     """The outputs of one system and what they are compared with.
 
     Args:
-        protocol: `e2e` (e2e-metrics) or `webnlg` / `dart` (GenerationEval); it decides on the words
-            and, for BLEU, on the script that is followed.
+        protocol: `e2e` (e2e-metrics) or `webnlg`, `dart`, `dart_leaderboard` (GenerationEval); it decides on
+            the words and, for BLEU, on the script that is followed.
         hypotheses: one text per instance; it may be empty.
         references: one group of texts per instance, in the order of the hypotheses. An empty text
             is a reference of length 0 for BLEU, 1 for TER and nothing for METEOR.

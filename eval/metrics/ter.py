@@ -28,14 +28,6 @@ def score(corpus: Corpus) -> float:
     return sum(rates) / len(rates)
 
 
-def with_extra_segment(rate: float, instances: int) -> float:
-    """TER as GenerationEval prints it for files that end with a newline.
-
-    It takes what follows that newline for one more instance, empty on both sides, of rate 1.
-    """
-    return (rate * instances + 1) / (instances + 1)
-
-
 def edit_rate(hypothesis: Sequence[str], reference: Sequence[str]) -> float:
     """(shifts + insertions, deletions, substitutions) / words of the reference; 1 if it is empty.
 

@@ -69,7 +69,8 @@ class DatasetConfig:
         variant: which form of the data set, where it has several (e2e: text or csv); null where it has one.
         path: a local folder with the original files instead of the download.
         max_length: longest row in tokens, context and completion together; longer rows are cut as in LoRA's code.
-        protocol: "e2e", or "webnlg" or "dart": post-processing and scoring.
+        protocol: post-processing and scoring: "e2e"; "webnlg" or "dart" as in LoRA's code; "dart_leaderboard" as on
+            DART's leaderboard (see `eval/postprocess.py`).
         metrics: modules in `eval/metrics/`.
         recipe: see `Recipe`.
     """
@@ -83,7 +84,7 @@ class DatasetConfig:
     recipe: Recipe
 
     def __post_init__(self) -> None:
-        _one_of("dataset.protocol", self.protocol, ("e2e", "webnlg", "dart"))
+        _one_of("dataset.protocol", self.protocol, ("e2e", "webnlg", "dart", "dart_leaderboard"))
         _at_least("dataset.max_length", self.max_length, 2)
 
 

@@ -33,7 +33,7 @@ def case(request, shared: Path) -> Case:
     last = {lines[p["id"]].context: p["predict"] for p in golden["predictions_file_order"]}
     tokenizer = load_tokenizer(shared / "data/gpt2_tokenizer")
     texts = [tokenizer.decode(last[example.context], skip_special_tokens=False) for example in examples]
-    return Case(golden, lines, make_corpus(protocol, texts, examples))
+    return Case(golden, lines, make_corpus(protocol, texts, examples, examples))
 
 
 def test_postprocess_reads_the_same_lines(case):

@@ -9,7 +9,7 @@ import pytest
 
 from loda.errors import LodaError
 from loda.lab.config import compose
-from loda.lab.data import Example, Pair, dart, e2e, group, load, load_pairs, source, webnlg
+from loda.lab.data import Example, Pair, dart, e2e, group, load, load_entries, load_pairs, source, webnlg
 from loda.lab.data.source import SourceFile, blob_id
 from loda.lab.data.toy import FILES
 from loda.lab.fingerprint import data_key
@@ -153,6 +153,19 @@ def test_dart_relations_are_lower_cased_and_empty_entries_skipped():
     )
     context = "Mars : orbits : Sun | [TABLECONTEXT] : [title] : X &amp; Y"
     assert dart.pairs(data) == [Pair(context, "one"), Pair(context, "")]
+
+
+def test_dart_entries_stay_apart_where_their_triples_recur(monkeypatch):
+    entry = '{"tripleset": [["a", "B", "c"]], "annotations": [%s]}'
+    texts = ['{"text": "one"}, {"text": "two"}', "", '{"text": "three"}']
+    data = ("[" + ", ".join(entry % text for text in texts) + "]").encode()
+    monkeypatch.setattr("loda.lab.data.read", lambda name, file, path: data)
+    assert load_entries("dart", "test") == [Example("a : b : c", ("one", "two")), Example("a : b : c", ("three",))]
+    assert group(dart.pairs(data)) == [Example("a : b : c", ("one", "two", "three"))]
+
+
+def test_entries_are_the_contexts_where_a_data_set_does_not_say():
+    assert load_entries("toy", "test") == load("toy", "test")
 
 
 def webnlg_entry(category: str, *texts: tuple[str, str]) -> dict:

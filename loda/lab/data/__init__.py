@@ -4,6 +4,7 @@ A data set is a module of this folder that exports
 
     FILES: dict[str, SourceFile]     the original file of each split: name, address, git blob id
     pairs(data: bytes) -> list[Pair]     the pairs in the order of the file, from the original bytes
+    entries(data: bytes) -> list[list[Pair]]     optional: the same pairs, by entry of the file, where entries recur
 
 and, where the same pairs come in several forms, each form by its name:
 
@@ -88,6 +89,19 @@ def load_pairs(name: str, split: str, path: str | Path | None = None, variant: s
     if any(pair.seen is None for pair in pairs):
         raise LodaError(f"split={split!r} needs categories, which dataset.name={name} has not; use test")
     return [pair for pair in pairs if pair.seen is PARTS[split]]
+
+
+def load_entries(name: str, split: str, path: str | Path | None = None, variant: str | None = None) -> list[Example]:
+    """The entries of a split in the order of the file, each with its own references.
+
+    They differ from the distinct contexts of `load` where a context recurs, as it does in DART. Arguments and errors
+    are those of `load`.
+    """
+    module, form = _module(name), _form(name, variant)
+    if split not in SPLITS or not hasattr(module, "entries"):
+        return load(name, split, path, variant)
+    entries: list[list[Pair]] = module.entries(read(name, form.files[split], path))
+    return [Example(pairs[0].context, tuple(pair.completion for pair in pairs)) for pairs in entries]
 
 
 def group(pairs: Iterable[Pair]) -> list[Example]:
