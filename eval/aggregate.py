@@ -9,10 +9,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, pstdev, stdev
 
 from eval.records import Record, collect
-from eval.table_spec import BestPer, Better, Column, Profile, Published, Row, TableSpec, overrides, read, seeds
+from eval.table_spec import (
+    BestPer,
+    Better,
+    Column,
+    Deviation,
+    Profile,
+    Published,
+    Row,
+    TableSpec,
+    overrides,
+    read,
+    seeds,
+)
 from loda.errors import LodaError
 from loda.lab.config import Experiment, compose
 from loda.lab.fingerprint import decode_key
@@ -21,7 +33,7 @@ from loda.lab.paths import Outputs
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean and sample standard deviation (n - 1) over n seeds; no deviation for one seed."""
+    """Mean and standard deviation over n seeds; no deviation for one seed."""
 
     mean: float
     deviation: float | None
@@ -53,10 +65,14 @@ class Line:
 
 @dataclass(frozen=True)
 class TableData:
-    """A table filled with the runs of one profile, which were all started with `settings` besides."""
+    """A table filled with the runs of one profile, which were all started with `settings` besides.
+
+    `protocol` is the one of the table's protocols that scored them.
+    """
 
     spec: TableSpec
     profile: str
+    protocol: str
     lines: list[Line]
     settings: Sequence[str] = ()
 
@@ -86,8 +102,13 @@ class TableData:
 
     @property
     def commands(self) -> list[str]:
-        """The commands that fill the empty cells, one per row with seeds missing."""
-        return [_command(line.overrides, line.missing_seeds) for line in self.lines if line.missing_seeds]
+        """The commands that fill the empty cells, for each row with seeds missing and each split it needs."""
+        return [
+            _command([*line.overrides, *decoding], line.missing_seeds)
+            for line in self.lines
+            if line.missing_seeds
+            for decoding in decodings(self.spec, experiment_of(tuple(line.overrides)))
+        ]
 
 
 def build(
@@ -117,9 +138,10 @@ def build(
     return candidates[0]
 
 
-def statistic(values: Sequence[float]) -> Statistic:
-    """Mean +- sqrt(sum (x - mean)^2 / (n - 1)) of at least one value."""
-    return Statistic(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+def statistic(values: Sequence[float], deviation: Deviation) -> Statistic:
+    """Mean and deviation of at least one value."""
+    spread = stdev if deviation is Deviation.sample else pstdev
+    return Statistic(fmean(values), spread(values) if len(values) > 1 else None, len(values))
 
 
 def select_epoch(records: Iterable[Record], spec: TableSpec) -> Record | None:
@@ -151,18 +173,24 @@ def select_epoch(records: Iterable[Record], spec: TableSpec) -> Record | None:
 def _fill(spec: TableSpec, name: str, records: list[Record], outputs: Outputs, settings: Sequence[str]) -> TableData:
     profile = replace(spec.profiles[name], base=[*spec.profiles[name].base, *settings])
     base = experiment_of(tuple(profile.base))
+    protocol = base.dataset.protocol
+    if protocol not in spec.protocols:
+        raise LodaError(
+            f"dataset.protocol={protocol!r} does not fill {spec.name}; choose {' or '.join(spec.protocols)}"
+        )
     by_run: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        if (record.model, record.dataset, record.protocol) == (base.model.name, base.dataset.name, spec.protocol):
+        if (record.model, record.dataset, record.protocol) == (base.model.name, base.dataset.name, protocol):
             by_run.setdefault((record.run, record.hashes["decode"]), []).append(record)
     lines = []
     for row in spec.rows:
         found = _find(spec, row, profile, by_run, outputs) if by_run else {}
         missing = [seed for seed in seeds(row, profile) if seed not in found]
         kept = list(found.values())
-        lines.append(Line(row, overrides(row, profile), kept, missing, _cells(spec, row, profile, kept)))
+        cells = _cells(spec, row, kept, comparable=profile.comparable and protocol == spec.papers_protocol)
+        lines.append(Line(row, overrides(row, profile), kept, missing, cells))
     _refuse_mixed([record for line in lines for record in line.records])
-    return TableData(spec, name, lines, settings)
+    return TableData(spec, name, protocol, lines, settings)
 
 
 @cache
@@ -180,10 +208,22 @@ def _find(
         experiment = replace(experiment_of(tuple(overrides(row, profile))), seed=seed)
         run = outputs.run(experiment).name
         scored = [record for key in _decode_keys(experiment, spec) for record in by_run.get((run, key), [])]
-        record = select_epoch(scored, spec)
-        if record is not None and _kept_epochs(experiment) <= {one.epoch for one in scored}:
-            found[seed] = record
+        epochs = {split: {one.epoch for one in scored if one.split == split} for split in splits(spec, experiment)}
+        if all(_kept_epochs(experiment) <= present for present in epochs.values()):
+            record = select_epoch(scored, spec)
+            found |= {seed: record} if record is not None else {}
     return found
+
+
+def splits(spec: TableSpec, experiment: Experiment) -> list[str]:
+    """The splits that a run must be scored on: the reported one, and the selecting one where there is a choice."""
+    several = len(_kept_epochs(experiment)) > 1
+    return list(dict.fromkeys([spec.split, spec.select_split])) if several else [spec.split]
+
+
+def decodings(spec: TableSpec, experiment: Experiment) -> list[list[str]]:
+    """The overrides that score a run on each of `splits`; none for the split that is decoded anyway."""
+    return [[] if split == experiment.decode.split else [f"decode.split={split}"] for split in splits(spec, experiment)]
 
 
 def _decode_keys(experiment: Experiment, spec: TableSpec) -> set[str]:
@@ -200,24 +240,27 @@ def _kept_epochs(experiment: Experiment) -> set[float]:
     return {epoch for epoch in (*optim.keep_epochs, optim.epochs) if epoch <= optim.epochs}
 
 
-def _cells(spec: TableSpec, row: Row, profile: Profile, records: list[Record]) -> dict[str, Cell]:
+def _cells(spec: TableSpec, row: Row, records: list[Record], comparable: bool) -> dict[str, Cell]:
     published = row.values or [None] * len(spec.columns)
     cells = {}
     for (name, column), paper in zip(spec.columns.items(), published, strict=True):
-        ours = _ours(name, column, records)
+        ours = _ours(name, column, spec.deviation, records)
         difference = None
-        if ours is not None and paper is not None and profile.comparable:
+        if ours is not None and paper is not None and comparable:
             difference = ours.mean - paper.mean
         cells[name] = Cell(ours, paper, difference)
     return cells
 
 
-def _ours(name: str, column: Column, records: list[Record]) -> Statistic | None:
-    values = [record.scores[name] * column.scale for record in records if name in record.scores]
+def _ours(name: str, column: Column, deviation: Deviation, records: list[Record]) -> Statistic | None:
+    scores = [record.scores[name] for record in records if name in record.scores]
+    if column.round_each is not None:
+        scores = [round(score, column.round_each) for score in scores]
+    values = [score * column.scale for score in scores]
     if values and len(values) < len(records):
         lacking = ", ".join(record.run for record in records if name not in record.scores)
         raise LodaError(f"{name} is missing in {lacking} but not in its other seeds; score again")
-    return statistic(values) if values else None
+    return statistic(values, deviation) if values else None
 
 
 def _refuse_mixed(records: list[Record]) -> None:

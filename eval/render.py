@@ -12,33 +12,12 @@ import json
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from eval.aggregate import Line, Statistic, TableData
-from eval.table_spec import BestPer, Better, Fact
-
-HEADINGS = {
-    Fact.approx: "Approx.",
-    Fact.r: "r",
-    Fact.macs: "MACs/token",
-    Fact.model_macs: "Of model",
-    Fact.parameters: "Trainable",
-}
-LEGENDS = {
-    Fact.macs: (
-        "MACs per token of computing Q, K and V in all layers, adapters included: M = 10^6, "
-        "K = 10^3. LoDA+ applies B twice, to xA and to f1(xA), as the printed values imply."
-    ),
-    Fact.model_macs: (
-        "Of model: MACs per token of the whole model, relative to the unadapted one: every matrix, the vocabulary head "
-        "and the adapters, without attention between tokens (loda/cost.py)."
-    ),
-    Fact.parameters: (
-        "Trainable parameters: M = 2^20, K = 2^10 (LoRA's 393,216 is the printed 0.38M); in rows marked *, M = 10^6."
-    ),
-}
+from eval.table_spec import BestPer, Better, Fact, FactColumn
 
 
 @dataclass(frozen=True)
@@ -147,10 +126,11 @@ def _notes(table: TableData) -> list[tuple[str, str]]:
     quoted = " (*: quoted there from prior work)" if any(row.quoted for row in spec.rows) else ""
     best = "per method and metric" if spec.best_per is BestPer.label else "per metric"
     general = [
-        f"ours (n): mean ± sample standard deviation over n seeds, {spec.split} split; bold: our "
-        f"best {best}; paper: {spec.source}{quoted}."
+        f"ours (n): mean ± {spec.deviation.value} standard deviation over n seeds, {spec.split} split; bold: our "
+        f"best {best}; paper: {spec.source}{quoted}.",
+        f"Scored by {spec.protocols[table.protocol]}.",
     ]
-    general += [LEGENDS[fact] for fact in spec.show if fact in LEGENDS]
+    general += [column.note for column in spec.show.values() if column.note]
     general += [text for key, text in spec.notes.items() if key not in spec.marks]
     marked = [(mark, spec.notes[key]) for key, mark in spec.marks.items()]
     return [
@@ -167,7 +147,7 @@ def _header(table: TableData) -> list[_Text]:
     arrows = {Better.higher: "↑", Better.lower: "↓"}
     return [
         _Text("Method"),
-        *(_Text(HEADINGS[fact]) for fact in table.spec.show),
+        *(_Text(column.label) for column in table.spec.show.values()),
         _Text(""),
         *(
             _Text(f"{column.label or name} {arrows[column.better]}", _marks(table, column.notes))
@@ -190,7 +170,7 @@ def _printed(table: TableData, line: Line) -> list[list[_Text]]:
     row, cells = line.row, line.cells
     lines = []
     if line.overrides:
-        facts = [_Text(_measured(line, fact)) for fact in table.spec.show]
+        facts = [_Text(_measured(line, fact, column)) for fact, column in table.spec.show.items()]
         source = _Text(f"ours ({len(line.records)})" if line.records else "ours")
         scores = [
             _Text(_score(cells[name].ours, column.digits), is_best=table.is_best(line, name))
@@ -206,7 +186,7 @@ def _printed(table: TableData, line: Line) -> list[list[_Text]]:
     return [[name, *entries] for name, entries in zip(names, lines, strict=False)]
 
 
-def _measured(line: Line, fact: Fact) -> str:
+def _measured(line: Line, fact: Fact, column: FactColumn) -> str:
     """What our line says about the row; its counts are those of the model that was run."""
     if fact is Fact.approx:
         return line.row.approx
@@ -216,13 +196,14 @@ def _measured(line: Line, fact: Fact) -> str:
         return "-"
     cost = line.records[0].cost
     if fact is Fact.parameters:
-        return _amount(cost.trainable_parameters, kilo=1000 if line.row.quoted else 1024, digits=2)
+        own = replace(column, kilo=column.quoted_kilo) if line.row.quoted else column
+        return _amount(cost.trainable_parameters, own)
     if fact is Fact.model_macs:
-        share = f"{cost.model_macs_per_token / cost.base_model_macs_per_token:.1%}"
-        return f"100.0/{share}" if line.row.mergeable else share
-    macs = _amount(cost.macs_per_token, kilo=1000, digits=1)
+        share = f"{cost.model_macs_per_token / cost.base_model_macs_per_token:.{column.digits}%}"
+        return f"{1:.{column.digits}%}"[:-1] + f"/{share}" if line.row.mergeable else share
+    macs = _amount(cost.macs_per_token, column)
     if line.row.mergeable:
-        return f"{_amount(cost.base_macs_per_token, kilo=1000, digits=1)[:-1]}/{macs}"
+        return f"{_amount(cost.base_macs_per_token, column)[:-1]}/{macs}"
     return macs
 
 
@@ -237,14 +218,14 @@ def _stated(line: Line, fact: Fact) -> str:
     return line.row.approx if fact is Fact.approx else str(line.row.r)
 
 
-def _amount(value: int, kilo: int, digits: int) -> str:
+def _amount(value: int, column: FactColumn) -> str:
     """393216 with kilo = 1024 is '0.38M'; in K where M would not leave two figures; 0 is '0'."""
     if value == 0:
         return "0"
-    mega = value / kilo**2
-    if mega >= 10 ** (1 - digits):
-        return f"{mega:.{digits}f}M"
-    return f"{value / kilo:.{digits}f}K"
+    mega = value / column.kilo**2
+    if mega >= 10 ** (1 - column.digits):
+        return f"{mega:.{column.digits}f}M"
+    return f"{value / column.kilo:.{column.digits}f}K"
 
 
 def _score(statistic: Statistic | None, digits: int) -> str:
@@ -277,6 +258,7 @@ def _rows(table: TableData) -> list[dict[str, Any]]:
             "seeds": [record.seed for record in line.records],
             "epochs": [record.epoch for record in line.records],
             "split": table.spec.split,
+            "protocol": table.protocol,
             "cells": {
                 name: {
                     "unit": column.unit,

@@ -39,8 +39,15 @@ class BestPer(Enum):
     label = "label"
 
 
+class Deviation(Enum):
+    """What stands behind the ±: sqrt(sum (x - mean)^2 / (n - 1)), or with n below."""
+
+    sample = "sample"
+    population = "population"
+
+
 class Fact(Enum):
-    """A column that describes the row instead of scoring it."""
+    """What a column can say about a row instead of scoring it."""
 
     approx = "approx"
     r = "r"
@@ -50,12 +57,31 @@ class Fact(Enum):
 
 
 @dataclass(frozen=True)
+class FactColumn:
+    """How a fact is printed: counts in M = kilo^2 or K = kilo with `digits` decimals; `note` stands below the table.
+
+    Of a row that the paper quotes from prior work the trained parameters are printed with `quoted_kilo`.
+    """
+
+    label: str
+    kilo: int = 1000
+    quoted_kilo: int = 1000
+    digits: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Column:
-    """A metric: a score times `scale` is in `unit` and is printed with `digits` decimals."""
+    """A metric: a score times `scale` is in `unit` and is printed with `digits` decimals.
+
+    With `round_each` the score of every seed is rounded to so many decimals before the mean is taken, for a paper that
+    read its scores off a print.
+    """
 
     unit: str
     digits: int
     scale: float = 1.0
+    round_each: int | None = None
     better: Better = Better.higher
     label: str = ""  # the name of the score if empty
     notes: list[str] = field(default_factory=list)
@@ -109,18 +135,20 @@ class Row:
 class TableSpec:
     """One of the paper's tables.
 
-    Its records are those of `split`, scored by `protocol`. Of the epochs that a run kept, it takes
-    the one with the best `select_by` on `select_split`.
+    Its records are those of `split`, scored by one of `protocols`: that of the profile's data set unless
+    `dataset.protocol` chooses another. Of the epochs that a run kept, it takes the one with the best `select_by` on
+    `select_split`.
     """
 
     name: str
     title: str
     source: str
-    protocol: str
+    protocols: dict[str, str]  # and what each is, in words; the first is the paper's
     split: str
     select_by: str
     select_split: str
-    show: list[Fact]
+    deviation: Deviation
+    show: dict[Fact, FactColumn]
     best_per: BestPer
     columns: dict[str, Column]  # by the name of the score
     profiles: dict[str, Profile]
@@ -142,6 +170,11 @@ class TableSpec:
             raise LodaError(
                 f"{self.name}: select_by={self.select_by!r} is no column; choose one of {', '.join(self.columns)}"
             )
+
+    @property
+    def papers_protocol(self) -> str:
+        """The protocol that the published values were scored by."""
+        return next(iter(self.protocols))
 
     @property
     def marks(self) -> dict[str, str]:
@@ -186,7 +219,8 @@ def read(name: str) -> TableSpec:
             columns={key: _typed(Column, node) for key, node in columns.items()},
             profiles={key: _typed(Profile, node) for key, node in content.pop("profiles").items()},
             rows=[_typed(Row, node) for node in content.pop("rows")],
-            show=[Fact(fact) for fact in content.pop("show")],
+            show={Fact(key): _typed(FactColumn, node) for key, node in content.pop("show").items()},
+            deviation=Deviation(content.pop("deviation")),
             best_per=BestPer(content.pop("best_per")),
             **content,
         )

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from eval.aggregate import build, experiment_of
+from eval.aggregate import build, decodings, experiment_of
 from eval.pipeline import is_complete, run_experiment
 from eval.render import FORMATS
 from eval.table import write
@@ -75,8 +75,9 @@ def jobs(table: str, profile: str, settings: Sequence[str]) -> list[Job]:
         for seed in seeds(row, spec.profiles[profile]):
             label = f"{row.label} (r={row.r})" if row.r else row.label
             chosen = [*arguments, *settings, f"seed={seed}"]
-            experiment = replace(experiment_of((*arguments, *settings)), seed=seed)
-            found.append(Job(f"{label}, seed {seed}", chosen, experiment))
+            for decoding in decodings(spec, experiment_of((*arguments, *settings))):
+                experiment = replace(experiment_of((*arguments, *settings, *decoding)), seed=seed)
+                found.append(Job(", ".join([label, f"seed {seed}", *decoding]), [*chosen, *decoding], experiment))
     return found
 
 

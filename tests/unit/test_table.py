@@ -15,7 +15,7 @@ from eval.aggregate import build, select_epoch, statistic
 from eval.records import Record
 from eval.render import markdown
 from eval.table import main, write
-from eval.table_spec import read
+from eval.table_spec import Deviation, read
 from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import compose
@@ -60,14 +60,28 @@ def record(epoch, split, **scores):
 def test_deviation_is_that_of_a_sample_and_ignores_a_shift(values, shift):
     mean = sum(values) / len(values)
     expected = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    result = statistic([value + shift for value in values])
+    result = statistic([value + shift for value in values], Deviation.sample)
     assert result.n == len(values)
     assert result.mean == pytest.approx(mean + shift, abs=1e-9)
     assert result.deviation == pytest.approx(expected, abs=1e-6)
 
 
 def test_one_seed_has_no_deviation():
-    assert statistic([0.5]).deviation is None
+    assert statistic([0.5], Deviation.sample).deviation is None
+
+
+def test_a_table_may_ask_for_the_deviation_of_the_population():
+    assert statistic([1.0, 2.0, 6.0], Deviation.population).deviation == pytest.approx(math.sqrt(14 / 3))
+
+
+def test_a_score_is_rounded_for_each_seed_where_the_column_says_so(tmp_path):
+    """0.474 and 0.476 print as 0.47 and 0.48, so that two values that hardly differ have a deviation."""
+    for seed, score in ((0, 0.474), (1, 0.476)):
+        write_scores(tmp_path, [*LODA, "dataset.protocol=dart", f"seed={seed}"], {"TER": score, "METEOR": score})
+    cells = line_of(build("table2", "toy", tmp_path), "LoDA").cells
+    assert cells["TER"].ours.mean == pytest.approx(0.475)
+    assert cells["TER"].ours.deviation == pytest.approx(0.01 / math.sqrt(2))
+    assert cells["METEOR"].ours.deviation == pytest.approx(0.2 / math.sqrt(2))  # in percent
 
 
 def test_a_cell_is_the_mean_over_seeds_in_the_units_of_the_column(tmp_path):
@@ -134,7 +148,12 @@ def test_selection_by_another_split_finds_its_scores(tmp_path, monkeypatch):
     for epoch, on_valid, on_test in ((5, 0.9, 0.2), (10, 0.1, 0.8)):
         write_scores(tmp_path, [*S_LODA, "decode.split=valid", "seed=0"], {"BLEU": on_valid}, epoch=epoch)
         write_scores(tmp_path, [*S_LODA, "seed=0"], {"BLEU": on_test}, epoch=epoch)
-    assert bleu(line_of(build("table1", "toy", tmp_path), "S-LoDA", "Keep 40%")).mean == pytest.approx(20)
+    table = build("table1", "toy", tmp_path)
+    assert bleu(line_of(table, "S-LoDA", "Keep 40%")).mean == pytest.approx(20)
+    # what is missing names the split, where a choice depends on it
+    command = "python train.py model=toy dataset=toy adapter=loda approx=keep40 {}seed=1"
+    assert {command.format(""), command.format("decode.split=valid ")} <= set(table.commands)
+    assert not any("valid" in line for line in table.commands if "approx=" not in line)
 
 
 def test_a_lower_ter_is_better():
@@ -164,6 +183,26 @@ def test_one_run_can_stand_in_tables_of_two_protocols(tmp_path):
     write_scores(tmp_path, [*LODA, "dataset.protocol=dart", "seed=0"], {"BLEU": 47.0})
     assert bleu(line_of(build("table1", "toy", tmp_path), "LoDA")).mean == pytest.approx(50)
     assert bleu(line_of(build("table2", "toy", tmp_path), "LoDA")).mean == pytest.approx(47)
+
+
+def test_the_two_recipes_of_dart_fill_the_table_one_at_a_time_and_are_named(tmp_path):
+    paper = ["model=gpt2_medium", "dataset=dart", "adapter=loda"]
+    write_scores(tmp_path, [*paper, "seed=110"], {"BLEU": 47.0}, epoch=10)
+    write_scores(tmp_path, [*paper, "dataset.protocol=dart_leaderboard", "seed=110"], {"BLEU": 48.0}, epoch=10)
+    as_lora = build("table2", "paper", tmp_path)
+    leaderboard = build("table2", "paper", tmp_path, ["dataset.protocol=dart_leaderboard"])
+    assert bleu(line_of(as_lora, "LoDA")).mean == 47
+    assert bleu(line_of(leaderboard, "LoDA")).mean == 48
+    assert "Scored by LoRA's recipe" in markdown(as_lora)
+    assert "Scored by the recipe of DART's leaderboard" in markdown(leaderboard)
+    # the paper's values were scored by LoRA's
+    assert line_of(as_lora, "LoDA").cells["BLEU"].difference == pytest.approx(47 - 47.3)
+    assert line_of(leaderboard, "LoDA").cells["BLEU"].difference is None
+
+
+def test_a_protocol_with_other_units_does_not_fill_a_table(tmp_path):
+    with pytest.raises(LodaError, match="choose dart or dart_leaderboard"):
+        build("table2", "toy", tmp_path, ["dataset.protocol=e2e"])
 
 
 def test_a_metric_that_only_some_seeds_have_is_refused(tmp_path):

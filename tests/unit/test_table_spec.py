@@ -172,7 +172,7 @@ def test_every_row_composes(name, profile):
     chosen = spec.profiles[profile]
     experiments = [experiment_of(tuple(overrides(row, chosen))) for row in spec.rows if seeds(row, chosen)]
     assert len({(e.method, e.dataset, e.decode) for e in experiments}) == len(experiments)  # no row is run twice
-    assert {e.dataset.protocol for e in experiments} == {spec.protocol}
+    assert {e.dataset.protocol for e in experiments} == {spec.papers_protocol}
     assert {e.decode.split for e in experiments} == {spec.split}
 
 
