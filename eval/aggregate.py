@@ -107,7 +107,7 @@ class TableData:
             _command([*line.overrides, *decoding], line.missing_seeds)
             for line in self.lines
             if line.missing_seeds
-            for decoding in decodings(self.spec, experiment_of(tuple(line.overrides)))
+            for decoding in decodings(self.spec, line.overrides)
         ]
 
 
@@ -221,9 +221,12 @@ def splits(spec: TableSpec, experiment: Experiment) -> list[str]:
     return list(dict.fromkeys([spec.split, spec.select_split])) if several else [spec.split]
 
 
-def decodings(spec: TableSpec, experiment: Experiment) -> list[list[str]]:
-    """The overrides that score a run on each of `splits`; none for the split that is decoded anyway."""
-    return [[] if split == experiment.decode.split else [f"decode.split={split}"] for split in splits(spec, experiment)]
+def decodings(spec: TableSpec, overrides: Sequence[str]) -> list[list[str]]:
+    """What to add to the overrides of a run for each of its `splits`: nothing for the reported one."""
+    if spec.select_split == spec.split:
+        return [[]]
+    needed = splits(spec, experiment_of(tuple(overrides)))
+    return [[] if split == spec.split else [f"decode.split={split}"] for split in needed]
 
 
 def _decode_keys(experiment: Experiment, spec: TableSpec) -> set[str]:

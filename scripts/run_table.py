@@ -48,11 +48,16 @@ screen_line: int | None = None
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a table."""
+    """One run of a table: its experiment for each split that it is scored on, the first being the reported one."""
 
     label: str
     overrides: list[str]
-    experiment: Experiment
+    experiments: list[Experiment]
+
+    @property
+    def experiment(self) -> Experiment:
+        """The run on the reported split."""
+        return self.experiments[0]
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,10 @@ def jobs(table: str, profile: str, settings: Sequence[str]) -> list[Job]:
         arguments = overrides(row, spec.profiles[profile])
         for seed in seeds(row, spec.profiles[profile]):
             label = f"{row.label} (r={row.r})" if row.r else row.label
-            chosen = [*arguments, *settings, f"seed={seed}"]
-            for decoding in decodings(spec, experiment_of((*arguments, *settings))):
-                experiment = replace(experiment_of((*arguments, *settings, *decoding)), seed=seed)
-                found.append(Job(", ".join([label, f"seed {seed}", *decoding]), [*chosen, *decoding], experiment))
+            common = [*arguments, *settings]
+            composed = [experiment_of((*common, *decoding)) for decoding in decodings(spec, common)]
+            experiments = [replace(experiment, seed=seed) for experiment in composed]
+            found.append(Job(f"{label}, seed {seed}", [*common, f"seed={seed}"], experiments))
     return found
 
 
@@ -171,7 +176,9 @@ def attempt(job: Job, bars: Bars, wait_for_it: bool) -> Outcome:
     run = None
     try:
         run = Outputs.of(job.experiment).run(job.experiment)
-        records = run_experiment(job.experiment, bars, wait_for_it)
+        records = [
+            record for experiment in job.experiments for record in run_experiment(experiment, bars, wait_for_it)
+        ]
     except HeldError as error:
         return Outcome(False, str(error), held=True)
     except Exception as error:
@@ -179,7 +186,7 @@ def attempt(job: Job, bars: Bars, wait_for_it: bool) -> Outcome:
         if run is not None:
             write_json(run.failed, {"overrides": " ".join(job.overrides), "message": message})
         return Outcome(False, message)
-    return Outcome(True, "; ".join(f"epoch {r.epoch:g} BLEU {r.scores['BLEU']:.4f}" for r in records))
+    return Outcome(True, "; ".join(f"{r.split}, epoch {r.epoch:g}: BLEU {r.scores['BLEU']:.4f}" for r in records))
 
 
 def main() -> int:
@@ -195,7 +202,7 @@ def main() -> int:
         if arguments.processes < 1:
             raise LodaError(f"--processes {arguments.processes} must be at least 1")
         every = jobs(arguments.table, arguments.profile, arguments.settings)
-        todo = [job for job in every if not is_complete(job.experiment)]
+        todo = [job for job in every if not all(map(is_complete, job.experiments))]
         outputs = every[0].experiment.outputs
         if todo and arguments.profile == "paper" and not (torch.cuda.is_available() or arguments.insist):
             print(f"{arguments.table} in the paper's settings: {estimate(todo)}.", file=sys.stderr)

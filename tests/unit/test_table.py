@@ -20,6 +20,7 @@ from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.paths import Outputs
+from scripts.run_table import jobs
 from tests.score_files import TOY, write_scores
 
 LODA = [*TOY, "adapter=loda"]
@@ -154,6 +155,15 @@ def test_selection_by_another_split_finds_its_scores(tmp_path, monkeypatch):
     command = "python train.py model=toy dataset=toy adapter=loda approx=keep40 {}seed=1"
     assert {command.format(""), command.format("decode.split=valid ")} <= set(table.commands)
     assert not any("valid" in line for line in table.commands if "approx=" not in line)
+
+
+def test_a_run_with_a_choice_is_scored_on_both_splits_by_one_job(monkeypatch):
+    """Two jobs might train the same run at the same time."""
+    spec = replace(read("table1"), select_split="valid")
+    monkeypatch.setattr("scripts.run_table.read", lambda name: spec)
+    found = {job.label: [e.decode.split for e in job.experiments] for job in jobs("table1", "toy", [])}
+    assert found["S-LoDA, seed 0"] == ["test", "valid"]
+    assert found["LoDA, seed 0"] == ["test"]
 
 
 def test_a_lower_ter_is_better():
