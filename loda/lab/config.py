@@ -93,6 +93,8 @@ class OptimConfig:
     """LoRA's AdamW, its linear schedule, and how long to train (protocol: LoRA's Table 11 and README).
 
     Attributes:
+        schedule_epochs: epochs over which the learning rate falls to 0. LoRA's code takes the whole run; with more
+            than `epochs`, the run is the beginning of a longer one.
         keep_epochs: epochs whose adapter is kept and scored beside that of the last one, where the run reaches
             them. The paper trains R- and S- variants for 10 epochs and takes the better of 5 and 10.
     """
@@ -107,6 +109,7 @@ class OptimConfig:
     label_smoothing: float
     batch_size: int
     epochs: int
+    schedule_epochs: int
     keep_epochs: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -121,6 +124,11 @@ class OptimConfig:
         _at_least("optim.warmup_steps", self.warmup_steps, 0)
         if not self.weight_decay >= 0:
             raise LodaError(f"optim.weight_decay={self.weight_decay} must not be negative")
+        if self.schedule_epochs < self.epochs:
+            raise LodaError(
+                f"optim.schedule_epochs={self.schedule_epochs} ends before optim.epochs={self.epochs}; the learning "
+                "rate would be 0 from there: raise the first or lower the second"
+            )
         if any(epoch < 1 for epoch in self.keep_epochs):
             raise LodaError(f"optim.keep_epochs={list(self.keep_epochs)}: epochs count from 1")
 
@@ -133,7 +141,7 @@ class TrainerConfig:
         device: "auto" (CUDA where there is one), "cuda" or "cpu".
         precision: "fp32" or "bf16" (autocast; adapters and optimiser stay fp32).
         order: "reference" is the sample order of LoRA's DistributedSampler with the run's seed.
-        max_steps: stop after so many updates; the schedule then ends there too. null: all epochs.
+        max_steps: stop after so many updates; the schedule ends there at the latest. null: all epochs.
         threads: CPU threads; null leaves torch's choice.
         log_every: updates between two lines of the journal.
     """

@@ -54,6 +54,11 @@ def milestones(rows: int, optim: OptimConfig, max_steps: int | None) -> list[Mil
     return found
 
 
+def horizon(rows: int, optim: OptimConfig, max_steps: int | None) -> int:
+    """The update at which the learning rate reaches 0."""
+    return int(min(optim.schedule_epochs * steps_per_epoch(rows, optim.batch_size), max_steps or math.inf))
+
+
 def pick_device(device: str) -> torch.device:
     """The device that `trainer.device` means here.
 
@@ -90,7 +95,7 @@ def train(
         raise LodaError("training on several processes is not supported yet; start train.py with plain python")
     optimizer = ReferenceAdamW(loda.trainable_parameters(model).values(), optim)
     model, optimizer = accelerator.prepare(model, optimizer)
-    scheduler = LambdaLR(optimizer, schedule(optim.warmup_steps, total))
+    scheduler = LambdaLR(optimizer, schedule(optim.warmup_steps, horizon(len(rows), optim, trainer.max_steps)))
     model.train()
     started, losses = time.monotonic(), []
     order = batches(len(rows), optim.batch_size, seed, optim.epochs)

@@ -33,6 +33,7 @@ def settings(args: dict) -> OptimConfig:
         label_smoothing=args["label_smooth"],
         batch_size=8,
         epochs=1,
+        schedule_epochs=1,
         keep_epochs=(),
     )
 

@@ -67,6 +67,7 @@ def test_dart_has_its_own_recipe():
         (["~optim.lr"], ["optim.lr", "no value"]),
         (["optim.lr=-1"], ["optim.lr", "positive"]),
         (["optim.epochs=0"], ["optim.epochs", "at least 1"]),
+        (["optim.schedule_epochs=3"], ["schedule_epochs=3", "optim.epochs=5"]),
         (["trainer.device=tpu"], ["trainer.device", "cuda"]),
         (["decode.split=dev"], ["decode.split", "valid"]),
         (["decode.max_new_tokens=600"], ["max_new_tokens=600", "max_length=512"]),

@@ -17,7 +17,7 @@ from loda.lab import train
 from loda.lab.config import compose
 from loda.lab.data import Pair
 from loda.lab.data.toy import FILES
-from loda.lab.loop import milestones, pick_device
+from loda.lab.loop import horizon, milestones, pick_device
 from loda.lab.models import SHIPPED, load_tokenizer, token_id
 from loda.lab.optim import schedule
 from loda.lab.order import batches, steps_per_epoch
@@ -164,6 +164,20 @@ def test_the_schedule_warms_up_from_zero_and_ends_at_zero():
 def test_which_adapters_are_kept(overrides, max_steps, labels):
     found = milestones(80, compose(overrides).optim, max_steps)
     assert [mark.label for mark in found] == labels
+
+
+@pytest.mark.parametrize(
+    ("overrides", "max_steps", "expected"),
+    [
+        ([], None, 50),
+        (["approx=rank300"], None, 100),  # the whole run of ten epochs, as LoRA's code does
+        (["optim.schedule_epochs=10"], None, 100),  # the first five of ten epochs
+        (["optim.schedule_epochs=10"], 7, 7),
+    ],
+)
+def test_when_the_learning_rate_reaches_zero(overrides, max_steps, expected):
+    """80 rows in batches of 8 are 10 updates an epoch."""
+    assert horizon(80, compose(overrides).optim, max_steps) == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
