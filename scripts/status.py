@@ -62,7 +62,7 @@ def status(run: RunDir, outputs: Outputs) -> Status:
         return Status(run.name, State.stopped, "of another version of this software")
     if not complete:
         return Status(run.name, State.stopped, _stage(run, None)[0])
-    records = [read_record(path) for path in outputs.scores_of(run)]
+    records = [read_record(path) for path in run.all_scores]
     return Status(run.name, State.done, _scores(records), sum(map(_seconds, records)) + _training_seconds(run))
 
 

@@ -67,6 +67,11 @@ class RunDir:
         """Which process that is."""
         return self.path / "running.json"
 
+    @property
+    def all_scores(self) -> list[Path]:
+        """Every score file of the run."""
+        return sorted(self.path.glob("decode/*/*/*/*/scores.json"))
+
     def checkpoint(self, label: str) -> Path:
         """The adapters after an epoch, in the library's format."""
         return self.path / "checkpoints" / label
@@ -123,11 +128,7 @@ class Outputs:
     @property
     def scores(self) -> list[Path]:
         """Every score file there is."""
-        return sorted(self.runs.glob("*/decode/*/*/*/*/scores.json"))
-
-    def scores_of(self, run: RunDir) -> list[Path]:
-        """Every score file of one run."""
-        return [path for path in self.scores if run_of(path) == run.name]
+        return sorted(path for folder in self.runs.glob("*") for path in RunDir(folder).all_scores)
 
     def run(self, experiment: Experiment) -> RunDir:
         """The folder of `experiment`, whether it exists or not."""
