@@ -119,7 +119,11 @@ def sources() -> dict[str, str]:
 
 
 def facts(run: RunDir, records: Sequence[Record]) -> Facts:
-    """What a run says of itself; a run that trained nothing has no settings of the training."""
+    """What a run says of itself; a run that trained nothing has no settings of the training.
+
+    Raises:
+        LodaError: the run was made with settings that this version does not have.
+    """
     merged: Facts = {}
     for record in records:
         for name, value in (_settings(record) | _measured(record) | {"base_fingerprint": _base(run)}).items():
@@ -200,7 +204,10 @@ def _measured(record: Record) -> dict[str, Any]:
 
 def _files(record: Record) -> dict[str, str]:
     """The blob ids of the files that were read, which are those that the code knows if their hash is the same."""
-    known = identity(restore(record.settings).dataset)
+    try:
+        known = identity(restore(record.settings).dataset)
+    except LodaError as error:
+        raise LodaError(f"{record.run} is of another version of this software ({error}); run it again") from error
     same = digest(known) == record.hashes["data"]
     return {split: blob[:8] if same else "other" for split, blob in known["files"].items()}
 

@@ -176,9 +176,7 @@ def attempt(job: Job, bars: Bars, wait_for_it: bool) -> Outcome:
     run = None
     try:
         run = Outputs.of(job.experiment).run(job.experiment)
-        records = [
-            record for experiment in job.experiments for record in run_experiment(experiment, bars, wait_for_it)
-        ]
+        records = [record for experiment in job.experiments for record in run_experiment(experiment, bars, wait_for_it)]
     except HeldError as error:
         return Outcome(False, str(error), held=True)
     except Exception as error:

@@ -167,6 +167,16 @@ def test_what_is_no_finished_run_is_said_in_a_sentence(tmp_path, capsys):
         find_run(run.name, tmp_path)
 
 
+def test_a_run_of_another_version_is_named(tmp_path):
+    run = finished(tmp_path, *TOY)
+    (path,) = run.all_scores
+    content = json.loads(path.read_text())
+    del content["settings"]["optim"]["schedule_epochs"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(LodaError, match=r"another version.*optim\.schedule_epochs"):
+        facts(run, read_run(run))
+
+
 def test_a_data_set_that_nothing_is_published_for_is_named():
     with pytest.raises(LodaError, match=r"says nothing about dataset\.name='xsum'"):
         counterpart("xsum")
