@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval.aggregate import experiment_of
-from eval.compare import compare, counterpart, facts, find_run, points, read_run
+from eval.protocol import compare, counterpart, facts, find_run, points, read_run
 from loda.errors import LodaError
 from loda.lab.fingerprint import data_key
 from loda.lab.paths import Outputs, RunDir
