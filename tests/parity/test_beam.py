@@ -1,9 +1,14 @@
-"""Beam search against gpt2_beam.py at batch size 1: token-identical in all its runs, for any batch size."""
+"""Beam search against gpt2_beam.py at batch size 1: token-identical in all its runs, whatever stands beside a prompt.
+
+The reference pads prompts on the right, this search on the left and only to the longest of the batch.
+"""
 
 import json
 from collections.abc import Sequence
 
 import pytest
+import torch
+from torch.nn import functional as F
 
 from eval import beam
 from eval.beam import Hypothesis, beam_search
@@ -30,32 +35,47 @@ def padded(hypothesis: Hypothesis) -> list[int]:
     return [*hypothesis.tokens, *[0] * (LENGTH - len(hypothesis.tokens))]
 
 
-@pytest.mark.parametrize("name", GOLDENS["runs"])
-def test_token_identical_to_the_reference(name):
+def check(name: str, count: int, batch_size: int) -> None:
+    """The first `count` prompts of a run give its tokens, and its scores to 1e-4."""
     run = GOLDENS["runs"][name]
     model = tiny_gpt2()
     if run.get("model_note"):
         with_lora(model, lora_tensors())
-    found = search(model, GOLDENS["prompts"], run["settings"], batch_size=16)
-    assert [padded(h) for h in found] == run["outputs"]
-    assert [h.score for h in found] == pytest.approx(run["best_scores"], abs=1e-4)
+    found = search(model, GOLDENS["prompts"][:count], run["settings"], batch_size)
+    assert [padded(h) for h in found] == run["outputs"][:count]
+    assert [h.score for h in found] == pytest.approx(run["best_scores"][:count], abs=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 12])
-def test_the_batch_size_changes_nothing(batch_size):
-    run = GOLDENS["runs"]["b10_lp0.8_ng4_bs1"]
-    found = search(tiny_gpt2(), GOLDENS["prompts"][:12], run["settings"], batch_size)
-    assert [padded(h) for h in found] == run["outputs"][:12]
+def never_decided(scores, best_values, rules):
+    return torch.zeros(len(scores), dtype=torch.bool)
 
 
-def test_the_early_exit_changes_nothing(monkeypatch):
-    monkeypatch.setattr(beam, "_decided", lambda scores, best, rules: (scores == beam.DEAD).all(1))
-    run = GOLDENS["runs"]["b10_lp0.8_ng4_bs1"]
-    found = search(tiny_gpt2(), GOLDENS["prompts"][:16], run["settings"], batch_size=16)
-    assert [padded(h) for h in found] == run["outputs"][:16]
+def test_every_run_and_prompt_of_the_reference_is_there():
+    assert len(GOLDENS["runs"]) == 10
+    assert len(GOLDENS["prompts"]) == 48
+    # so that a batch of several prompts has padding
+    assert len({len(prompt) for prompt in GOLDENS["prompts"]}) > 10
 
 
-@pytest.mark.parametrize("prompt", [0, 1])
+@pytest.mark.parametrize(("batch_size", "count"), [(48, 48), (7, 24), (1, 8)])
+@pytest.mark.parametrize("name", GOLDENS["runs"])
+def test_token_identical_to_the_reference(name, batch_size, count):
+    check(name, count, batch_size)
+
+
+@pytest.mark.parametrize("name", GOLDENS["runs"])
+def test_the_early_exit_changes_nothing(name, monkeypatch):
+    monkeypatch.setattr(beam, "_decided", never_decided)
+    check(name, count=8, batch_size=8)
+
+
+def test_the_width_of_the_padding_changes_nothing(monkeypatch):
+    pad = beam._pad_left
+    monkeypatch.setattr(beam, "_pad_left", lambda *given: tuple(F.pad(tensor, (32, 0)) for tensor in pad(*given)))
+    check("b10_lp0.8_ng4_bs1", count=16, batch_size=8)
+
+
+@pytest.mark.parametrize("prompt", [0, 1])  # the trace's third prompt is not among those of the reference's file
 def test_parents_tokens_and_scores_of_every_step(prompt, monkeypatch):
     steps = []
     select = beam._select
@@ -65,16 +85,14 @@ def test_parents_tokens_and_scores_of_every_step(prompt, monkeypatch):
         return steps[-1]
 
     monkeypatch.setattr(beam, "_select", record)
+    monkeypatch.setattr(beam, "_decided", never_decided)  # the reference always takes all steps
     settings = GOLDENS["runs"][TRACE["run"]]["settings"]
     search(tiny_gpt2(), [GOLDENS["prompts"][prompt]], settings, batch_size=1)
     trace = TRACE["steps"][str(prompt)]
-    # The reference always takes all its steps; the exact early exit may leave out some at the end.
-    assert 0 < len(steps) <= len(trace)
-    for (scores, parents, tokens), expected in zip(steps, trace, strict=False):
-        live = [score is not None for score in expected["score"]]
+    assert len(steps) == len(trace) == LENGTH
+    assert None not in trace[0]["score"]
+    for (scores, parents, tokens), expected in zip(steps, trace, strict=True):
+        live = [i for i, score in enumerate(expected["score"]) if score is not None]
         for found, key in ((parents, "parent"), (tokens, "token")):
-            assert [x for x, keep in zip(found[0].tolist(), live, strict=True) if keep] == [
-                x for x, keep in zip(expected[key], live, strict=True) if keep
-            ]
-        found_scores = [x for x, keep in zip(scores[0].tolist(), live, strict=True) if keep]
-        assert found_scores == pytest.approx([x for x in expected["score"] if x is not None], abs=1e-4)
+            assert [found[0, i].item() for i in live] == [expected[key][i] for i in live]
+        assert [scores[0, i].item() for i in live] == pytest.approx([expected["score"][i] for i in live], abs=1e-4)
