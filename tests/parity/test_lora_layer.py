@@ -37,6 +37,39 @@ def test_logits_with_the_adapter_merged(golden):
     torch.testing.assert_close(logits(model, golden["input"]), golden["logits_lora_nonzeroB"], rtol=0, atol=2e-5)
 
 
+def test_merging_and_taking_the_adapters_out_again():
+    base, model = tiny_gpt2(), with_lora(tiny_gpt2(), lora_tensors())
+    deltas = {
+        name: torch.cat([p.adapters["q"].weight(), torch.zeros(64, 64), p.adapters["v"].weight()], dim=1)
+        for name, p in projections(model).items()
+    }
+    merged = loda.merge(model)
+    for name, delta in deltas.items():
+        # loralib's own merging and unmerging of the same adapter
+        theirs = loralib.MergedLinear(
+            64, 192, r=4, lora_alpha=32, enable_lora=[True, False, True], fan_in_fan_out=True, merge_weights=True
+        )
+        original = base.get_submodule(name).weight
+        theirs.weight.data.copy_(original)
+        theirs.lora_A.data.copy_(lora_tensors()[f"{name}.lora_A"])
+        theirs.lora_B.data.copy_(lora_tensors()[f"{name}.lora_B"])
+        theirs.eval()
+        weight = merged.get_submodule(name).weight
+        assert (weight - original).abs().max() > 0.1
+        torch.testing.assert_close(weight, theirs.weight.data, rtol=0, atol=1e-6)
+        theirs.train()
+        torch.testing.assert_close(weight - delta, theirs.weight.data, rtol=0, atol=1e-6)
+        torch.testing.assert_close(weight - delta, original, rtol=0, atol=1e-6)
+
+
+def test_a_saved_adapter_comes_back_after_merging(golden, tmp_path):
+    model = with_lora(tiny_gpt2(), lora_tensors())
+    before = logits(model, golden["input"])
+    loda.save_pretrained(model, tmp_path / "adapter")
+    torch.testing.assert_close(logits(loda.merge(model), golden["input"]), before, rtol=0, atol=2e-5)
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), tmp_path / "adapter"), golden["input"]), before)
+
+
 def test_the_adapter_matters(golden):
     assert (golden["logits_lora_nonzeroB"] - golden["logits_base"]).abs().max() > 1
 
