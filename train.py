@@ -3,6 +3,7 @@
     python train.py adapter=loda_plus approx=rank300
     python train.py -m adapter=lora,loda,loda_plus adapter.r=2,4,8 seed=0,1,2
     python train.py -m hydra/launcher=submitit_slurm adapter=lora,loda seed=0,1,2
+    torchrun --nproc_per_node 2 train.py model=gpt2_large
 
 Groups and their options are the folders of `configs/`. Finished stages are not repeated, so any launcher only does
 what is missing.
@@ -23,6 +24,7 @@ from loda.errors import LodaError
 from loda.lab.config import compose, resolve
 from loda.lab.files import write_json
 from loda.lab.paths import Outputs, RunDir
+from loda.lab.processes import is_main_process, process_count
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
@@ -30,6 +32,11 @@ def main(config: DictConfig) -> None:
     """Run one job; a failing job of a sweep is recorded and the sweep goes on."""
     run = None
     try:
+        if HydraConfig.get().mode == RunMode.MULTIRUN and process_count() > 1:
+            raise LodaError(
+                f"a sweep runs in one process, this launch has {process_count()}; start it with plain python, or one "
+                "run at a time over several processes"
+            )
         experiment = resolve(config)
         run = Outputs.of(experiment).run(experiment)
         run_job(config)
@@ -46,9 +53,11 @@ def main(config: DictConfig) -> None:
 def run_job(config: DictConfig) -> None:
     """Do what is missing of an experiment and print what it scored."""
     experiment = resolve(config)
-    for record in run_experiment(experiment):
-        print(summary(record))
-    collect(experiment.outputs)
+    records = run_experiment(experiment)
+    if is_main_process():
+        for record in records:
+            print(summary(record))
+        collect(experiment.outputs)
 
 
 def record_failure(message: str, run: RunDir | None) -> None:

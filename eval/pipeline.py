@@ -4,6 +4,7 @@ Everything that can be wrong is checked before anything heavy is loaded, in the 
 data files, the base model's files, the shapes.
 """
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -27,6 +28,7 @@ from loda.lab.lock import hold
 from loda.lab.loop import Milestone, pick_device
 from loda.lab.models import load_tokenizer, locate, preflight, token_id
 from loda.lab.paths import Outputs
+from loda.lab.processes import check_processes, is_main_process, process_count
 from loda.lab.progress import ONE_RUN, Bars
 from loda.lab.provenance import provenance
 from loda.lab.train import checkpoints, describe, load_trained, run_training, training_rows, use_threads
@@ -52,20 +54,27 @@ def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
 def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN, wait: bool = True) -> list[Record]:
     """Do what is missing of an experiment and return its scores, one record for each checkpoint.
 
+    Of several processes (see `loda.lab.processes`) only the first decodes and scores; the others return nothing after
+    the training.
+
     Args:
         experiment: the settings.
         bars: where progress bars stand.
         wait: whether to wait for another process that is working on the same run.
 
     Raises:
-        LodaError: something that the user can mend; `HeldError` if another process has the run and `wait` is false.
+        LodaError: something that the user can mend; `HeldError` if another process has the run and `wait` is false,
+            or this is one of several that share it.
     """
     outputs = Outputs.of(experiment)
     run = outputs.run(experiment)
     if not is_complete(experiment):
         inputs = _check(experiment)
-        with hold(run, wait):
+        # Over several processes none may wait: the others would go on to the training and wait there.
+        with hold(run, wait and process_count() == 1) if is_main_process() else nullcontext():
             _do_missing(experiment, inputs, outputs, bars)
+    if not is_main_process():
+        return []
     run.failed.unlink(missing_ok=True)
     return [read_record(run.scores(experiment, mark.label)) for mark in _marks(experiment)]
 
@@ -79,6 +88,8 @@ def is_complete(experiment: Experiment) -> bool:
 def _do_missing(experiment: Experiment, inputs: Inputs, outputs: Outputs, bars: Bars) -> None:
     rows = training_rows(experiment, inputs.tokenizer, outputs) if experiment.trains else []
     run_training(experiment, inputs.folder, rows, outputs, bars)
+    if not is_main_process():
+        return
     for mark in _marks(experiment):
         _decode(experiment, inputs, mark, outputs, bars)
         _score(experiment, inputs, mark, outputs)
@@ -97,6 +108,7 @@ def summary(record: Record) -> str:
 def _check(experiment: Experiment) -> Inputs:
     dataset = experiment.dataset
     use_threads(experiment)
+    check_processes(experiment)
     pick_device(experiment.trainer.device)
     check_metrics(dataset.protocol, metrics_of(dataset))
     source = (dataset.name, experiment.decode.split, dataset.path, dataset.variant)

@@ -1,8 +1,8 @@
 """What makes two runs the same: canonical JSON of the settings that determine a result, hashed.
 
-Not part of any identity: where files lie, device, threads, logging, how often to log, decoding batch size. What the
-files contain is: base weights and data enter with their content. A change of the code that changes numbers must
-raise `PROTOCOL`.
+Not part of any identity: where files lie, device, number of processes, threads, activation checkpointing, logging, how
+often to log, decoding batch size. What the files contain is: base weights and data enter with their content. A change
+of the code that changes numbers must raise `PROTOCOL`.
 """
 
 import hashlib
@@ -37,7 +37,9 @@ def train_settings(experiment: Experiment) -> dict[str, Any]:
         **experiment.method.to_dict(),
     }
     if experiment.trains:
-        settings["optim"] = asdict(experiment.optim)
+        optim = asdict(experiment.optim)
+        # Runs from before this setting keep their names.
+        settings["optim"] = optim if optim["accumulate"] > 1 else _without(optim, "accumulate")
         settings["trainer"] = {"precision": trainer.precision, "order": trainer.order, "max_steps": trainer.max_steps}
     return settings
 

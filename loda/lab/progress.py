@@ -17,11 +17,13 @@ class Bars:
         label: what is being run, before the name of the stage; "" for a run on its own.
         line: line of the screen, counted downwards; null for the current one.
         only_on_terminal: show nothing where the output goes to a file.
+        hidden: show nothing at all.
     """
 
     label: str = ""
     line: int | None = None
     only_on_terminal: bool = False
+    hidden: bool = False
 
     def bar(self, stage: str, total: int, unit: str) -> "tqdm[Any]":
         """A bar that counts to `total`, with rate and remaining time."""
@@ -33,9 +35,11 @@ class Bars:
             leave=self.line is None,
             mininterval=0.5,
             dynamic_ncols=True,
-            disable=None if self.only_on_terminal else False,
+            disable=True if self.hidden else None if self.only_on_terminal else False,
         )
 
 
 ONE_RUN = Bars()
 """A run that has the screen to itself."""
+HIDDEN = Bars(hidden=True)
+"""One of several processes that share a run, but for the first."""

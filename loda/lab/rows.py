@@ -35,6 +35,11 @@ class Row:
     ids: list[int]
     given: int
 
+    @property
+    def counted(self) -> int:
+        """How many positions carry loss; none where the context alone fills the row."""
+        return max(0, len(self.ids) - self.given)
+
 
 @dataclass(frozen=True)
 class Batch:

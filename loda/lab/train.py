@@ -17,12 +17,13 @@ from loda.lab.config import Experiment
 from loda.lab.data import load_pairs
 from loda.lab.files import write_file, write_folder, write_json
 from loda.lab.fingerprint import PROTOCOL, data_key, digest
-from loda.lab.journal import open_journal
+from loda.lab.journal import Journal, open_journal
 from loda.lab.loop import Milestone, milestones, pick_device, train
 from loda.lab.models import identity as model_identity
 from loda.lab.models import load_base
 from loda.lab.paths import Outputs, RunDir
-from loda.lab.progress import Bars
+from loda.lab.processes import is_main_process
+from loda.lab.progress import HIDDEN, Bars
 from loda.lab.provenance import provenance
 from loda.lab.rows import Row, encoded
 
@@ -64,19 +65,23 @@ def frozen_tensors(experiment: Experiment, base: PreTrainedModel, outputs: Outpu
 
 
 def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs: Outputs, bars: Bars) -> None:
-    """Train, unless it was done: afterwards every checkpoint and `train.json` exist."""
+    """Train, unless it was done: afterwards every checkpoint and `train.json` exist.
+
+    Of several processes only the first writes into the run's folder.
+    """
     run = outputs.run(experiment)
     if run.trained.exists():
         return
-    shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
-    write_json(run.experiment, describe(experiment))
+    if is_main_process():
+        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+        write_json(run.experiment, describe(experiment))
     started = time.monotonic()
     set_seed(experiment.seed)
     model = load_base(experiment.model, folder)
     loda.inject(model, experiment.method, frozen_tensors(experiment, model, outputs))
     summary = {"cost": asdict(loda.cost(model)), "training": None}
     if experiment.trains:
-        with open_journal(run.journal, experiment.logger, run.name, describe(experiment)) as journal:
+        with _journal(experiment, run) as journal:
             done = train(
                 model,
                 rows,
@@ -85,13 +90,14 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
                 experiment.trainer,
                 journal,
                 keep=lambda mark: _save(model, run, mark),
-                bars=bars,
+                bars=bars if is_main_process() else HIDDEN,
             )
         summary["training"] = asdict(done)
     else:
         _save(model, run, UNTRAINED)
-    origin = provenance(time.monotonic() - started, pick_device(experiment.trainer.device))
-    write_json(run.trained, {**summary, "provenance": origin})
+    if is_main_process():
+        origin = provenance(time.monotonic() - started, pick_device(experiment.trainer.device))
+        write_json(run.trained, {**summary, "provenance": origin})
 
 
 def load_trained(experiment: Experiment, folder: Path, label: str, outputs: Outputs) -> PreTrainedModel:
@@ -113,5 +119,13 @@ def use_threads(experiment: Experiment) -> None:
     torch.set_num_threads(experiment.trainer.threads or DEFAULT_THREADS)
 
 
+def _journal(experiment: Experiment, run: RunDir) -> Journal:
+    if not is_main_process():
+        return Journal([])
+    return open_journal(run.journal, experiment.logger, run.name, describe(experiment))
+
+
 def _save(model: PreTrainedModel, run: RunDir, mark: Milestone) -> None:
+    if not is_main_process():
+        return
     write_folder(run.checkpoint(mark.label), lambda folder: loda.save_pretrained(model, folder))

@@ -30,6 +30,10 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return found
 
 
+def norms(tensors: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {name: tensor.norm().item() for name, tensor in tensors.items()}
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if "model" not in c and "dtype" not in c])
 def test_lora_loss_and_gradients(case):
     model = with_lora(tiny_gpt2(), lora_tensors())
@@ -38,8 +42,8 @@ def test_lora_loss_and_gradients(case):
     assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
     assert int(batch(case["batch"]).mask.sum()) == case["mask_sum"]
     exact = load_file(DATA / "loss_lora_grads.safetensors")
+    assert norms(gradients(model)) == pytest.approx(case["grad_norms"], rel=1e-4)
     for name, gradient in gradients(model).items():
-        assert gradient.norm().item() == pytest.approx(case["grad_norms"][name], rel=1e-4)
         expected = exact[f"b{case['batch']}_ls{case['label_smooth']}.{name}"]
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
@@ -48,15 +52,28 @@ def test_lora_loss_and_gradients(case):
 def test_the_loss_in_double_precision(case):
     model = with_lora(tiny_gpt2(), lora_tensors()).double()
     # target_loss computes its logits' softmax in float32, so this is float32's rounding of the last step alone
-    assert target_loss(model, batch(case["batch"]), case["label_smooth"]).item() == pytest.approx(
-        case["loss"], rel=1e-6
-    )
+    loss = target_loss(model, batch(case["batch"]), case["label_smooth"])
+    loss.backward()
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-6)
+    assert norms(gradients(model)) == pytest.approx(case["grad_norms"], rel=1e-5)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if "model" in c])
-def test_the_loss_of_the_base_model(case):
-    loss = target_loss(tiny_gpt2(), batch(case["batch"]), case["label_smooth"])
+def test_loss_and_gradients_of_the_base_model(case):
+    model = tiny_gpt2()
+    loss = target_loss(model, batch(case["batch"]), case["label_smooth"])
+    loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
+    assert norms({name: p.grad for name, p in model.named_parameters()}) == pytest.approx(case["grad_norms"], rel=1e-4)
+
+
+def test_shares_of_a_batch_divided_by_the_tokens_of_all_add_up():
+    model = with_lora(tiny_gpt2(), lora_tensors())
+    rows = [row(pair, BATCHES["seq_len"]) for pair in BATCHES["rows"][:SIZE]]
+    tokens = sum(r.counted for r in rows)
+    assert tokens == int(collate(rows).mask.sum())
+    shares = [target_loss(model, collate(share), 0.1, tokens) for share in (rows[:1], rows[1:4], rows[4:])]
+    assert sum(shares).item() == pytest.approx(target_loss(model, collate(rows), 0.1).item(), rel=1e-6)
 
 
 def test_padding_to_the_longest_row_changes_nothing():

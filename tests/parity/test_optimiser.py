@@ -1,27 +1,48 @@
-"""Seven training runs of 20 steps against the reference's optimiser and schedule (train_trajectories.json).
+"""Our training loop against seven runs of 20 steps of the reference's own (train_trajectories.json).
 
-Losses within 1e-5, final adapters within 1e-4, learning rates exact.
+Losses within 1e-5, final adapters within 1e-4, learning rates exact. The runs take the batches of train_batches.json in
+turn, so the order alone is put in; loss, accumulation, optimiser and schedule are those of every training.
 """
 
 import json
+from itertools import cycle
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.optim.lr_scheduler import LambdaLR
 
-import loda
 from loda.inject import projections
-from loda.lab.config import OptimConfig
-from loda.lab.loss import target_loss
-from loda.lab.optim import ReferenceAdamW, schedule
+from loda.lab import loop
+from loda.lab.config import OptimConfig, compose
+from loda.lab.journal import Journal
+from loda.lab.loop import train
+from loda.lab.progress import HIDDEN
 from tests.parity.reference import DATA, tiny_gpt2, with_lora
-from tests.parity.test_loss import batch
+from tests.parity.test_rows import BATCHES, row
 
 TRAJECTORIES = json.loads((DATA / "train_trajectories.json").read_text())["trajectories"]
+TENSORS = load_file(DATA / "train_trajectories_lora.safetensors")
+SIZE = BATCHES["batch_size"]
+ROWS = [row(pair, BATCHES["seq_len"]) for pair in BATCHES["rows"]]
+PER_EPOCH = len(ROWS) // SIZE
+
+
+class Lines:
+    """A sink of the journal that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, float]] = []
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.lines.append({"step": step, **values})
+
+    def close(self) -> None:
+        pass
 
 
 def settings(args: dict) -> OptimConfig:
+    assert args["clip"] == 0  # no run of the reference clips gradients, and neither does LoRA's recipe
+    assert not args["no_decay_bias"]
     return OptimConfig(
         lr=args["lr"],
         weight_decay=args["weight_decay"],
@@ -31,9 +52,11 @@ def settings(args: dict) -> OptimConfig:
         correct_bias=args["correct_bias"],
         warmup_steps=args["warmup"],
         label_smoothing=args["label_smooth"],
-        batch_size=8,
-        epochs=1,
-        schedule_epochs=1,
+        batch_size=SIZE,
+        accumulate=args["grad_acc"],
+        epochs=args["steps"] // PER_EPOCH,
+        # the reference's constant schedule warms up too; far from its end the linear one is the same
+        schedule_epochs=args["max_step"] // PER_EPOCH if args["scheduler"] == "linear" else 10**18,
         keep_epochs=(),
     )
 
@@ -41,42 +64,45 @@ def settings(args: dict) -> OptimConfig:
 def start(name: str, args: dict):
     if args["trainable"] == "all":
         return tiny_gpt2()
-    tensors = load_file(DATA / "train_trajectories_lora.safetensors")
-    return with_lora(
-        tiny_gpt2(), {k.removeprefix(f"{name}.init."): v for k, v in tensors.items() if k.startswith(f"{name}.init.")}
-    )
+    prefix = f"{name}.init."
+    return with_lora(tiny_gpt2(), {k.removeprefix(prefix): v for k, v in TENSORS.items() if k.startswith(prefix)})
 
 
-@pytest.mark.parametrize("trajectory", TRAJECTORIES, ids=lambda t: t["name"])
-def test_losses_learning_rates_and_final_adapter(trajectory):
-    name, args = trajectory["name"], trajectory["args"]
-    model = start(name, args)
-    optimizer = ReferenceAdamW(loda.trainable_parameters(model).values(), settings(args))
-    # the reference's constant schedule warms up too; far from its end the linear one is the same
-    horizon = args["max_step"] if args["scheduler"] == "linear" else 10**18
-    factor = schedule(args["warmup"], horizon)
-    scheduler = LambdaLR(optimizer, factor)
-    for step in trajectory["steps"]:
-        lr = scheduler.get_last_lr()[0]
-        if step["is_update"]:
-            assert lr == pytest.approx(step["lr_used"], rel=1e-12)
-        loss = target_loss(model, batch(step["batch"]), args["label_smooth"])
-        assert loss.item() == pytest.approx(step["loss"], abs=1e-5)
-        (loss / args["grad_acc"]).backward()
-        if step["is_update"]:
-            optimizer.step()
-            optimizer.zero_grad()
-        scheduler.step()  # on every micro-batch, as in the reference
-        assert scheduler.get_last_lr()[0] == pytest.approx(step["lr_after"], rel=1e-12, abs=1e-18)
+def weights(model, args: dict) -> dict[str, torch.Tensor]:
+    """What was trained, in the reference's names and layout."""
     if args["trainable"] == "all":
-        for parameter, norm in trajectory["final_param_norms"].items():
-            if parameter in dict(model.named_parameters()):
-                assert model.get_parameter(parameter).norm().item() == pytest.approx(norm, rel=1e-4)
-        return
-    final = load_file(DATA / "train_trajectories_lora.safetensors")
-    for module, projection in projections(model).items():
+        return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    found = {}
+    for name, projection in projections(model).items():
         parts = [projection.adapters[part] for part in ("q", "v")]
-        lora_a = torch.cat([part.A.detach().T for part in parts])
-        lora_b = torch.cat([part.B.detach().T for part in parts])
-        torch.testing.assert_close(lora_a, final[f"{name}.final.{module}.lora_A"], rtol=0, atol=1e-4)
-        torch.testing.assert_close(lora_b, final[f"{name}.final.{module}.lora_B"], rtol=0, atol=1e-4)
+        found[f"{name}.lora_A"] = torch.cat([part.A.detach().T for part in parts])
+        found[f"{name}.lora_B"] = torch.cat([part.B.detach().T for part in parts])
+    return found
+
+
+def test_all_seven_runs_are_there():
+    assert len(TRAJECTORIES) == 7
+    assert all(len(run["steps"]) == run["args"]["steps"] == 20 for run in TRAJECTORIES)
+
+
+@pytest.mark.parametrize("run", TRAJECTORIES, ids=lambda run: run["name"])
+def test_losses_learning_rates_and_final_adapter(run, monkeypatch):
+    name, args, steps = run["name"], run["args"], run["steps"]
+    assert [step["batch"] for step in steps] == [i % PER_EPOCH for i in range(len(steps))]
+    in_turn = [list(range(SIZE * b, SIZE * (b + 1))) for b in range(PER_EPOCH)]
+    monkeypatch.setattr(loop, "batches", lambda *given: cycle(in_turn))
+    model, lines = start(name, args), Lines()
+    trainer = compose(["trainer.device=cpu", "trainer.log_every=1"]).trainer
+    train(model, ROWS, 0, settings(args), trainer, Journal([lines]), keep=lambda mark: None, bars=HIDDEN)
+    for line, step in zip(lines.lines, steps, strict=True):
+        assert line["step"] == step["step"]
+        assert line["loss"] == pytest.approx(step["loss"], abs=1e-5)
+        assert line["lr"] == pytest.approx(step["lr_used"], rel=1e-12)
+    for line, step in zip(lines.lines[1:], steps, strict=False):
+        assert line["lr"] == pytest.approx(step["lr_after"], rel=1e-12)
+    final = weights(model, args)
+    assert final.keys() == run["final_param_norms"].keys()
+    for key, tensor in final.items():
+        assert tensor.norm().item() == pytest.approx(run["final_param_norms"][key], rel=1e-4)
+        if args["trainable"] != "all":  # of the full fine-tuning the reference keeps norms alone
+            torch.testing.assert_close(tensor, TENSORS[f"{name}.final.{key}"], rtol=0, atol=1e-4)

@@ -68,6 +68,12 @@ def test_dart_has_its_own_recipe():
         (["optim.lr=-1"], ["optim.lr", "positive"]),
         (["optim.epochs=0"], ["optim.epochs", "at least 1"]),
         (["optim.schedule_epochs=3"], ["schedule_epochs=3", "optim.epochs=5"]),
+        (["optim.accumulate=0"], ["optim.accumulate", "at least 1"]),
+        (
+            ["adapter=prefix", "trainer.activation_checkpointing=true"],
+            ["drops the cache", "adapter=prefix"],
+        ),
+        (["trainer.order=sorted"], ["trainer.order", "reference, bucketed"]),
         (["trainer.device=tpu"], ["trainer.device", "cuda"]),
         (["decode.split=dev"], ["decode.split", "valid"]),
         (["decode.max_new_tokens=600"], ["max_new_tokens=600", "max_length=512"]),

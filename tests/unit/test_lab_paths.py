@@ -7,7 +7,7 @@ import pytest
 
 from loda.lab.config import compose
 from loda.lab.files import write_folder, write_json, write_text
-from loda.lab.fingerprint import decode_key, train_key
+from loda.lab.fingerprint import decode_key, train_key, train_settings
 from loda.lab.models import SHIPPED
 from loda.lab.paths import Outputs
 
@@ -23,7 +23,10 @@ TOY = ["model=toy", "dataset=toy"]
         "approx=keep40",
         "slices=[q]",
         "optim.lr=1e-4",
+        "optim.accumulate=2",
         "trainer.max_steps=3",
+        "trainer.order=bucketed",
+        "trainer.precision=bf16",
         "dataset.max_length=200",
     ],
 )
@@ -36,6 +39,7 @@ def test_what_changes_the_result_changes_the_run(change):
     [
         "trainer.device=cpu",
         "trainer.threads=2",
+        "trainer.activation_checkpointing=true",
         "trainer.log_every=7",
         "logger=wandb",
         "decode.batch_size=3",
@@ -45,6 +49,10 @@ def test_what_changes_the_result_changes_the_run(change):
 def test_what_does_not_change_the_result_does_not(change):
     assert train_key(compose([*TOY, change])) == train_key(compose(TOY))
     assert decode_key(compose([*TOY, change])) == decode_key(compose(TOY))
+
+
+def test_settings_of_later_versions_leave_the_names_of_earlier_runs_alone():
+    assert "accumulate" not in train_settings(compose(TOY))["optim"]
 
 
 def test_decoding_does_not_change_the_training():

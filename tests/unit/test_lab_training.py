@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from loda.lab.data.toy import FILES
 from loda.lab.loop import horizon, milestones, pick_device
 from loda.lab.models import SHIPPED, load_tokenizer, token_id
 from loda.lab.optim import schedule
-from loda.lab.order import batches, steps_per_epoch
+from loda.lab.order import ORDERS, batches, steps_per_epoch
 from loda.lab.paths import Outputs
 from loda.lab.rows import Row, collate, encode, encoded
 from loda.lab.train import training_rows
@@ -119,22 +120,54 @@ def test_each_counted_position_predicts_the_next_id(sizes):
         assert batch.inputs[i][batch.mask[i]].tolist() == row.ids[row.given - 1 : -1]
 
 
-@given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 99), st.integers(1, 3))
-def test_every_epoch_sees_every_row(rows, batch_size, seed, epochs):
-    found = list(batches(rows, batch_size, seed, epochs))
-    per_epoch = steps_per_epoch(rows, batch_size)
+LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=60)
+
+
+def epochs_of(order: str, lengths: list[int], batch_size: int, seed: int, epochs: int) -> list[list[list[int]]]:
+    found = list(batches(order, lengths, batch_size, seed, epochs))
+    per_epoch = steps_per_epoch(len(lengths), batch_size)
     assert len(found) == epochs * per_epoch
-    for epoch in range(epochs):
-        counts = Counter(i for batch in found[epoch * per_epoch : (epoch + 1) * per_epoch] for i in batch)
-        assert set(counts) == set(range(rows))
-        assert sum(counts.values()) == per_epoch * batch_size
+    return [found[epoch * per_epoch : (epoch + 1) * per_epoch] for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@given(lengths=LENGTHS, batch_size=st.integers(1, 9), seed=st.integers(0, 99), epochs=st.integers(1, 3))
+def test_every_epoch_sees_every_row(order, lengths, batch_size, seed, epochs):
+    for epoch in epochs_of(order, lengths, batch_size, seed, epochs):
+        assert {i for batch in epoch for i in batch} == set(range(len(lengths)))
+        assert max(map(len, epoch)) <= batch_size
+
+
+@given(LENGTHS, st.integers(1, 9), st.integers(0, 99))
+def test_the_reference_fills_up_its_last_batch(lengths, batch_size, seed):
+    (epoch,) = epochs_of("reference", lengths, batch_size, seed, 1)
+    assert {len(batch) for batch in epoch} == {batch_size}
+
+
+@given(LENGTHS, st.integers(1, 9), st.integers(0, 99))
+def test_bucketed_batches_hold_each_row_once_and_overlap_in_no_length(lengths, batch_size, seed):
+    (epoch,) = epochs_of("bucketed", lengths, batch_size, seed, 1)
+    assert Counter(i for batch in epoch for i in batch) == Counter(range(len(lengths)))
+    ranges = sorted((min(lengths[i] for i in batch), max(lengths[i] for i in batch)) for batch in epoch)
+    assert all(before[1] <= after[0] for before, after in pairwise(ranges))
+
+
+def test_bucketed_batches_are_shuffled_anew_by_seed_and_epoch():
+    lengths = [1 + i % 10 for i in range(200)]
+    first, second = epochs_of("bucketed", lengths, 8, 0, 2)
+    assert epochs_of("bucketed", lengths, 8, 0, 2) == [first, second]
+    (other,) = epochs_of("bucketed", lengths, 8, 7, 1)
+    assert sorted(map(sorted, first)) != sorted(map(sorted, second))  # rows of equal length change places
+    assert sorted(map(sorted, first)) != sorted(map(sorted, other))
+    shortest = [min(lengths[i] for i in batch) for batch in first]
+    assert shortest != sorted(shortest)  # short batches do not come first
 
 
 def test_the_order_is_that_of_a_distributed_sampler():
     from torch.utils.data import DistributedSampler
 
     sampler = DistributedSampler(range(40), num_replicas=1, rank=0, shuffle=True, seed=110)
-    found = list(batches(40, 8, 110, 2))
+    found = list(batches("reference", [1] * 40, 8, 110, 2))
     for epoch in (1, 2):
         sampler.set_epoch(epoch)
         assert [i for batch in found[(epoch - 1) * 5 : epoch * 5] for i in batch] == list(sampler)
@@ -176,8 +209,15 @@ def test_which_adapters_are_kept(overrides, max_steps, labels):
     ],
 )
 def test_when_the_learning_rate_reaches_zero(overrides, max_steps, expected):
-    """80 rows in batches of 8 are 10 updates an epoch."""
+    """80 rows in batches of 8 are 10 batches an epoch."""
     assert horizon(80, compose(overrides).optim, max_steps) == expected
+
+
+def test_a_run_without_an_update_is_refused():
+    optim = compose(["optim.accumulate=8"]).optim
+    assert milestones(80, optim, 8)
+    with pytest.raises(LodaError, match=r"optim\.accumulate=8 .* only 7"):
+        milestones(80, optim, 7)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
