@@ -101,14 +101,21 @@ class TableData:
         return round(ours.mean, column.digits) == best
 
     @property
+    def is_comparable(self) -> bool:
+        """Whether a difference between ours and the published values means anything."""
+        return _is_comparable(self.spec, self.spec.profiles[self.profile], self.protocol)
+
+    @property
     def commands(self) -> list[str]:
-        """The commands that fill the empty cells, for each row with seeds missing and each split it needs."""
-        return [
-            _command([*line.overrides, *decoding], line.missing_seeds)
-            for line in self.lines
-            if line.missing_seeds
-            for decoding in decodings(self.spec, line.overrides)
-        ]
+        """The commands that fill the empty cells, row by row."""
+        return [command for line in self.lines for command in self.commands_for(line)]
+
+    def commands_for(self, line: Line) -> list[str]:
+        """The commands that run the missing seeds of a row, one for each split it needs; [] if none is missing."""
+        if not line.missing_seeds:
+            return []
+        found = decodings(self.spec, line.overrides)
+        return [_command([*line.overrides, *decoding], line.missing_seeds) for decoding in found]
 
 
 def build(
@@ -187,10 +194,14 @@ def _fill(spec: TableSpec, name: str, records: list[Record], outputs: Outputs, s
         found = _find(spec, row, profile, by_run, outputs) if by_run else {}
         missing = [seed for seed in seeds(row, profile) if seed not in found]
         kept = list(found.values())
-        cells = _cells(spec, row, kept, comparable=profile.comparable and protocol == spec.papers_protocol)
+        cells = _cells(spec, row, kept, comparable=_is_comparable(spec, profile, protocol))
         lines.append(Line(row, overrides(row, profile), kept, missing, cells))
     _refuse_mixed([record for line in lines for record in line.records])
     return TableData(spec, name, protocol, lines, settings)
+
+
+def _is_comparable(spec: TableSpec, profile: Profile, protocol: str) -> bool:
+    return profile.comparable and protocol == spec.papers_protocol
 
 
 @cache

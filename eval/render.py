@@ -21,26 +21,36 @@ from eval.table_spec import BestPer, Better, Fact, FactColumn
 
 
 @dataclass(frozen=True)
-class _Text:
+class Entry:
     """An entry of the printed table before markup."""
 
     text: str
     marks: str = ""  # letters of footnotes
     is_best: bool = False
+    difference: str = ""  # ours minus published, with its sign; printed in the HTML report alone
+
+
+@dataclass(frozen=True)
+class PrintedLine:
+    """One line of the printed table: what we measured for a row, or what the paper says of it."""
+
+    line: Line
+    is_ours: bool
+    entries: list[Entry]
 
 
 def markdown(table: TableData) -> str:
     """A GitHub table with aligned columns, then notes and the commands that fill empty cells."""
-    printed = [_header(table), *(line for block in _blocks(table) for line in block)]
+    printed = [header(table), *(line.entries for block in blocks(table) for line in block)]
     entries = [[_markdown_entry(entry) for entry in line] for line in printed]
     widths = [max(map(len, column)) for column in zip(*entries, strict=True)]
     entries.insert(1, ["-" * width for width in widths])
     grid = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in entries]
-    notes = [
+    below = [
         textwrap.fill(f"- `{mark}` {text}" if mark else f"- {text}", 118, subsequent_indent="  ")
-        for mark, text in _notes(table)
+        for mark, text in notes(table)
     ]
-    parts = [f"**{table.spec.title}**", _caption(table), "\n".join(grid), "\n".join(notes)]
+    parts = [f"**{table.spec.title}**", caption(table), "\n".join(grid), "\n".join(below)]
     if table.commands:
         parts += ["Empty cells are filled by:", "\n".join(["```", *table.commands, "```"])]
     return "\n\n".join(parts) + "\n"
@@ -51,26 +61,26 @@ def latex(table: TableData) -> str:
 
     The commands that fill empty cells follow as LaTeX comments.
     """
-    header = _header(table)
-    blocks = ["\n".join(map(_latex_line, block)) for block in _blocks(table)]
-    notes = [f"{_superscript(mark)} {_latex(text)}".lstrip() for mark, text in _notes(table)]
+    columns = len(header(table))
+    body = ["\n".join(_latex_line(printed.entries) for printed in block) for block in blocks(table)]
+    below = [f"{_superscript(mark)} {_latex(text)}".lstrip() for mark, text in notes(table)]
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex(f'{table.spec.title}. {_caption(table)}')}}}",
+        rf"\caption{{{_latex(f'{table.spec.title}. {caption(table)}')}}}",
         rf"\label{{tab:{table.spec.name}}}",
-        rf"\begin{{tabular}}{{@{{}}{'l' * len(header)}@{{}}}}",
+        rf"\begin{{tabular}}{{@{{}}{'l' * columns}@{{}}}}",
         r"\toprule",
-        _latex_line(header),
+        _latex_line(header(table)),
         r"\midrule",
-        "\n\\midrule\n".join(blocks),
+        "\n\\midrule\n".join(body),
         r"\bottomrule",
         r"\end{tabular}",
         "",
         r"\smallskip",
         r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
-        " \\\\\n".join(notes),
+        " \\\\\n".join(below),
         r"\end{minipage}",
         r"\end{table}",
         *(f"% {command}" for command in table.commands),
@@ -97,9 +107,9 @@ def json_text(table: TableData) -> str:
     content = {
         "title": table.spec.title,
         "source": table.spec.source,
-        "caption": _caption(table),
+        "caption": caption(table),
         "rows": _rows(table),
-        "notes": [{"mark": mark, "text": text} for mark, text in _notes(table)],
+        "notes": [{"mark": mark, "text": text} for mark, text in notes(table)],
         "missing": table.commands,
     }
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
@@ -113,14 +123,15 @@ FORMATS: dict[str, Callable[[TableData], str]] = {
 }
 
 
-def _caption(table: TableData) -> str:
-    caption = table.spec.profiles[table.profile].caption
+def caption(table: TableData) -> str:
+    """Which setting the runs are of, in a sentence or two."""
+    text = table.spec.profiles[table.profile].caption
     settings = f", with {' '.join(table.settings)}" if table.settings else ""
     state = "" if table.has_runs else " Nothing has been run yet."
-    return f"{caption[0].upper()}{caption[1:]}{settings}.{state}"
+    return f"{text[0].upper()}{text[1:]}{settings}.{state}"
 
 
-def _notes(table: TableData) -> list[tuple[str, str]]:
+def notes(table: TableData) -> list[tuple[str, str]]:
     """(mark, text) in reading order; the mark is empty for a note on the whole table."""
     spec = table.spec
     quoted = " (*: quoted there from prior work)" if any(row.quoted for row in spec.rows) else ""
@@ -143,47 +154,52 @@ def _marks(table: TableData, notes: list[str]) -> str:
     return ",".join(sorted(table.spec.marks[note] for note in notes))
 
 
-def _header(table: TableData) -> list[_Text]:
+def header(table: TableData) -> list[Entry]:
+    """The names of the columns: the method, its facts, whose line it is, the metrics."""
     arrows = {Better.higher: "↑", Better.lower: "↓"}
     return [
-        _Text("Method"),
-        *(_Text(column.label) for column in table.spec.show.values()),
-        _Text(""),
+        Entry("Method"),
+        *(Entry(column.label) for column in table.spec.show.values()),
+        Entry(""),
         *(
-            _Text(f"{column.label or name} {arrows[column.better]}", _marks(table, column.notes))
+            Entry(f"{column.label or name} {arrows[column.better]}", _marks(table, column.notes))
             for name, column in table.spec.columns.items()
         ),
     ]
 
 
-def _blocks(table: TableData) -> list[list[list[_Text]]]:
+def blocks(table: TableData) -> list[list[PrintedLine]]:
     """The printed lines, in blocks of rows that are compared with each other."""
-    if table.spec.best_per is BestPer.table:
-        blocks = [table.lines]
-    else:
-        blocks = [list(block) for _, block in groupby(table.lines, lambda line: line.row.label)]
-    return [[printed for line in block for printed in _printed(table, line)] for block in blocks]
+    groups = [table.lines]
+    if table.spec.best_per is BestPer.label:
+        groups = [list(group) for _, group in groupby(table.lines, lambda line: line.row.label)]
+    return [[printed for line in group for printed in _printed(table, line)] for group in groups]
 
 
-def _printed(table: TableData, line: Line) -> list[list[_Text]]:
-    """Ours if the row can be run here, then the paper's if the paper has it."""
-    row, cells = line.row, line.cells
-    lines = []
-    if line.overrides:
-        facts = [_Text(_measured(line, fact, column)) for fact, column in table.spec.show.items()]
-        source = _Text(f"ours ({len(line.records)})" if line.records else "ours")
-        scores = [
-            _Text(_score(cells[name].ours, column.digits), is_best=table.is_best(line, name))
-            for name, column in table.spec.columns.items()
-        ]
-        lines.append([*facts, source, *scores])
-    if row.published:
-        facts = [_Text(_stated(line, fact)) for fact in table.spec.show]
-        published = [cell.published for cell in cells.values()]
-        scores = [_Text("-" if value is None else value.text) for value in published]
-        lines.append([*facts, _Text("paper"), *scores])
-    names = [_Text(row.label + "*" * row.quoted, _marks(table, row.notes)), _Text("")]
-    return [[name, *entries] for name, entries in zip(names, lines, strict=False)]
+def _printed(table: TableData, line: Line) -> list[PrintedLine]:
+    """Ours if the row can be run here, then the paper's if the paper has it; the first says the row's name."""
+    lines = [(True, _ours(table, line))] if line.overrides else []
+    lines += [(False, _published(table, line))] if line.row.published else []
+    names = [Entry(line.row.label + "*" * line.row.quoted, _marks(table, line.row.notes)), Entry("")]
+    return [
+        PrintedLine(line, is_ours, [name, *entries]) for name, (is_ours, entries) in zip(names, lines, strict=False)
+    ]
+
+
+def _ours(table: TableData, line: Line) -> list[Entry]:
+    scores = []
+    for name, column in table.spec.columns.items():
+        cell = line.cells[name]
+        difference = "" if cell.difference is None else f"{cell.difference:+.{column.digits}f}"
+        scores.append(Entry(_score(cell.ours, column.digits), "", table.is_best(line, name), difference))
+    facts = [Entry(_measured(line, fact, column)) for fact, column in table.spec.show.items()]
+    return [*facts, Entry(f"ours ({len(line.records)})" if line.records else "ours"), *scores]
+
+
+def _published(table: TableData, line: Line) -> list[Entry]:
+    published = [cell.published for cell in line.cells.values()]
+    scores = [Entry("-" if value is None else value.text) for value in published]
+    return [*(Entry(_stated(line, fact)) for fact in table.spec.show), Entry("paper"), *scores]
 
 
 def _measured(line: Line, fact: Fact, column: FactColumn) -> str:
@@ -276,16 +292,16 @@ def _rows(table: TableData) -> list[dict[str, Any]]:
     ]
 
 
-def _markdown_entry(entry: _Text) -> str:
+def _markdown_entry(entry: Entry) -> str:
     text = f"**{entry.text}**" if entry.is_best else entry.text
     return f"{text} `{entry.marks}`" if entry.marks else text
 
 
-def _latex_line(line: list[_Text]) -> str:
+def _latex_line(line: list[Entry]) -> str:
     return " & ".join(map(_latex_entry, line)) + r" \\"
 
 
-def _latex_entry(entry: _Text) -> str:
+def _latex_entry(entry: Entry) -> str:
     mean, _, deviation = entry.text.partition("±")
     text = rf"\textbf{{{_latex(mean)}}}" if entry.is_best else _latex(mean)
     if deviation:

@@ -56,6 +56,13 @@ class Fact(Enum):
     parameters = "parameters"
 
 
+class FigureKind(Enum):
+    """The module of `eval/figures` that shows a table."""
+
+    curves = "curves"
+    tradeoff = "tradeoff"
+
+
 @dataclass(frozen=True)
 class FactColumn:
     """How a fact is printed: counts in M = kilo^2 or K = kilo with `digits` decimals; `note` stands below the table.
@@ -130,6 +137,11 @@ class Row:
         """The published values, one per column of the table; [] for a row the paper lacks."""
         return [_published(text) for text in self.published.split()]
 
+    @property
+    def published_macs(self) -> float | None:
+        """The published MACs per token, those of the merged model where two are printed; None for none."""
+        return float(self.macs.removesuffix("M").split("/")[0]) * 1e6 if self.macs else None
+
 
 @dataclass(frozen=True)
 class TableSpec:
@@ -153,6 +165,7 @@ class TableSpec:
     columns: dict[str, Column]  # by the name of the score
     profiles: dict[str, Profile]
     rows: list[Row]
+    figure: FigureKind | None = None
     notes: dict[str, str] = field(default_factory=dict)  # one that no row or column names: general
 
     def __post_init__(self) -> None:
@@ -200,15 +213,19 @@ def seeds(row: Row, profile: Profile) -> list[int]:
     return own if row.trained else own[:1]
 
 
+def names() -> list[str]:
+    """All tables in configs/table."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
 def read(name: str) -> TableSpec:
     """Read `configs/table/<name>.yaml`.
 
     Raises:
         LodaError: no such table, or an unknown, missing or mistyped field in its file.
     """
-    known = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    if name not in known:
-        raise LodaError(f"unknown table {name!r}; choose one of {', '.join(known)}")
+    if name not in names():
+        raise LodaError(f"unknown table {name!r}; choose one of {', '.join(names())}")
     content = _yaml(name)
     columns = content.pop("columns")
     if isinstance(columns, str):  # the same columns as that other table
@@ -222,6 +239,7 @@ def read(name: str) -> TableSpec:
             show={Fact(key): _typed(FactColumn, node) for key, node in content.pop("show").items()},
             deviation=Deviation(content.pop("deviation")),
             best_per=BestPer(content.pop("best_per")),
+            figure=FigureKind(content.pop("figure")) if "figure" in content else None,
             **content,
         )
     except LodaError:

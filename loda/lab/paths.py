@@ -14,6 +14,8 @@
         running.json, lock                     who is working on the run
       results.jsonl                            all scores.json, one line each
       tables/                                  rendered tables
+      figures/                                 figures as PNG and PDF; the curves of Figure 2 as CSV
+      report.html                              everything above that people look at, in one file
 
 A file that exists is complete (see `loda.lab.files`); that is how a later run knows what is done.
 """
@@ -121,6 +123,16 @@ class Outputs:
         return self.root / "tables"
 
     @property
+    def figures(self) -> Path:
+        """Drawn figures, and the data of those that are not drawn from scores."""
+        return self.root / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The report on everything."""
+        return self.root / "report.html"
+
+    @property
     def results(self) -> Path:
         """All scores, one line each."""
         return self.root / "results.jsonl"
@@ -129,6 +141,15 @@ class Outputs:
     def scores(self) -> list[Path]:
         """Every score file there is."""
         return sorted(path for folder in self.runs.glob("*") for path in RunDir(folder).all_scores)
+
+    @property
+    def failures(self) -> list[Path]:
+        """The message of every run that failed and has not succeeded since."""
+        return sorted(self.runs.glob("*/failed.json"))
+
+    def run_named(self, name: str) -> RunDir:
+        """The folder of the run of that name."""
+        return RunDir(self.runs / name)
 
     def run(self, experiment: Experiment) -> RunDir:
         """The folder of `experiment`, whether it exists or not."""
