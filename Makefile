@@ -7,7 +7,7 @@ SET    ?=
 FLAGS  := $(if $(INSIST),--insist)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table3 status figure2 toy clean clean-outputs
+.PHONY: help setup demo test table1 table2 table3 status figure2 report demo-report toy clean clean-outputs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -41,6 +41,17 @@ status: setup  ## list the runs in outputs/: done, running, failed, stopped; wit
 
 figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations of GPT2-medium's first block
 	$(BIN)/python -m scripts.figure2 --model gpt2_medium $(SET)
+
+report: setup  ## everything in outputs/ as one HTML file, outputs/report.html; nothing is trained
+	$(BIN)/python -m scripts.report $(SET)
+
+demo-report: setup  ## Tables 1 to 3 and Figure 2 on the toy model and data, then their report
+	$(BIN)/python -m scripts.figure2 --model toy
+	status=0; \
+	for table in table1 table2 table3; do \
+	  $(BIN)/python -m scripts.run_table $$table --profile toy --processes 2 || status=$$?; \
+	done; \
+	$(BIN)/python -m scripts.report --profile toy && exit $$status
 
 toy: setup  ## rebuild the toy base and data from nothing (20-30 minutes on two cores)
 	$(BIN)/python -m scripts.make_toy

@@ -22,10 +22,10 @@ from eval.aggregate import TableData, build
 from eval.figures import curves, energy, losses, tradeoff
 from eval.figures.series import axis_label
 from eval.figures.style import save, svg
-from eval.origins import Origin, origins
+from eval.origins import Counts, hashes, provenances
 from eval.records import Record, collect
 from eval.render import Entry, PrintedLine, blocks, caption, header, notes
-from eval.table_spec import FigureKind
+from eval.table_spec import FigureKind, Row
 from loda.lab.files import write_text
 from loda.lab.paths import Outputs
 from loda.lab.provenance import provenance
@@ -84,7 +84,8 @@ class Report:
     energies: list[Picture]
     scores: list[Scores]
     failures: list[Failure]
-    origins: list[Origin]
+    provenances: dict[str, Counts]  # by stage
+    hashes: Counts
     runs: int
     seconds: float  # spent on the training of all runs
 
@@ -120,7 +121,8 @@ def gather(tables: Iterable[TableData], outputs: Outputs) -> Report:
         energies=[_energy(path, outputs) for path in sorted(outputs.figures.glob("figure2-*.csv"))],
         scores=_by_protocol(records),
         failures=[_failure(path) for path in outputs.failures],
-        origins=origins(records),
+        provenances=provenances(records),
+        hashes=hashes(records),
         runs=len({record.run for record in records}),
         seconds=sum(training["seconds"] for training in trainings.values()),
     )
@@ -136,13 +138,18 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["superscript"] = superscript
+    environment.filters |= {"superscript": superscript, "heading": heading}
     return environment.get_template(TEMPLATE).render(report=report)
 
 
 def superscript(text: str) -> Markup:
     """'FT^Top2' and '10^6' with their superscripts, everything else escaped."""
     return Markup(re.sub(r"\^(\w+(?:,\w+)*)", r"<sup>\1</sup>", str(escape(text))))
+
+
+def heading(name: str) -> str:
+    """'table1' as 'Table 1'."""
+    return re.sub(r"(?<=\D)(?=\d)", " ", name, count=1).capitalize()
 
 
 def _section(table: TableData, outputs: Outputs) -> TableSection:
@@ -174,7 +181,7 @@ def _scores(table: TableData, outputs: Outputs) -> list[Picture]:
 def _losses(table: TableData, outputs: Outputs) -> list[Picture]:
     """The training losses of the runs behind the table; none where nothing was trained."""
     runs = [
-        losses.read(outputs.run_named(record.run).journal, line.row.label, _variant(line.row.r, line.row.approx))
+        losses.read(outputs.run_named(record.run).journal, line.row.label, _variant(line.row))
         for line in table.lines
         for record in line.records
         if record.training is not None
@@ -182,11 +189,20 @@ def _losses(table: TableData, outputs: Outputs) -> list[Picture]:
     if not runs:
         return []
     name = f"{table.spec.name}-{table.profile}-losses"
-    return [_picture(losses.draw(runs, _warning(table)), name, "Training losses, one line for each run", outputs)]
+    return [
+        _picture(
+            losses.draw(runs, _warning(table)),
+            name,
+            "Training losses with their label smoothing, one line for each run",
+            outputs,
+        )
+    ]
 
 
-def _variant(r: int | None, approx: str) -> str:
-    return approx if r is None else f"r = {r}"
+def _variant(row: Row) -> str:
+    if row.r is not None:
+        return f"r = {row.r}"
+    return "not approximated" if row.approx == "No" else row.approx
 
 
 def _warning(table: TableData) -> str:

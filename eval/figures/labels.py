@@ -1,5 +1,6 @@
 """Texts beside groups of marks, each where it covers nothing, or least."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import cast
@@ -12,7 +13,7 @@ from matplotlib.transforms import Bbox
 
 from eval.figures.series import Point
 
-# Where a text may stand, from the best place to the worst: points from its group, and the side of it.
+# Where a text may stand: points from its group, and the side of it.
 DISTANCES = (2, 6, 11, 17, 24, 32, 41)
 SIDES = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
 FAR = 7  # from so many points on, a line leads from the text to its group
@@ -29,14 +30,13 @@ def place(axes: Axes, groups: Mapping[str, Sequence[Point]], points: Sequence[Po
     written = []
     for text, members in groups.items():
         around = _box(axes, members)
-        places = product(DISTANCES, SIDES)
-        boxes = [(where, _write(axes, text, around, *where)) for where in places]
-        best = min(boxes, key=lambda candidate: _covered(_extent(candidate[1]), taken, axes.bbox))
-        for _, annotation in boxes:
-            if annotation is not best[1]:
-                annotation.remove()
-        taken.append(_extent(best[1]))
-        written.append(best[1])
+        tried = [_write(axes, text, around, distance, side) for distance, side in product(DISTANCES, SIDES)]
+        best = min(tried, key=lambda one: (_covered(_extent(one), taken, axes.bbox), _distance(_extent(one), around)))
+        for one in tried:
+            if one is not best:
+                one.remove()
+        taken.append(_extent(best))
+        written.append(best)
     return written
 
 
@@ -79,6 +79,12 @@ def _covered(box: Bbox, taken: Sequence[Bbox], frame: Bbox) -> float:
     outside = _area(box) - (_area(within) if within else 0)
     shared = (Bbox.intersection(box, other) for other in taken)
     return outside + sum(_area(part) for part in shared if part)
+
+
+def _distance(box: Bbox, group: Bbox) -> float:
+    """From the middle of a text to the nearest point of its group's box."""
+    x, y = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+    return math.hypot(x - min(max(x, group.x0), group.x1), y - min(max(y, group.y0), group.y1))
 
 
 def _area(box: Bbox) -> float:

@@ -9,10 +9,12 @@ from pathlib import Path
 from statistics import fmean
 
 from matplotlib import colormaps
-from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from eval.figures.style import BLACK, figure, mathematical, styled
+from eval.figures.style import figure, mathematical, styled
 
 MOST_POINTS = 60  # of a line; a journal of thousands of updates is averaged down to so many
 
@@ -30,17 +32,25 @@ class Run:
 def draw(runs: Sequence[Run], title: str = "") -> Figure:
     """Panels side by side, two in a row, over the same axes; runs of one variant have one colour."""
     methods = list(dict.fromkeys(run.method for run in runs))
+    colours = _colours([run.variant for run in runs])
     rows = math.ceil(len(methods) / 2)
     with styled():
-        drawn = figure(height=0.4 + 1.25 * rows)
+        drawn = figure(height=0.7 + 1.1 * rows)
         panels = drawn.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flatten()
         for axes, method in zip(panels, methods, strict=False):
-            _draw_panel(axes, method, [run for run in runs if run.method == method])
+            for run in runs:
+                if run.method == method:
+                    axes.plot(averaged(run.epochs), averaged(run.losses), color=colours[run.variant], linewidth=0.8)
+            axes.set_title(mathematical(method))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.grid()
         for axes in panels[len(methods) :]:
             axes.set_axis_off()
         drawn.supxlabel("epoch", fontsize="medium")
         drawn.supylabel("training loss (nats per token)", fontsize="medium")
-        drawn.suptitle(title, fontsize="medium")
+        handles = [Line2D([], [], color=colour, label=variant) for variant, colour in colours.items()]
+        columns = 5 if max(map(len, colours)) < 8 else 3  # what fits into the width
+        drawn.legend(handles=handles, title=title, loc="outside upper center", ncols=columns)
     return drawn
 
 
@@ -57,21 +67,8 @@ def averaged(values: Sequence[float], most: int = MOST_POINTS) -> list[float]:
     return [fmean(values[start:stop]) for start, stop in pairwise(bounds)]
 
 
-def _draw_panel(axes: Axes, method: str, runs: Sequence[Run]) -> None:
-    variants = list(dict.fromkeys(run.variant for run in runs))
-    shades = colormaps["viridis"]
-    colours = {variant: shades(0.85 * number / max(1, len(variants) - 1)) for number, variant in enumerate(variants)}
-    named: set[str] = set()
-    for run in runs:
-        axes.plot(
-            averaged(run.epochs),
-            averaged(run.losses),
-            color=colours[run.variant] if len(variants) > 1 else BLACK,
-            linewidth=0.8,
-            label=run.variant if run.variant not in named else None,
-        )
-        named.add(run.variant)
-    axes.set_title(mathematical(method))
-    axes.grid()
-    if len(variants) > 1:
-        axes.legend(loc="upper right", ncols=2, handlelength=1, borderpad=0, labelspacing=0.2, columnspacing=0.6)
+def _colours(variants: Sequence[str]) -> dict[str, str]:
+    """From dark to light in order of appearance; without the lightest, which is hard to see on white."""
+    distinct = list(dict.fromkeys(variants))
+    step = 0.85 / max(1, len(distinct) - 1)
+    return {variant: to_hex(colormaps["viridis"](step * number)) for number, variant in enumerate(distinct)}

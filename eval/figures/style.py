@@ -39,6 +39,7 @@ SETTINGS: dict[Any, Any] = {  # the keys are a type of their own in matplotlib
     "axes.titlesize": FONT,
     "axes.labelsize": FONT,
     "legend.fontsize": FONT,
+    "legend.title_fontsize": FONT,
     "xtick.labelsize": FONT,
     "ytick.labelsize": FONT,
     "axes.linewidth": 0.6,
