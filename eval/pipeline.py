@@ -12,11 +12,12 @@ from time import monotonic
 import torch
 from tokenizers import Tokenizer
 
+from eval.bootstrap import save_statistics
 from eval.decode import decode, encode_prompts, read_texts, write_predictions
 from eval.metrics.corpus import Corpus
 from eval.postprocess import LEADERBOARD, pad_references, prepare
 from eval.records import Record, read_record
-from eval.score import DEFAULT_METRICS, check_metrics, metrics_fingerprint, score
+from eval.score import DEFAULT_METRICS, check_metrics, metrics_fingerprint, score_with_statistics
 from loda.config import part_name
 from loda.cost import Cost
 from loda.errors import LodaError
@@ -27,7 +28,7 @@ from loda.lab.fingerprint import data_key, decode_key, digest, train_key
 from loda.lab.lock import hold
 from loda.lab.loop import Milestone, pick_device
 from loda.lab.models import load_tokenizer, locate, preflight, token_id
-from loda.lab.paths import Outputs
+from loda.lab.paths import STATISTICS, Outputs
 from loda.lab.processes import check_processes, is_main_process, process_count
 from loda.lab.progress import ONE_RUN, Bars
 from loda.lab.provenance import provenance
@@ -147,7 +148,9 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
     if sha256(predictions) != decoded["predictions"]:
         raise LodaError(f"{predictions} was changed after the decoding; delete {predictions.parent} to decode again")
     corpus = make_corpus(dataset.protocol, read_texts(predictions), inputs.examples, inputs.instances)
-    scores = score(corpus, metrics_of(dataset))
+    scored = score_with_statistics(corpus, metrics_of(dataset))
+    statistics = path.with_name(STATISTICS)
+    save_statistics(statistics, {name: found for name, (_, found) in scored.items()})
     record = Record(
         run=run.name,
         model=experiment.model.name,
@@ -159,7 +162,7 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
         split=experiment.decode.split,
         protocol=dataset.protocol,
         contexts=len(inputs.examples),
-        scores=scores,
+        scores={name: value for name, (value, _) in scored.items()},
         cost=Cost(**trained["cost"]),
         settings=describe(experiment),
         training=trained["training"],
@@ -168,6 +171,7 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
             "decode": decode_key(experiment),
             "data": data_key(experiment),
             "metrics": metrics_key(dataset),
+            "statistics": sha256(statistics),
         },
         provenance={
             "training": trained["provenance"],

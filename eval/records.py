@@ -41,7 +41,7 @@ class Record:
     cost: Cost
     settings: dict[str, Any]  # the whole experiment
     training: dict[str, Any] | None  # what `loda.lab.loop.Training` holds; None where nothing was trained
-    hashes: dict[str, str]  # train, decode, data, metrics
+    hashes: dict[str, str]  # train, decode, data, metrics, statistics
     provenance: dict[str, Any]  # of training, decoding and scoring
 
 

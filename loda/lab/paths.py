@@ -10,7 +10,7 @@
         train.json                             written last: the training is complete
         failed.json                            what went wrong, where a run failed
         decode/<hash>/epoch-5/test/            predictions.jsonl, then decode.json: the decoding is complete
-                                   e2e/        scores.json, by protocol
+                                   e2e/        statistics.safetensors, then scores.json, by protocol
         running.json, lock                     who is working on the run
       results.jsonl                            all scores.json, one line each
       tables/                                  rendered tables
@@ -26,6 +26,9 @@ from pathlib import Path
 from loda.config import part_to_dict
 from loda.lab.config import Experiment
 from loda.lab.fingerprint import decode_key, train_key
+
+STATISTICS = "statistics.safetensors"
+"""Beside a score file: what each context contributes to the scores."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class RunDir:
     def all_scores(self) -> list[Path]:
         """Every score file of the run."""
         return sorted(self.path.glob("decode/*/*/*/*/scores.json"))
+
+    def statistics(self, decode: str, split: str, protocol: str) -> list[Path]:
+        """What the scores of one decoding, named by its key, are functions of, for every checkpoint."""
+        return sorted(self.path.glob(f"decode/{decode}/*/{split}/{protocol}/{STATISTICS}"))
 
     def checkpoint(self, label: str) -> Path:
         """The adapters after an epoch, in the library's format."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from eval.metrics import bleu, java, meteor, nist, ptb
 from eval.metrics.corpus import Corpus
 from eval.metrics.ter import edit_rate
+from eval.score import add_up
 from loda.errors import LodaError
 from tests.conftest import REPOSITORY
 
@@ -21,6 +22,11 @@ WORDS = st.lists(st.sampled_from("abcde"), max_size=7)
 # Five words and more, so that every order of BLEU and NIST has n-grams.
 TEXTS = st.lists(st.sampled_from(["the", "pub", "The", "is", "cheap", ".", "Vaults"]), min_size=5).map(" ".join)
 INSTANCES = st.lists(st.tuples(TEXTS, st.lists(TEXTS, min_size=1, max_size=3).map(tuple)), min_size=1, max_size=4)
+
+
+def value(metric, corpus):
+    """The score of a corpus, from the sums of its instances' statistics."""
+    return metric.combine(add_up(metric.statistics(corpus)), corpus.protocol)
 
 
 def corpus_of(instances, protocol="e2e"):
@@ -32,29 +38,29 @@ def corpus_of(instances, protocol="e2e"):
 def test_bleu_of_a_reference_is_best(instances, protocol):
     best = 1.0 if protocol == "e2e" else 100.0
     perfect = [(group[-1], group) for _, group in instances]
-    assert bleu.score(corpus_of(perfect, protocol)) == pytest.approx(best)
-    assert bleu.score(corpus_of(instances, protocol)) <= best * (1 + 1e-12)
+    assert value(bleu, corpus_of(perfect, protocol)) == pytest.approx(best)
+    assert value(bleu, corpus_of(instances, protocol)) <= best * (1 + 1e-12)
 
 
 @given(st.data(), INSTANCES, st.sampled_from([("e2e", bleu), ("dart", bleu), ("e2e", nist)]))
 def test_order_of_instances_and_references_does_not_matter(data, instances, case):
     protocol, metric = case
     shuffled = [(hypothesis, group[::-1]) for hypothesis, group in data.draw(st.permutations(instances))]
-    before, after = (metric.score(corpus_of(order, protocol)) for order in (instances, shuffled))
+    before, after = (value(metric, corpus_of(order, protocol)) for order in (instances, shuffled))
     assert after == pytest.approx(before, rel=1e-12)
 
 
 @given(INSTANCES, st.sampled_from(["e2e", "dart"]))
 def test_a_repeated_reference_does_not_change_bleu(instances, protocol):
     repeated = [(hypothesis, group + group[:1]) for hypothesis, group in instances]
-    assert bleu.score(corpus_of(repeated, protocol)) == bleu.score(corpus_of(instances, protocol))
+    assert value(bleu, corpus_of(repeated, protocol)) == value(bleu, corpus_of(instances, protocol))
 
 
 def test_dart_bleu_takes_an_empty_reference_for_one_of_length_zero():
     """A text of 5 words is closer to 0 than to 12, so the brevity penalty exp(1 - 12/5) falls away."""
     hypothesis, reference = "a b c d e", "a b c d e f g h i j k l"
-    alone = bleu.score(Corpus("dart", (hypothesis,), ((reference,),)))
-    padded = bleu.score(Corpus("dart", (hypothesis,), ((reference, ""),)))
+    alone = value(bleu, Corpus("dart", (hypothesis,), ((reference,),)))
+    padded = value(bleu, Corpus("dart", (hypothesis,), ((reference, ""),)))
     assert alone == pytest.approx(100 * math.exp(1 - 12 / 5))
     assert padded == pytest.approx(100)
 
@@ -62,13 +68,13 @@ def test_dart_bleu_takes_an_empty_reference_for_one_of_length_zero():
 def test_dart_bleu_leaves_out_references_a_group_does_not_have():
     texts = ("a b c d e", "a b c d f g"), (("a b c d e f", "a b"), ("a b c d f g h",))
     padded = ("a b c d e", "a b c d f g"), (("a b c d e f", "a b"), ("a b c d f g h", "a b c d f g h"))
-    assert bleu.score(Corpus("dart", *texts)) == pytest.approx(bleu.score(Corpus("dart", *padded)))
+    assert value(bleu, Corpus("dart", *texts)) == pytest.approx(value(bleu, Corpus("dart", *padded)))
 
 
 def test_case_counts_in_dart_only():
     instance = ("The pub is cheap .", ("the pub is cheap .",))
-    assert bleu.score(corpus_of([instance])) == pytest.approx(1)
-    assert bleu.score(corpus_of([instance], "dart")) < 100
+    assert value(bleu, corpus_of([instance])) == pytest.approx(1)
+    assert value(bleu, corpus_of([instance], "dart")) < 100
 
 
 @given(WORDS, WORDS.filter(bool))
@@ -132,22 +138,22 @@ def fake_java(monkeypatch, tmp_path):
 def test_meteor_that_dies_is_reported_with_its_last_words_and_started_anew(fake_java):
     fake_java("sys.exit('java.lang.OutOfMemoryError: Java heap space')")
     with pytest.raises(LodaError, match=r"ended with code 1 .*OutOfMemoryError"):
-        meteor.evaluate(["a"], [["a"]])
-    fake_java("for line in sys.stdin: print(0.5, flush=True); line.startswith('EVAL') and print(0.25, flush=True)")
-    assert meteor.evaluate(["a"], [["a"]]) == (0.25, [0.5])
+        meteor.count_matches(["a"], [["a"]])
+    fake_java("for line in sys.stdin: print(*range(23), flush=True)")
+    assert meteor.count_matches(["a"], [["a"]]) == [tuple(range(23))]
 
 
 def test_meteor_that_hangs_is_killed(fake_java, monkeypatch):
     monkeypatch.setattr(meteor, "_SECONDS_PER_ANSWER", 0.2)
     fake_java("time.sleep(60)")
     with pytest.raises(LodaError, match="gave no answer"):
-        meteor.evaluate(["a"], [["a"]])
+        meteor.count_matches(["a"], [["a"]])
 
 
 def test_meteor_may_complain_at_length(fake_java):
     fake_java("for line in sys.stdin: print('x' * 200_000, file=sys.stderr); print(1, flush=True)")
     process = meteor.MeteorProcess()
-    assert [process.ask("SCORE") for _ in range(3)] == [["1"]] * 3
+    assert [process.ask("SCORE") for _ in range(3)] == ["1"] * 3
     process.close()
 
 
