@@ -34,13 +34,18 @@ class ProjectionAdapterConfig:
         """The adapter of a (d_in, d_out) projection."""
         raise NotImplementedError
 
+    def check(self, model: nn.Module) -> None:
+        """Every model with projections fits."""
+
     def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
-        """Put one adapter beside each named slice of each projection."""
+        """Put one adapter beside each named slice of each projection that has it."""
         for projection in projections.values():
-            like = next(projection.frozen.parameters())
+            device = next(projection.frozen.parameters()).device
+            dtype = _dtype(projection.frozen, model)
             for name in slices:
-                adapter = self.build(projection.d_in, projection.width(name))
-                projection.adapt(name, adapter.to(like.device, like.dtype), self.dropout)
+                if name in projection.slices:
+                    adapter = self.build(projection.d_in, projection.width(name))
+                    projection.adapt(name, adapter.to(device, dtype), self.dropout)
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,18 @@ class BottleneckConfig(ProjectionAdapterConfig):
         """Put one adapter beside each named slice of each projection."""
         super().attach(model, projections, slices)
         if self.init == "reference":
-            first, *others = projections.values()
-            for other in others:
-                other.adapters.load_state_dict(first.adapters.state_dict())
+            first: dict[tuple[str, str], nn.Module] = {}
+            for name, projection in projections.items():
+                for part, adapter in projection.adapters.items():
+                    # Alike are the modules of one name, in different blocks.
+                    like = first.setdefault((name.rpartition(".")[2], part), adapter)
+                    adapter.load_state_dict(like.state_dict())
+
+
+def _dtype(*modules: nn.Module) -> torch.dtype:
+    """The dtype that the first of the modules with numbers computes in; a quantised one holds integers alone."""
+    floating = (p.dtype for module in modules for p in module.parameters() if p.is_floating_point())
+    return next(floating)
 
 
 def new_down(d_in: int, r: int) -> nn.Parameter:

@@ -38,6 +38,9 @@ from loda.protocols import Frozen
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 FROZEN_FILE = "frozen.safetensors"
+_OWN_KEYS = {"base_fingerprint", "with_frozen"}
+_NEWER_KEYS = {"targets", "joint"}
+"""Written only where they are set: other files read as ever, here and in earlier versions."""
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -88,7 +91,7 @@ def from_pretrained(model: Model, path: str | Path, *, frozen: FrozenTensors | N
     check_holds_no_adapters(model)
     folder = Path(path)
     description = _read_config(folder / CONFIG_FILE)
-    config = LodaConfig.from_dict({k: description[k] for k in ("adapter", "approx", "slices")})
+    config = LodaConfig.from_dict({k: v for k, v in description.items() if k not in _OWN_KEYS})
     found = fingerprint(model)
     if found != description["base_fingerprint"]:
         raise LodaError(
@@ -109,7 +112,8 @@ def from_pretrained(model: Model, path: str | Path, *, frozen: FrozenTensors | N
 
 def save_frozen(frozen: FrozenTensors, path: Path) -> None:
     """Store the tensors of an approximation in one file."""
-    flat = {f"{m}/{k}": t.cpu().contiguous() for m, part in frozen.items() for k, t in part.items()}
+    # Copies, because parts of one approximation may share memory, which the format has not.
+    flat = {f"{m}/{k}": t.cpu().clone().contiguous() for m, part in frozen.items() for k, t in part.items()}
     save_file(flat, path)
 
 
@@ -133,9 +137,12 @@ def _read_config(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise LodaError(f"{path} is not valid JSON ({error}); save the adapter again") from error
-    expected = {"adapter", "approx", "slices", "base_fingerprint", "with_frozen"}
-    if not isinstance(description, dict) or set(description) != expected:
-        raise LodaError(f"{path} is not a LoDA adapter configuration: it must have exactly the keys {sorted(expected)}")
+    expected = {"adapter", "approx", "slices", *_OWN_KEYS}
+    if not isinstance(description, dict) or not expected <= set(description) <= expected | _NEWER_KEYS:
+        raise LodaError(
+            f"{path} is not a LoDA adapter configuration: it must have the keys {sorted(expected)}, "
+            f"may have {sorted(_NEWER_KEYS)}, and no other"
+        )
     return description
 
 

@@ -30,14 +30,20 @@ class LodaConfig:
         approx: `Config` of a file in `loda/approx/`; the default keeps W_proj as it is.
         slices: which of q, k, v get an adapter. Methods that do not stand beside the projections (fine-tuning of whole
             blocks, bottleneck adapters, prefix) have no use for it.
+        targets: ends of the names of the linear modules to adapt, in place of attention's projections, for example
+            ("c_attn", "c_proj", "c_fc"). Of attention's projections the slices above are adapted, others as a whole.
+        joint: whether the approximation is of [W_q, W_k, W_v], as in the paper, where they are three modules.
+            Each has then its own columns of it; without, each is approximated for itself.
 
     Raises:
-        LodaError: no slice, or one named twice.
+        LodaError: no slice, a name that comes twice, or `joint` without an approximation.
     """
 
     adapter: AdapterConfig
     approx: ApproxConfig = field(default_factory=Dense)
     slices: tuple[str, ...] = ("q", "v")
+    targets: tuple[str, ...] = ()
+    joint: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slices", tuple(self.slices))
@@ -45,14 +51,21 @@ class LodaConfig:
             raise LodaError(
                 f"slices={self.slices} must name each slice once and at least one; the paper adapts ('q', 'v')"
             )
+        object.__setattr__(self, "targets", tuple(self.targets))
+        if len(set(self.targets)) != len(self.targets) or not all(self.targets):
+            raise LodaError(f"targets={self.targets} must name each module once, by the end of its name")
+        if self.joint and part_name(self.approx) == "dense":
+            raise LodaError("joint=true is about an approximation of q, k and v together; choose one, or leave it out")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the inverse of `from_dict`."""
-        return {
+        """Plain data, the inverse of `from_dict`; `targets` and `joint` only where they are set."""
+        plain: dict[str, Any] = {
             "adapter": part_to_dict(self.adapter),
             "approx": part_to_dict(self.approx),
             "slices": list(self.slices),
         }
+        plain |= {"targets": list(self.targets)} if self.targets else {}
+        return plain | ({"joint": True} if self.joint else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LodaConfig":
@@ -61,13 +74,15 @@ class LodaConfig:
         Raises:
             LodaError: an unknown part, setting or value.
         """
-        unknown = set(data) - {"adapter", "approx", "slices"}
-        if unknown or "adapter" not in data:
-            raise LodaError(f"an adapter configuration has the keys adapter, approx and slices, not {sorted(data)}")
+        names = [f.name for f in dataclasses.fields(cls)]
+        if not set(data) <= set(names) or "adapter" not in data:
+            raise LodaError(f"an adapter configuration has the keys {', '.join(names)}, not {sorted(data)}")
         return cls(
             adapter=part_from_dict("adapter", data["adapter"]),
             approx=part_from_dict("approx", data.get("approx", {"name": "dense"})),
             slices=tuple(data.get("slices", ("q", "v"))),
+            targets=tuple(data.get("targets", ())),
+            joint=data.get("joint", False),
         )
 
 

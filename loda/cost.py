@@ -60,7 +60,7 @@ def cost(model: nn.Module) -> Cost:
     mergeable = is_mergeable(model)
     adapted = list(projections(model).values())
     macs = sum(p.macs() for p in adapted)
-    base = sum(p.d_in * max(stop for _, stop in p.slices.values()) for p in adapted)
+    base = sum(p.d_in * p.d_out for p in adapted)
     whole = _macs(model)
     inserted = sum(insertion.macs() for insertion in insertions(model).values())
     energies = [float("nan") if _on_meta(p) else cast(Frozen, p.frozen).energy for p in adapted]

@@ -7,7 +7,7 @@ An adapter trains modules of its own, beside a projection or inserted elsewhere,
 are trained as copies: the base's own are set aside, untouched, for `unload`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from loda.approx.dense import Frozen as DenseFrozen
+from loda.approx.dense import Kept
 from loda.config import LodaConfig, part_name
 from loda.errors import LodaError
 from loda.fingerprint import fingerprint
 from loda.insertion import insertions, remove_insertions
 from loda.projection import AdaptedProjection
 from loda.protocols import LinearAdapter, Reparametrised
-from loda.targets import Target, find_targets, plain_projection
+from loda.targets import WHOLE, Target, find_targets, plain_projection
 
 Model = TypeVar("Model", bound=nn.Module)
 FrozenTensors = Mapping[str, Mapping[str, Tensor]]
@@ -48,13 +49,13 @@ class Attachment:
 
 
 def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None) -> Model:
-    """Replace the attention projections of `model` by adapted ones, in place, and freeze everything else.
+    """Replace the projections of `model` that `config` names by adapted ones, in place, and freeze everything else.
 
     Only what the adapter trains requires gradients afterwards. Every adapter but the prefix starts as the zero map,
     so the model computes what it did before (with `approx`, what the approximated model computes).
 
     Args:
-        model: a model of an architecture in `loda.targets`, without adapters.
+        model: a model of an architecture in `loda.targets`, or any with `config.targets`; without adapters.
         config: adapter, approximation and slices.
         frozen: tensors of the approximation by module name, as `approximate` returned them, where they are at
             hand; otherwise they are computed here.
@@ -64,20 +65,25 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
             do not fit the projections. The model is untouched then.
     """
     check_holds_no_adapters(model)
-    targets = find_targets(model)
+    targets = find_targets(model, config.targets)
     _check(targets, config)
+    config.adapter.check(model)
     if frozen is not None:
         _check_frozen(frozen, targets, config)
-    tensors = approximate(model, config) if frozen is None else frozen
+    tensors = _approximate(targets, config, Tensor.detach) if frozen is None else frozen
     trained_before = frozenset(trainable_parameters(model))
     base_fingerprint = fingerprint(model)
     model.requires_grad_(False)
     for target in targets:
-        module = config.approx.build(tensors[target.name], target.bias)
-        projection = AdaptedProjection(module, target.slices, target.weight.shape[0])
+        d_in, d_out = target.shape
+        if target.is_plain:
+            module = config.approx.build(tensors[target.name], target.bias)
+        else:
+            module = Kept(target.module, d_in, d_out)
+        projection = AdaptedProjection(module, target.slices, d_in)
         model.set_submodule(target.name, projection.train(target.module.training))
     base = {id(parameter) for parameter in model.parameters()}
-    config.adapter.attach(model, projections(model), config.slices)
+    config.adapter.attach(model, projections(model), (*config.slices, WHOLE))
     trained = trainable_parameters(model)
     originals = {name: parameter for name, parameter in trained.items() if id(parameter) in base}
     _replace(model, {id(p): nn.Parameter(p.detach().clone()) for p in originals.values()})
@@ -91,7 +97,9 @@ def approximate(model: nn.Module, config: LodaConfig) -> FrozenTensors:
     Raises:
         LodaError: an unknown architecture or settings that do not fit.
     """
-    return {t.name: config.approx.approximate(t.weight.detach()) for t in find_targets(model)}
+    targets = find_targets(model, config.targets)
+    _check(targets, config)
+    return _approximate(targets, config, Tensor.detach)
 
 
 def attachment(model: nn.Module) -> Attachment:
@@ -170,8 +178,12 @@ def unload(model: Model) -> Model:
     _restore(model, attached.originals)
     remove_insertions(model)
     for name, projection in projections(model).items():
-        frozen = cast(DenseFrozen, projection.frozen)
-        model.set_submodule(name, plain_projection(frozen.weight, frozen.bias).train(projection.training))
+        frozen = projection.frozen
+        if isinstance(frozen, Kept):
+            module = frozen.module
+        else:
+            module = plain_projection(cast(DenseFrozen, frozen).weight, cast(DenseFrozen, frozen).bias)
+        model.set_submodule(name, module.train(projection.training))
     return _detach(model)
 
 
@@ -192,8 +204,7 @@ def merge(model: Model) -> Model:
         frozen = cast(DenseFrozen, projection.frozen)
         weight = frozen.weight.clone()
         for part, adapter in projection.adapters.items():
-            start, stop = projection.slices[part]
-            weight[:, start:stop] += cast(LinearAdapter, adapter).weight()
+            projection.slices[part].add_(weight, cast(LinearAdapter, adapter).weight())
         model.set_submodule(name, plain_projection(weight, frozen.bias).train(projection.training))
     return _detach(model)
 
@@ -208,37 +219,72 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _check(targets: list[Target], config: LodaConfig) -> None:
+def _check(targets: Sequence[Target], config: LodaConfig) -> None:
+    known = list(dict.fromkeys(name for target in targets if target.block is not None for name in target.slices))
+    missing = [name for name in config.slices if known and not config.targets and name not in known]
+    if missing:
+        raise LodaError(f"slices={config.slices}: the model has no slice {missing[0]!r}, it has {', '.join(known)}")
     for target in targets:
-        missing = [name for name in config.slices if name not in target.slices]
-        if missing:
+        if config.targets and not {*config.slices, WHOLE} & set(target.slices):
             raise LodaError(
-                f"slices={config.slices}: {target.name} has no slice {missing[0]!r}, it has {', '.join(target.slices)}"
+                f"targets name {target.name}, which is {', '.join(target.slices)}; slices={config.slices} would leave "
+                "it without an adapter: add to the slices, or leave it out of the targets"
             )
-        d_in, d_out = target.weight.shape
-        config.approx.check(d_in, d_out)
+        if not target.is_plain and not part_name(config.approx) == "dense":
+            raise LodaError(
+                f"{target.name} is a {type(target.module).__name__}, whose weight is quantised already: "
+                f"approx={part_name(config.approx)} of rounded numbers would keep their errors, and storing it would "
+                "undo the saving; load the base unquantised, or leave approx out"
+            )
+    for group in _groups(targets, config):
+        config.approx.check(group[0].shape[0], sum(target.shape[1] for target in group))
 
 
-def _check_frozen(frozen: FrozenTensors, targets: list[Target], config: LodaConfig) -> None:
-    if set(frozen) != {target.name for target in targets}:
+def _groups(targets: Sequence[Target], config: LodaConfig) -> list[list[Target]]:
+    """The plain targets that are approximated together: with `joint` q, k and v of a block, otherwise each alone."""
+    groups: dict[str, list[Target]] = {}
+    for target in targets:
+        if target.is_plain:
+            together = config.joint and target.block is not None
+            groups.setdefault(f"block {target.block}" if together else target.name, []).append(target)
+    return [sorted(group, key=lambda target: "qkv".find(next(iter(target.slices)))) for group in groups.values()]
+
+
+def _approximate(targets: Sequence[Target], config: LodaConfig, of: Callable[[Tensor], Tensor]) -> FrozenTensors:
+    """The tensors of each target's approximation, by name; `of` makes what is approximated from a weight."""
+    tensors: dict[str, Mapping[str, Tensor]] = {}
+    for group in _groups(targets, config):
+        weights = [of(target.weight) for target in group]
+        if len(group) == 1:
+            parts = [config.approx.approximate(weights[0])]
+        else:
+            whole = config.approx.approximate(torch.cat(weights, dim=1))
+            parts = config.approx.split(whole, [weight.shape[1] for weight in weights])
+        tensors |= zip((target.name for target in group), parts, strict=True)
+    return tensors
+
+
+def _check_frozen(frozen: FrozenTensors, targets: Sequence[Target], config: LodaConfig) -> None:
+    # On the meta device the approximation costs nothing and tells the names and shapes of its tensors, and the
+    # values of those that depend on the settings alone, such as the number of kept entries.
+    all_expected = _approximate(targets, config, lambda weight: torch.empty_like(weight, device="meta"))
+    if set(frozen) != set(all_expected):
         raise LodaError(
             f"the given approximation is of the projections {sorted(frozen)}, not of this model's; "
             "leave `frozen` out to compute it"
         )
-    for target in targets:
-        # On the meta device the approximation costs nothing and tells the names and shapes of its tensors, and the
-        # values of those that depend on the settings alone, such as the number of kept entries.
-        expected = config.approx.approximate(torch.empty_like(target.weight, device="meta"))
-        found = frozen[target.name]
+    for target_name, expected in all_expected.items():
+        found = frozen[target_name]
         if _shapes(found) != _shapes(expected):
             raise LodaError(
-                f"the given approximation of {target.name} has the tensors {_shapes(found)}, approx="
+                f"the given approximation of {target_name} has the tensors {_shapes(found)}, approx="
                 f"{part_name(config.approx)} has {_shapes(expected)}; leave `frozen` out to compute it"
             )
         for name, tensor in expected.items():
-            if not tensor.is_meta and not torch.equal(tensor, found[name].cpu()):
+            # Which part of a joint approximation keeps how many is not for the settings to say.
+            if not config.joint and not tensor.is_meta and not torch.equal(tensor, found[name].cpu()):
                 raise LodaError(
-                    f"the given approximation of {target.name} has {name}={found[name].tolist()}, the settings "
+                    f"the given approximation of {target_name} has {name}={found[name].tolist()}, the settings "
                     f"{config.approx} ask for {tensor.tolist()}; leave `frozen` out to compute it"
                 )
 
@@ -293,6 +339,10 @@ def _why_not_mergeable(model: nn.Module) -> str | None:
         return (
             f"adapter={adapter} adds modules of its own to the model, which no weight equals, so it cannot be merged; "
             "use the model as it is"
+        )
+    if any(isinstance(p.frozen, Kept) for p in projections(model).values()):
+        return (
+            "an adapter over a quantised base cannot be merged: the sum would be rounded again; use the model as it is"
         )
     adapters = (a for p in projections(model).values() for a in p.adapters.values())
     if not all(isinstance(a, LinearAdapter) for a in adapters):

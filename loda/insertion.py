@@ -6,7 +6,7 @@ replaced, so all its names stay. `SerialBottleneck` is what Adapter^L and Adapte
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from loda.errors import LodaError
@@ -68,9 +68,11 @@ class SerialBottleneck(Insertion):
         """2rd."""
         return self.down.weight.numel() + self.up.weight.numel()
 
-    def _add(self, host: nn.Module, arguments: Any, output: Tensor) -> Tensor:
-        update: Tensor = self(output)
-        return output + update
+    def _add(self, host: nn.Module, arguments: Any, output: Any) -> Any:
+        # Some blocks return their attention's weights beside their output.
+        if isinstance(output, tuple):
+            return (self._add(host, arguments, output[0]), *output[1:])
+        return output + self(output)
 
 
 def check_bottleneck(r: int) -> None:

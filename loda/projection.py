@@ -5,7 +5,8 @@
 
 Every method of the paper is a choice of the two parts: S-LoDA+ is (sparse, loda_plus), LoRA is (dense, lora). The
 approximation acts on the whole d x 3d matrix, the adapters on slices of it (the paper's footnote 2). All adapters
-of one projection see the same dropped-out input: one mask for q and v, as in LoRA's code.
+of one projection see the same dropped-out input: one mask for q and v, as in LoRA's code. Where a model has three
+modules for q, k and v, each is a projection of one slice.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from loda.columns import Columns
 from loda.protocols import Adapter, Frozen
 
 
@@ -21,11 +23,11 @@ class AdaptedProjection(nn.Module):
 
     Args:
         frozen: a module that follows the `Frozen` protocol.
-        slices: name -> (start, stop) on the output dimension, for example {"q": (0, d), ...}.
+        slices: name -> columns of the output, for example {"q": Columns(0, d), ...}; together they are all of it.
         d_in: width of the input.
     """
 
-    def __init__(self, frozen: nn.Module, slices: Mapping[str, tuple[int, int]], d_in: int) -> None:
+    def __init__(self, frozen: nn.Module, slices: Mapping[str, Columns], d_in: int) -> None:
         super().__init__()
         self.frozen = frozen
         self.slices = dict(slices)
@@ -40,8 +42,12 @@ class AdaptedProjection(nn.Module):
 
     def width(self, name: str) -> int:
         """Output width of the slice `name`."""
-        start, stop = self.slices[name]
-        return stop - start
+        return self.slices[name].width
+
+    @property
+    def d_out(self) -> int:
+        """Width of the output."""
+        return sum(columns.width for columns in self.slices.values())
 
     def forward(self, x: Tensor) -> Tensor:
         """(*, d_in) -> (*, d_out)."""
@@ -50,9 +56,8 @@ class AdaptedProjection(nn.Module):
             return h
         x = self.dropout(x)
         for name, adapter in self.adapters.items():
-            start, stop = self.slices[name]
             # In place, so that the other slices stay bit-identical to the frozen map.
-            h[..., start:stop] += adapter(x)
+            self.slices[name].add_(h, adapter(x))
         return h
 
     def macs(self) -> int:

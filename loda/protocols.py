@@ -81,6 +81,10 @@ class AdapterConfig(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
+    def check(self, model: nn.Module) -> None:
+        """Raise LodaError where the method does not fit `model`, which nothing has touched yet."""
+        ...
+
     def attach(
         self,
         model: nn.Module,
@@ -105,6 +109,10 @@ class ApproxConfig(Protocol):
 
     def approximate(self, weight: Tensor) -> dict[str, Tensor]:
         """The tensors that stand for `weight` (d_in, d_out)."""
+        ...
+
+    def split(self, tensors: Mapping[str, Tensor], widths: Sequence[int]) -> list[dict[str, Tensor]]:
+        """The tensors of neighbouring parts, `widths` columns each, of what `approximate` returned."""
         ...
 
     def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> nn.Module:

@@ -1,59 +1,118 @@
 """Where the query, key and value projections and the blocks of a model are, and how its weights are laid out.
 
-The rest of the library sees a weight as (d_in, d_out) and a slice as a range of its columns. To support another
-architecture, add a row to `ARCHITECTURES`.
+The rest of the library sees a weight as (d_in, d_out) and a slice as columns of it. To support another architecture,
+add a row to `ARCHITECTURES`, here or from outside.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from loda.columns import Columns
 from loda.errors import LodaError
+from loda.linear import is_transposed
+
+PARTS = ("q", "k", "v")
+WHOLE = "whole"
+"""The one slice of a projection that is not one of attention's."""
 
 
 @dataclass(frozen=True)
-class Fused:
-    """One module computes several projections side by side, as W_proj = [W_q, W_k, W_v] does in GPT-2.
+class Layout:
+    """Where things are in a transformer block, by the names of modules within it.
 
     Attributes:
-        suffix: name of that module within a block.
-        outputs: names within a block of the modules whose output the residual stream receives, in order.
-        parts: the projections, in order.
+        projections: one module that computes q, k and v side by side (fused, W_proj = [W_q, W_k, W_v]), or three
+            modules, in this order (split).
+        outputs: the modules whose output the residual stream receives, attention's first; Adapter^H alone needs them.
+        by_head: whether a fused module goes head by head, [q_1, k_1, v_1, q_2, ...].
     """
 
-    suffix: str
-    outputs: tuple[str, ...]
-    parts: tuple[str, ...] = ("q", "k", "v")
+    projections: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    by_head: bool = False
 
-    def slices(self, d_out: int) -> dict[str, tuple[int, int]]:
-        """The columns of each part."""
-        width = d_out // len(self.parts)
-        return {part: (i * width, (i + 1) * width) for i, part in enumerate(self.parts)}
+    def slices(self, index: int, d_out: int, heads: int, key_value_heads: int) -> dict[str, Columns]:
+        """The slices of the projection number `index`, which computes `d_out` columns."""
+        if len(self.projections) == len(PARTS):
+            return {PARTS[index]: Columns(0, d_out)}
+        widths = (heads, key_value_heads, key_value_heads)
+        runs = heads if self.by_head else 1
+        unit = d_out // sum(widths)
+        ends = [unit * sum(widths[: i + 1]) // runs for i in range(len(PARTS))]
+        return {part: Columns(start, stop, runs) for part, start, stop in zip(PARTS, [0, *ends], ends, strict=False)}
 
 
-ARCHITECTURES: Mapping[str, Fused] = {"gpt2": Fused("attn.c_attn", outputs=("attn.c_proj", "mlp.c_proj"))}
+_LLAMA = Layout(
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), outputs=("self_attn.o_proj", "mlp.down_proj")
+)
+ARCHITECTURES: dict[str, Layout] = {
+    "gpt2": Layout(("attn.c_attn",), outputs=("attn.c_proj", "mlp.c_proj")),
+    "gpt_neo": Layout(
+        ("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+        outputs=("attn.attention.out_proj", "mlp.c_proj"),
+    ),
+    "gptj": Layout(("attn.q_proj", "attn.k_proj", "attn.v_proj"), outputs=("attn.out_proj", "mlp.fc_out")),
+    "gpt_neox": Layout(("attention.query_key_value",), outputs=("attention.dense", "mlp.dense_4h_to_h"), by_head=True),
+    "opt": Layout(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), outputs=("self_attn.out_proj", "fc2")),
+    "bloom": Layout(
+        ("self_attention.query_key_value",), outputs=("self_attention.dense", "mlp.dense_4h_to_h"), by_head=True
+    ),
+    "phi3": Layout(("self_attn.qkv_proj",), outputs=("self_attn.o_proj", "mlp.down_proj")),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+}
+"""By `model_type` of the model's configuration."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One projection of a model: its name, its module and its slices."""
+    """One projection of a model: its name, its module and its slices.
+
+    Attributes:
+        name: of the module in the model.
+        module: a `Conv1D` or an `nn.Linear`.
+        slices: by name, q, k or v; or `WHOLE`.
+        block: the block whose attention it belongs to; None for other modules.
+    """
 
     name: str
-    module: Conv1D
-    slices: dict[str, tuple[int, int]]
+    module: nn.Module
+    slices: dict[str, Columns]
+    block: str | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the module computes x W + b from a weight that it holds; subclasses, as of bitsandbytes, may not."""
+        return type(self.module) in (Conv1D, nn.Linear)
 
     @property
     def weight(self) -> Tensor:
-        """(d_in, d_out)."""
-        return self.module.weight
+        """(d_in, d_out), of a plain module: the one place where an `nn.Linear` is transposed."""
+        weight = cast(Tensor, self.module.weight)
+        return weight if isinstance(self.module, Conv1D) else weight.T
 
     @property
     def bias(self) -> Tensor | None:
         """(d_out,) or None."""
-        return self.module.bias
+        return cast(Tensor | None, self.module.bias)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """d_in, d_out."""
+        if isinstance(self.module, Conv1D):
+            return self.module.nx, self.module.nf
+        linear = cast(nn.Linear, self.module)
+        return linear.in_features, linear.out_features
 
 
 @dataclass(frozen=True)
@@ -65,18 +124,15 @@ class Block:
     width: int
 
 
-def architecture(model: nn.Module) -> Fused:
+def architecture(model: nn.Module) -> Layout:
     """Where things are in `model`.
 
     Raises:
         LodaError: an unknown architecture.
     """
-    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    kind = _kind(model)
     if kind not in ARCHITECTURES:
-        raise LodaError(
-            f"the architecture {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}. "
-            "Add a row to ARCHITECTURES in loda/targets.py"
-        )
+        raise LodaError(_how_to_add(kind, _linear_names(model)))
     return ARCHITECTURES[kind]
 
 
@@ -87,39 +143,93 @@ def find_blocks(model: nn.Module) -> list[Block]:
         LodaError: an unknown architecture.
     """
     layout = architecture(model)
-    ending = f".{layout.suffix}"
-    names = [name.removesuffix(ending) for name, _ in model.named_modules() if name.endswith(ending)]
+    first = layout.projections[0]
     blocks = []
-    for name in names:
-        block = model.get_submodule(name)
-        outputs = tuple(block.get_submodule(output) for output in layout.outputs)
-        blocks.append(Block(block, outputs, cast(Conv1D, outputs[0]).nf))
+    for name, _ in model.named_modules():
+        if _ends_with(name, first):
+            block = model.get_submodule(_block_of(name, first))
+            outputs = tuple(block.get_submodule(output) for output in layout.outputs)
+            blocks.append(Block(block, outputs, cast(Any, model).config.hidden_size))
     return blocks
 
 
-def find_targets(model: nn.Module) -> list[Target]:
-    """The attention projections of `model`, in order.
+def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[Target]:
+    """The attention projections of `model`, in order, or the linear modules whose names end with one of `names`.
 
     Raises:
-        LodaError: an unknown architecture, or a model in which no projection was found.
+        LodaError: an unknown architecture, where no names are given; a model in which no projection was found.
     """
-    layout = architecture(model)
-    targets = []
-    for name, module in model.named_modules():
-        if name.endswith(layout.suffix) and isinstance(module, Conv1D):
-            targets.append(Target(name, module, layout.slices(module.weight.shape[1])))
-    if not targets:
-        raise LodaError(
-            f"no module named *.{layout.suffix} was found in this model; it may already hold adapters (unload it first)"
-        )
+    layout = ARCHITECTURES.get(_kind(model)) if names else architecture(model)
+    wanted = names or cast(Layout, layout).projections
+    targets = [
+        _target(model, name, module, layout)
+        for name, module in model.named_modules()
+        if isinstance(module, (Conv1D, nn.Linear)) and any(_ends_with(name, ending) for ending in wanted)
+    ]
+    for ending in wanted:
+        if not any(_ends_with(target.name, ending) for target in targets):
+            raise LodaError(
+                f"no linear module named *.{ending} was found in this model; "
+                f"its linear modules are {', '.join(_linear_names(model)) or 'none'}"
+            )
     return targets
 
 
-def plain_projection(weight: Tensor, bias: Tensor | None) -> Conv1D:
-    """An ordinary projection module that holds `weight` (d_in, d_out) and `bias` themselves, not copies."""
+def plain_projection(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """An ordinary module that holds `weight` (d_in, d_out) and `bias` themselves, not copies: what `Target` found."""
     d_in, d_out = weight.shape
-    module: Any = Conv1D(d_out, 0)  # built empty: its constructor would draw random numbers for a full weight
-    module.nx = d_in
+    module: Any
+    # Built empty: a constructor would draw random numbers for a full weight.
+    if is_transposed(weight):
+        module, weight = nn.Linear(d_in, d_out, bias=False, device="meta"), weight.T
+    else:
+        module = Conv1D(d_out, 0)
+        module.nx = d_in
     module.weight = nn.Parameter(weight, requires_grad=False)
     module.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
-    return cast(Conv1D, module)
+    return cast(nn.Module, module)
+
+
+def _kind(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+
+
+def _ends_with(name: str, ending: str) -> bool:
+    """Whether the last components of a module's name are `ending`."""
+    return f".{name}".endswith(f".{ending}")
+
+
+def _block_of(name: str, ending: str) -> str:
+    return name.removesuffix(ending).removesuffix(".")
+
+
+def _target(model: nn.Module, name: str, module: nn.Module, layout: Layout | None) -> Target:
+    plain = Target(name, module, {}, None)
+    _, d_out = plain.shape
+    for index, ending in enumerate(layout.projections if layout else ()):
+        if layout and _ends_with(name, ending):
+            config = cast(Any, model).config
+            heads = config.num_attention_heads
+            key_value_heads = getattr(config, "num_key_value_heads", None) or heads
+            slices = layout.slices(index, d_out, heads, key_value_heads)
+            return Target(name, module, slices, _block_of(name, ending))
+    return Target(name, module, {WHOLE: Columns(0, d_out)}, None)
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """The distinct names of the linear modules, with * for numbers."""
+    linear = (name for name, module in model.named_modules() if isinstance(module, (Conv1D, nn.Linear)))
+    return list(dict.fromkeys(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name) for name in linear if name))
+
+
+def _how_to_add(kind: str, names: Iterable[str]) -> str:
+    within = [name.rpartition("*.")[2] for name in names if "*." in name]
+    attention = [name for name in within if re.search(r"(?i)(^|[._])([qkv]|query|key|value|\w*qkv|\w*attn)(_|$)", name)]
+    found = ", ".join(names) or "none"
+    return (
+        f"the architecture {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}. "
+        f"Its linear modules are {found}. Name those to adapt in LodaConfig(targets=(...)), or add the architecture:\n"
+        "    from loda.targets import ARCHITECTURES, Layout\n"
+        f"    qkv = {tuple(attention or within)}  # within a block: one module [q, k, v], or q, k and v\n"
+        f"    ARCHITECTURES[{kind!r}] = Layout(qkv)"
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loda.errors import LodaError
 from loda.insertion import SerialBottleneck, check_bottleneck
 from loda.projection import AdaptedProjection
 from loda.targets import find_blocks
@@ -34,6 +35,14 @@ class Config:
 
     def __post_init__(self) -> None:
         check_bottleneck(self.r)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise LodaError where the sub-layers' outputs are not known."""
+        if not all(block.outputs for block in find_blocks(model)):
+            raise LodaError(
+                "adapter_h stands at the outputs of attention and feed-forward network, which the Layout of this "
+                "architecture does not name; add outputs=(...) to it (see loda/targets.py)"
+            )
 
     def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
         """Put one adapter after the last projection of every sub-layer."""

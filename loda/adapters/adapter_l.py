@@ -33,6 +33,10 @@ class Config:
     def __post_init__(self) -> None:
         check_bottleneck(self.r)
 
+    def check(self, model: nn.Module) -> None:
+        """Raise LodaError where the blocks are not known."""
+        find_blocks(model)
+
     def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
         """Put one adapter after every block."""
         for block in find_blocks(model):

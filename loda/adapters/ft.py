@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from loda.approx.dense import Frozen as DenseFrozen
+from loda.errors import LodaError
 from loda.projection import AdaptedProjection
 
 
@@ -21,9 +22,20 @@ from loda.projection import AdaptedProjection
 class Config:
     """No settings; `slices` has no meaning for it."""
 
+    def check(self, model: nn.Module) -> None:
+        """Raise LodaError for a quantised base."""
+        check_trainable(model)
+
     def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
         """Train all that is there."""
         train_base(model)
+
+
+def check_trainable(module: nn.Module) -> None:
+    """Raise LodaError for parameters that cannot be trained."""
+    integers = [name for name, parameter in module.named_parameters() if not parameter.is_floating_point()]
+    if integers:
+        raise LodaError(f"{integers[0]} is quantised and cannot be trained; use an adapter such as loda_plus")
 
 
 def train_base(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from loda.adapters.ft import train_base
+from loda.adapters.ft import check_trainable, train_base
 from loda.projection import AdaptedProjection
 from loda.targets import find_blocks
 
@@ -19,6 +19,11 @@ TOP = 2
 @dataclass(frozen=True)
 class Config:
     """No settings; `slices` has no meaning for it."""
+
+    def check(self, model: nn.Module) -> None:
+        """Raise LodaError where the blocks are not known, or quantised."""
+        for block in find_blocks(model)[-TOP:]:
+            check_trainable(block.module)
 
     def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
         """Train the last two blocks (a model of one block has only that)."""

@@ -48,6 +48,15 @@ class Config:
             if getattr(self, name) < 1:
                 raise LodaError(f"{name}={getattr(self, name)} must be at least 1; Li & Liang use length=5, hidden=512")
 
+    def check(self, model: nn.Module) -> None:
+        """Raise LodaError for another architecture than GPT-2."""
+        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+        if kind != "gpt2":
+            raise LodaError(
+                f"adapter=prefix acts on the cache and the positions of GPT-2, and {kind} counts them otherwise; "
+                "use another adapter"
+            )
+
     def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
         """Put the prefix before the tokens of the transformer."""
         transformer: Any = cast(Any, model).base_model

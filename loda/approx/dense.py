@@ -1,6 +1,6 @@
 """No approximation: the pre-trained weight itself, shared with the base model, not copied."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ class Config:
     def approximate(self, weight: Tensor) -> dict[str, Tensor]:
         """The weight itself."""
         return {"weight": weight}
+
+    def split(self, tensors: Mapping[str, Tensor], widths: Sequence[int]) -> list[dict[str, Tensor]]:
+        """The parts of the weight, `widths` columns each."""
+        return [{"weight": part} for part in tensors["weight"].split(list(widths), dim=1)]
 
     def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> nn.Module:
         """The frozen projection over `tensors`."""
@@ -56,3 +60,34 @@ class Frozen(nn.Module):
     def extra_repr(self) -> str:
         """Shape."""
         return f"{tuple(self.weight.shape)}"
+
+
+class Kept(nn.Module):
+    """A linear module kept as it is, because it holds its weight in a form of its own: quantised, say.
+
+    It can be adapted, but not approximated, merged or fine-tuned.
+    """
+
+    def __init__(self, module: nn.Module, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.module = module
+        self.d_in, self.d_out = d_in, d_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(*, d_in) -> (*, d_out)."""
+        # A copy, because adapters add to it in place, which the module's own backward pass may not allow.
+        h: Tensor = self.module(x).clone()
+        return h
+
+    def macs(self) -> int:
+        """d_in d_out."""
+        return self.d_in * self.d_out
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    @property
+    def energy(self) -> float:
+        """All of it."""
+        return 1.0

@@ -6,7 +6,7 @@ By Eckart-Young the best rank-R approximation in the Frobenius norm. The product
 (x W_A) W_B with 4Rd multiply-accumulates instead of 3d^2, less as long as R < 3d/4.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +56,11 @@ class Config:
             "W_B": (vt * (signs.T * root[:, None])).to(weight.dtype).contiguous(),
             "energy": s_kept.square().sum() / s.square().sum(),
         }
+
+    def split(self, tensors: Mapping[str, Tensor], widths: Sequence[int]) -> list[dict[str, Tensor]]:
+        """The factors of neighbouring parts, `widths` columns each: the same W_A, and columns of W_B."""
+        parts = tensors["W_B"].split(list(widths), dim=1)
+        return [{**tensors, "W_B": part.contiguous()} for part in parts]
 
     def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> nn.Module:
         """The frozen projection over the factors."""

@@ -5,7 +5,7 @@ faster than compressed sparse rows on CPUs and GPUs alike. `macs` counts the kep
 does; it says what a sparse engine would compute, not what this module saves in time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +57,18 @@ class Config:
             "kept": torch.tensor(kept),
             "energy": sparse.double().square().sum() / flat.double().square().sum(),
         }
+
+    def split(self, tensors: Mapping[str, Tensor], widths: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Neighbouring parts of the masked weight, `widths` columns each.
+
+        How many of the kept entries are in which part is counted; on the meta device, where there is nothing to
+        count, each part has its share by width.
+        """
+        weight, kept = tensors["weight"], int(tensors["kept"])
+        parts = [part.contiguous() for part in weight.split(list(widths), dim=1)]
+        shares = [round(kept * width / weight.shape[1]) for width in widths]
+        counts = [torch.tensor(n) if p.is_meta else p.count_nonzero() for p, n in zip(parts, shares, strict=True)]
+        return [{**tensors, "weight": p, "kept": n} for p, n in zip(parts, counts, strict=True)]
 
     def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> nn.Module:
         """The frozen projection over the masked weight."""

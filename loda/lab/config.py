@@ -313,7 +313,12 @@ def resolve(config: DictConfig) -> Experiment:
         return Experiment(
             model=_node(ModelConfig, config, "model"),
             method=LodaConfig(
-                adapter=_part(config, "adapter"), approx=_part(config, "approx"), slices=_slices(config.slices)
+                adapter=_part(config, "adapter"),
+                approx=_part(config, "approx"),
+                slices=_names("slices", config.slices),
+                # Not in the settings of runs that leave them at their defaults.
+                targets=_names("targets", config.get("targets", ListConfig([]))),
+                joint=_typed("joint", config.get("joint", False), bool),
             ),
             dataset=_node(DatasetConfig, config, "dataset"),
             optim=_node(OptimConfig, config, "optim"),
@@ -374,9 +379,9 @@ def _has_no_default(field: Field[Any]) -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
-def _slices(value: object) -> tuple[str, ...]:
+def _names(setting: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, ListConfig):
-        raise LodaError(f"slices={value!r} must be a list, such as slices=[q,v]")
+        raise LodaError(f"{setting}={value!r} must be a list, such as {setting}=[q,v]")
     return tuple(value)
 
 

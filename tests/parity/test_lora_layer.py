@@ -9,6 +9,7 @@ from torch import Tensor
 import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.approx.dense import Frozen
+from loda.columns import Columns
 from loda.inject import projections
 from tests.parity.reference import DATA, copy_lora, lora_tensors, tiny_gpt2, with_lora
 
@@ -98,7 +99,7 @@ def pair(d: int, r: int, alpha: float, dropout: float) -> tuple[loda.AdaptedProj
         merge_weights=False,
     ).double()
     torch.nn.init.normal_(theirs.lora_B)
-    slices = {"q": (0, d), "k": (d, 2 * d), "v": (2 * d, 3 * d)}
+    slices = {"q": Columns(0, d), "k": Columns(d, 2 * d), "v": Columns(2 * d, 3 * d)}
     ours = loda.AdaptedProjection(Frozen({"weight": theirs.weight.detach()}, theirs.bias.detach()), slices, d)
     for part in ("q", "v"):
         ours.adapt(part, LoRA(r=r, alpha=alpha).build(d, d).double(), dropout)

@@ -97,6 +97,19 @@ def test_stored_tensors_build_the_same_projection(name, frozen, tensors):
 
 
 @every_approximation
+def test_the_parts_of_an_approximation_stand_side_by_side(name, frozen, tensors):
+    # Models with three modules for q, k and v hold the approximation of [W_q, W_k, W_v] like this.
+    config, widths = APPROXIMATIONS[name], [WIDE, 64, 2 * WIDE - 64]
+    parts = [config.build(part, None) for part in config.split(tensors[name], widths)]
+    assert [part.dense().shape[1] for part in parts] == widths
+    assert torch.equal(torch.cat([part.dense() for part in parts], dim=1), frozen.dense())
+    empty = config.split(config.approximate(torch.empty(WIDE, 3 * WIDE, device="meta")), widths)
+    for part, real in zip(empty, parts, strict=True):
+        assert {key: t.shape for key, t in part.items()} == {key: t.shape for key, t in real.tensors().items()}
+        assert config.build(part, None).macs() == pytest.approx(real.macs(), rel=0.02)
+
+
+@every_approximation
 def test_the_meta_device_gives_the_same_names_shapes_and_macs(name, frozen, tensors):
     # `cost` counts without weights, and given tensors are checked against these.
     config = APPROXIMATIONS[name]

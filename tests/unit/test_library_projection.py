@@ -6,11 +6,12 @@ import torch
 import loda
 from loda.adapters import LoDAPlus, LoRA
 from loda.approx.dense import Frozen
+from loda.columns import Columns
 from loda.inject import projections
 from tests.unit.models import TOKENS, logits, perturb, state, tiny_gpt2
 
 D = 16
-SLICES = {"q": (0, D), "k": (D, 2 * D), "v": (2 * D, 3 * D)}
+SLICES = {"q": Columns(0, D), "k": Columns(D, 2 * D), "v": Columns(2 * D, 3 * D)}
 
 
 def projection(dropout: float = 0.0) -> loda.AdaptedProjection:
@@ -25,7 +26,7 @@ def projection(dropout: float = 0.0) -> loda.AdaptedProjection:
 
 def deltas(adapted: loda.AdaptedProjection, x: torch.Tensor) -> dict[str, torch.Tensor]:
     difference = adapted(x) - adapted.frozen(x)
-    return {name: difference[..., start:stop] for name, (start, stop) in SLICES.items()}
+    return {name: columns.of(difference) for name, columns in SLICES.items()}
 
 
 def test_the_output_is_the_frozen_map_plus_each_adapter_on_its_slice():
@@ -47,8 +48,8 @@ def test_q_and_v_share_one_dropout_mask():
 
 def test_dropout_acts_on_the_adapters_alone():
     adapted, x = projection(dropout=0.5).train(), torch.randn(4, 5, D)
-    k = slice(*SLICES["k"])
-    assert torch.equal(adapted(x)[..., k], adapted.frozen(x)[..., k])
+    k = SLICES["k"]
+    assert torch.equal(k.of(adapted(x)), k.of(adapted.frozen(x)))
 
 
 def test_dropout_keeps_the_expected_update():

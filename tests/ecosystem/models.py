@@ -1,0 +1,102 @@
+"""A tiny random model of every supported architecture, each made from its own transformers configuration."""
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+import loda
+from loda.inject import projections
+
+VOCABULARY = 64
+TOKENS = torch.randint(1, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(0))
+D = 32
+
+# What is the same for all, by the names that every configuration understands.
+_COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+_GPT = {"n_embd": D, "n_layer": 2, "n_head": 4, "n_positions": 32}
+_WIDE = {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
+_LLAMA = {**_WIDE, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 32}
+
+SETTINGS: dict[str, dict[str, object]] = {
+    "gpt2": _GPT,
+    "gpt_neo": {
+        "hidden_size": D,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "max_position_embeddings": 32,
+    },
+    "gptj": {**_GPT, "rotary_dim": 4},
+    "gpt_neox": {**_WIDE, "intermediate_size": 48, "max_position_embeddings": 32},
+    "opt": {**_WIDE, "ffn_dim": 48, "max_position_embeddings": 32, "word_embed_proj_dim": D},
+    "bloom": {"hidden_size": D, "n_layer": 2, "n_head": 4},
+    "phi3": _LLAMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": {**_LLAMA, "head_dim": 8},
+    "gemma": {**_LLAMA, "head_dim": 8},
+    "gemma2": {**_LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "gemma3_text": {**_LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8},
+}
+
+
+def tiny(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Two layers, random weights large enough that the logits depend on every part; no dropout; eval mode."""
+    config = AutoConfig.for_model(kind, **_COMMON, **SETTINGS[kind])
+    for name in vars(config):
+        if "drop" in name or name.endswith("pdrop"):
+            setattr(config, name, 0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=D**-0.5)
+            elif name.endswith("bias"):
+                nn.init.normal_(parameter, std=0.1)
+    return model.to(dtype).eval()
+
+
+def logits(model: nn.Module) -> Tensor:
+    """Logits of TOKENS."""
+    with torch.no_grad():
+        return model(TOKENS).logits
+
+
+def parts(model: nn.Module, kind: str, x: Tensor) -> list[dict[str, Tensor]]:
+    """What q, k and v of each block compute for x, cut out of the projections by the models' own rules.
+
+    Written anew from the attention code of each model, not from `loda.targets`.
+    """
+    blocks = []
+    for block in model.get_submodule(BLOCKS[kind]):
+        modules = {name.rpartition(".")[2]: module for name, module in block.named_modules()}
+        heads, width = model.config.num_attention_heads, model.config.hidden_size
+        if kind == "gpt2":  # GPT2Attention: c_attn(x).split(width)
+            values = modules["c_attn"](x).split(width, dim=-1)
+        elif kind in ("gpt_neox", "bloom"):  # view(heads, 3 * head_dim).chunk(3); view(heads, 3, head_dim)
+            fused = modules["query_key_value"](x).view(*x.shape[:-1], heads, 3, width // heads)
+            values = fused.unbind(-2)
+        elif kind == "phi3":  # query_pos, then num_key_value_heads * head_dim twice
+            few = model.config.num_key_value_heads * width // heads
+            values = modules["qkv_proj"](x).split([width, few, few], dim=-1)
+        else:
+            values = [modules[f"{name}_proj"](x) for name in "qkv"]
+        blocks.append(dict(zip("qkv", values, strict=True)))
+    return blocks
+
+
+BLOCKS = {
+    "gpt2": "transformer.h",
+    "gpt_neo": "transformer.h",
+    "gptj": "transformer.h",
+    "gpt_neox": "gpt_neox.layers",
+    "opt": "model.decoder.layers",
+    "bloom": "transformer.h",
+} | dict.fromkeys(("phi3", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), "model.layers")
+
+
+def kept_projection(model: nn.Module) -> loda.AdaptedProjection:
+    """The first adapted projection."""
+    return next(iter(projections(model).values()))

@@ -1,0 +1,229 @@
+"""loda.inject on every architecture: only the named slices change, and everything else works as on GPT-2."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import FalconConfig, FalconForCausalLM
+
+import loda
+from loda.adapters import AdapterH, AdapterL, FineTuning, FineTuningTop2, LoDA, LoDAPlus, LoRA, Prefix
+from loda.approx import LowRank, Sparse
+from loda.config import part_name
+from loda.errors import LodaError
+from loda.inject import adapter_parameters, projections
+from loda.targets import ARCHITECTURES, Layout
+from tests.ecosystem.models import SETTINGS, TOKENS, D, logits, parts, tiny
+from tests.unit.models import perturb, same_state, state
+
+every_architecture = pytest.mark.parametrize("kind", SETTINGS)
+SPLIT = [kind for kind in SETTINGS if len(ARCHITECTURES[kind].projections) == 3]
+BASELINES = [AdapterH(r=4), AdapterL(r=4), FineTuning(), FineTuningTop2()]
+
+
+def adapted(kind: str, config: loda.LodaConfig) -> nn.Module:
+    return perturb(loda.inject(tiny(kind), config))
+
+
+def changed_parts(kind: str, model: nn.Module) -> list[set[str]]:
+    """Which of q, k, v compute other numbers than the base's, bit for bit, in each block."""
+    x = torch.randn(2, 5, D, dtype=model.dtype)
+    pairs = zip(parts(tiny(kind, dtype=model.dtype), kind, x), parts(model, kind, x), strict=True)
+    return [{name for name in "qkv" if not torch.equal(base[name], found[name])} for base, found in pairs]
+
+
+def test_every_row_of_the_table_is_tested():
+    assert set(SETTINGS) == set(ARCHITECTURES)
+
+
+@every_architecture
+@pytest.mark.parametrize("slices", [("q", "v"), ("k",)], ids="".join)
+def test_only_the_named_slices_change(kind, slices):
+    assert changed_parts(kind, adapted(kind, loda.LodaConfig(LoDAPlus(), slices=slices))) == [set(slices)] * 2
+
+
+@every_architecture
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_adapted_model_starts_as_the_base_and_unloads_to_it_bit_for_bit(kind, dtype):
+    model = tiny(kind, dtype=dtype)
+    before, outputs = state(model), logits(model)
+    kinds = [type(module) for module in model.modules()]
+    loda.inject(model, loda.LodaConfig(LoDA()))
+    assert torch.equal(logits(model), outputs)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    perturb(model)
+    assert not torch.equal(logits(model), outputs)
+    loda.unload(model)
+    assert [type(module) for module in model.modules()] == kinds
+    assert same_state(state(model), before)
+    assert torch.equal(logits(model), outputs)
+
+
+@every_architecture
+def test_saved_and_loaded_it_computes_the_same_and_knows_its_base(kind, tmp_path):
+    model = adapted(kind, loda.LodaConfig(LoDAPlus()))
+    loda.save_pretrained(model, tmp_path)
+    assert torch.equal(logits(loda.from_pretrained(tiny(kind), tmp_path)), logits(model))
+    with pytest.raises(LodaError, match="another base model"):
+        loda.from_pretrained(tiny(kind, seed=1), tmp_path)
+
+
+@every_architecture
+@pytest.mark.parametrize("approx", [None, LowRank(rank=8)], ids=["dense", "lowrank"])
+def test_generating_with_a_cache_gives_what_generating_without_one_gives(kind, approx):
+    config = loda.LodaConfig(LoDAPlus(), approx) if approx else loda.LodaConfig(LoDAPlus())
+    model = adapted(kind, config)
+    settings = {"max_new_tokens": 5, "num_beams": 2, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    mask = torch.ones_like(TOKENS)
+    with_cache, without = (
+        model.generate(TOKENS, attention_mask=mask, use_cache=use, **settings) for use in (True, False)
+    )
+    assert torch.equal(with_cache, without)
+
+
+@every_architecture
+def test_gradients_reach_every_adapter_parameter_and_no_other(kind):
+    model = adapted(kind, loda.LodaConfig(LoDAPlus()))
+    model(TOKENS, labels=TOKENS).loss.backward()
+    trained = loda.trainable_parameters(model)
+    assert len(trained) == 2 * 2 * 4  # blocks, slices, tensors: A, B and two r x r matrices
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained.values())
+    assert all(p.grad is None for name, p in model.named_parameters() if name not in trained)
+
+
+@every_architecture
+def test_merging_a_linear_adapter_keeps_the_function(kind):
+    model = adapted(kind, loda.LodaConfig(LoRA()))
+    outputs = logits(model)
+    loda.merge(model)
+    assert not projections(model)
+    torch.testing.assert_close(logits(model), outputs, rtol=1e-4, atol=1e-4)
+
+
+@every_architecture
+def test_the_costs_are_those_of_the_shapes(kind):
+    # Grouped-query models of SETTINGS have 2 heads of keys and values for 4 of queries.
+    model = loda.inject(tiny(kind), loda.LodaConfig(LoRA(r=2)))
+    config = model.config
+    few = D * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) // config.num_attention_heads
+    cost = loda.cost(model)
+    assert cost.base_macs_per_token == 2 * D * (D + 2 * few)
+    assert cost.trainable_parameters == cost.macs_per_token - cost.base_macs_per_token == 2 * 2 * (2 * D + D + few)
+
+
+@every_architecture
+@pytest.mark.parametrize("adapter", BASELINES, ids=part_name)
+def test_the_baselines_stand_in_the_blocks_of_every_architecture(kind, adapter):
+    model = loda.inject(tiny(kind), loda.LodaConfig(adapter))
+    assert torch.equal(logits(model), logits(tiny(kind)))
+    model(TOKENS, labels=TOKENS).loss.backward()
+    trained = adapter_parameters(model)
+    assert trained
+    assert all(parameter.grad is not None for parameter in trained.values())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SETTINGS if kind != "gpt2"])
+def test_a_prefix_is_refused_outside_gpt2(kind):
+    model = tiny(kind)
+    before = state(model)
+    with pytest.raises(LodaError, match="positions of GPT-2"):
+        loda.inject(model, loda.LodaConfig(Prefix()))
+    assert same_state(state(model), before)
+
+
+# Approximations: separately by default, together when asked.
+
+
+@pytest.mark.parametrize("kind", SPLIT)
+@pytest.mark.parametrize("approx", [LowRank(rank=8), Sparse(keep=0.4)], ids=part_name)
+def test_joint_approximates_the_concatenation_and_the_default_each_part(kind, approx):
+    # The oracle is the approximation of the matrix itself; rows of an nn.Linear's weight are columns here.
+    names = ARCHITECTURES[kind].projections
+    alone, together = (
+        projections(loda.inject(tiny(kind), loda.LodaConfig(LoRA(), approx, joint=joint))) for joint in (False, True)
+    )
+    base = tiny(kind)
+    for block in range(2):
+        keys = [name for name in alone if f".{block}." in name]
+        assert [key.endswith(name) for key, name in zip(sorted(keys), sorted(names), strict=True)] == [True] * 3
+        ordered = [next(key for key in keys if key.endswith(name)) for name in names]
+        weights = [base.get_submodule(key).weight.T for key in ordered]
+        for key, weight in zip(ordered, weights, strict=True):
+            expected = approx.build(approx.approximate(weight), None).dense()
+            torch.testing.assert_close(alone[key].frozen.dense(), expected, rtol=0, atol=0)
+        whole = approx.build(approx.approximate(torch.cat(weights, dim=1)), None).dense()
+        found = torch.cat([together[key].frozen.dense() for key in ordered], dim=1)
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_frozen", [False, True])
+def test_a_joint_approximation_is_saved_and_loaded(with_frozen, tmp_path):
+    model = adapted("llama", loda.LodaConfig(LoDAPlus(), LowRank(rank=8), joint=True))
+    loda.save_pretrained(model, tmp_path, with_frozen=with_frozen)
+    assert torch.equal(logits(loda.from_pretrained(tiny("llama"), tmp_path)), logits(model))
+
+
+def test_joint_changes_nothing_where_the_projection_is_fused():
+    first, second = (
+        logits(loda.inject(tiny("phi3"), loda.LodaConfig(LoRA(), Sparse(), joint=joint))) for joint in (False, True)
+    )
+    assert torch.equal(first, second)
+
+
+# Other modules, by name.
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "expected"),
+    [
+        ("gpt2", ("c_fc", "mlp.c_proj"), {"mlp.c_fc": {"whole"}, "mlp.c_proj": {"whole"}}),
+        ("gpt2", ("c_attn", "c_fc"), {"attn.c_attn": {"q", "v"}, "mlp.c_fc": {"whole"}}),
+        ("llama", ("v_proj", "o_proj"), {"self_attn.v_proj": {"v"}, "self_attn.o_proj": {"whole"}}),
+    ],
+    ids=["feed-forward", "fused attention and more", "split attention and more"],
+)
+def test_other_linear_modules_are_adapted_by_name(kind, targets, expected, tmp_path):
+    model = adapted(kind, loda.LodaConfig(LoDAPlus(), targets=targets))
+    found = {name.rpartition(".0.")[2]: set(p.adapters) for name, p in projections(model).items() if ".0." in name}
+    assert found == expected
+    loda.save_pretrained(model, tmp_path)
+    assert torch.equal(logits(loda.from_pretrained(tiny(kind), tmp_path)), logits(model))
+
+
+def test_a_target_that_its_slices_would_leave_bare_is_refused():
+    with pytest.raises(LodaError, match="k_proj, which is k; slices=\\('q', 'v'\\) would leave it without"):
+        loda.inject(tiny("llama"), loda.LodaConfig(LoRA(), targets=("k_proj",)))
+
+
+def test_a_target_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(LodaError, match=r"no linear module named \*\.c_fc .* model\.layers\.\*\.self_attn\.q_proj"):
+        loda.inject(tiny("llama"), loda.LodaConfig(LoRA(), targets=("c_fc",)))
+
+
+# An architecture that is not in the table.
+
+
+@pytest.fixture
+def falcon(monkeypatch):
+    settings = {"vocab_size": 64, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
+    monkeypatch.setattr("loda.targets.ARCHITECTURES", dict(ARCHITECTURES))
+    return FalconForCausalLM(FalconConfig(**settings)).eval()
+
+
+def test_an_unknown_architecture_is_refused_with_its_modules_and_the_lines_that_add_it(falcon):
+    with pytest.raises(LodaError, match=r"'falcon' is not supported; known are gpt2") as error:
+        loda.inject(falcon, loda.LodaConfig(LoRA()))
+    assert "transformer.h.*.self_attention.query_key_value" in str(error.value)
+    lines = [line.strip() for line in str(error.value).splitlines()[1:]]
+    assert len(lines) == 3
+    # The lines work as they stand, but for what only a reader of the model's code knows: its columns.
+    program = "\n".join(lines).replace("ARCHITECTURES[", "table[")
+    table: dict[str, Layout] = {}
+    exec(program, {"table": table})
+    assert table["falcon"] == Layout(("self_attention.query_key_value",))
+
+
+def test_an_unknown_architecture_is_adapted_by_the_names_of_its_modules(falcon):
+    before = logits(falcon)
+    model = loda.inject(falcon, loda.LodaConfig(LoDAPlus(), targets=("self_attention.dense",)))
+    assert torch.equal(logits(model), before)
+    assert len(projections(model)) == 2
