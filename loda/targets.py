@@ -159,12 +159,11 @@ def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[Target]:
     Raises:
         LodaError: an unknown architecture, where no names are given; a model in which no projection was found.
     """
-    layout = ARCHITECTURES.get(_kind(model)) if names else architecture(model)
-    wanted = names or cast(Layout, layout).projections
+    wanted = names or architecture(model).projections
     targets = [
-        _target(model, name, module, layout)
+        target_of(model, name, module)
         for name, module in model.named_modules()
-        if isinstance(module, (Conv1D, nn.Linear)) and any(_ends_with(name, ending) for ending in wanted)
+        if is_linear(module) and any(_ends_with(name, ending) for ending in wanted)
     ]
     for ending in wanted:
         if not any(_ends_with(target.name, ending) for target in targets):
@@ -203,9 +202,15 @@ def _block_of(name: str, ending: str) -> str:
     return name.removesuffix(ending).removesuffix(".")
 
 
-def _target(model: nn.Module, name: str, module: nn.Module, layout: Layout | None) -> Target:
-    plain = Target(name, module, {}, None)
-    _, d_out = plain.shape
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is one that can be adapted."""
+    return isinstance(module, (Conv1D, nn.Linear))
+
+
+def target_of(model: nn.Module, name: str, module: nn.Module) -> Target:
+    """The linear `module` of that name in `model`, with its slices."""
+    layout = ARCHITECTURES.get(_kind(model))
+    _, d_out = Target(name, module, {}, None).shape
     for index, ending in enumerate(layout.projections if layout else ()):
         if layout and _ends_with(name, ending):
             config = cast(Any, model).config
@@ -218,7 +223,7 @@ def _target(model: nn.Module, name: str, module: nn.Module, layout: Layout | Non
 
 def _linear_names(model: nn.Module) -> list[str]:
     """The distinct names of the linear modules, with * for numbers."""
-    linear = (name for name, module in model.named_modules() if isinstance(module, (Conv1D, nn.Linear)))
+    linear = (name for name, module in model.named_modules() if is_linear(module))
     return list(dict.fromkeys(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name) for name in linear if name))
 
 

@@ -10,7 +10,18 @@ import pytest
 import loda
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("hydra", "omegaconf", "datasets", "accelerate", "wandb", "nltk", "pycocoevalcap", "sacrebleu", "matplotlib")
+HEAVY = (
+    "hydra",
+    "omegaconf",
+    "datasets",
+    "accelerate",
+    "wandb",
+    "nltk",
+    "pycocoevalcap",
+    "sacrebleu",
+    "matplotlib",
+    "peft",
+)
 
 # A module may import what ranks as high as itself or lower.
 RANKS = {"loda": 0, "loda.lab": 1, "eval": 2, "train": 3, "scripts": 3, "benchmarks": 3}

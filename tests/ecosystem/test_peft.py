@@ -1,0 +1,277 @@
+"""LoDA inside Hugging Face PEFT: everything that a PEFT user does with a method, on tiny models."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+import loda
+import loda.peft
+from loda.adapters import LoDAPlus
+from loda.approx import LowRank
+from loda.errors import LodaError
+from loda.inject import projections
+from tests.ecosystem.models import SETTINGS, TOKENS, D, logits, parts, tiny
+from tests.unit.models import same_state, state
+
+LOWRANK = {"name": "lowrank", "rank": 8}
+
+
+def config(**settings: object) -> loda.peft.LodaConfig:
+    return loda.peft.LodaConfig(**{"task_type": "CAUSAL_LM", **settings})
+
+
+def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Give what trains random values, as if it had been trained."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in loda.trainable_parameters(model).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model.eval()
+
+
+def adapted(kind: str = "gpt2", seed: int = 1, **settings: object) -> PeftModel:
+    return perturb(get_peft_model(tiny(kind), config(**settings)), seed)
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_by_default_q_and_v_of_every_architecture_are_adapted_and_nothing_else(kind):
+    model, x = get_peft_model(tiny(kind), config()), torch.randn(2, 5, D)
+    assert torch.equal(logits(model), logits(tiny(kind)))
+    perturb(model)
+    base, found = parts(tiny(kind), kind, x), parts(model.get_base_model(), kind, x)
+    for one, other in zip(base, found, strict=True):
+        assert {part for part in "qkv" if not torch.equal(one[part], other[part])} == {"q", "v"}
+
+
+def test_a_layer_computes_what_the_library_computes():
+    model = adapted(target_modules=["c_attn"], slices=("q", "v"))
+    ours = loda.inject(tiny("gpt2"), loda.LodaConfig(LoDAPlus()))
+    for name, projection in projections(ours).items():
+        layer = model.get_base_model().get_submodule(name)
+        for part, adapter in projection.adapters.items():
+            adapter.load_state_dict(layer.adapters("default")[part].state_dict())
+    assert torch.equal(logits(model), logits(ours))
+
+
+def test_the_trainable_parameters_are_those_of_the_library(capsys):
+    model = adapted()
+    expected = loda.cost(loda.inject(tiny("gpt2"), loda.LodaConfig(LoDAPlus()))).trainable_parameters
+    assert model.get_nb_trainable_parameters()[0] == expected
+    model.print_trainable_parameters()
+    assert f"trainable params: {expected:,}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox"])
+@pytest.mark.parametrize("approx", [None, LOWRANK, {"name": "sparse", "keep": 0.4}], ids=["dense", "rank", "keep"])
+def test_saved_and_loaded_it_gives_the_same_logits(kind, approx, tmp_path):
+    model = adapted(kind, approx=approx)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny(kind), tmp_path)
+    assert torch.equal(logits(loaded), logits(model))
+    assert not loda.trainable_parameters(loaded)
+    again = PeftModel.from_pretrained(tiny(kind), tmp_path, is_trainable=True, adapter_name="other")
+    assert torch.equal(logits(again), logits(model))
+    assert loda.trainable_parameters(again)
+
+
+def test_the_file_holds_the_recipe_of_an_approximation_and_not_its_weights(tmp_path):
+    adapted(approx=LOWRANK).save_pretrained(tmp_path / "lowrank")
+    adapted().save_pretrained(tmp_path / "dense")
+    sizes = {path.name: (path / "adapter_model.safetensors").stat().st_size for path in tmp_path.iterdir()}
+    assert sizes["lowrank"] == sizes["dense"]
+    saved = json.loads((tmp_path / "lowrank" / "adapter_config.json").read_text())
+    assert (saved["peft_type"], saved["approx"]) == ("LODA", LOWRANK)
+    with pytest.raises(LodaError, match="over another base"):
+        PeftModel.from_pretrained(tiny("gpt2", seed=1), tmp_path / "lowrank")
+
+
+def test_an_approximation_is_the_librarys():
+    model = get_peft_model(tiny("gpt2"), config(approx=LOWRANK))
+    ours = loda.inject(tiny("gpt2"), loda.LodaConfig(LoDAPlus(), LowRank(rank=8)))
+    assert torch.equal(logits(model), logits(ours))
+    assert torch.equal(logits(model.bfloat16()), logits(ours.bfloat16()))  # it moves with the model
+
+
+def test_several_adapters_are_set_disabled_and_deleted():
+    model = adapted(variant="loda_plus")
+    first = logits(model)
+    model.add_adapter("second", config(variant="lora", r=2, approx=LOWRANK))
+    assert torch.equal(logits(model), first)
+    model.set_adapter("second")
+    second = logits(perturb(model, seed=2))
+    assert not torch.equal(first, second)
+    assert {name.split(".")[-2] for name in loda.trainable_parameters(model)} == {"second"}
+    with model.disable_adapter():
+        assert torch.equal(logits(model), logits(tiny("gpt2")))
+    assert torch.equal(logits(model), second)
+    with pytest.raises(LodaError, match="second was trained over an approximation"):
+        model.base_model.set_adapter(["default", "second"])
+    model.set_adapter("default")
+    model.delete_adapter("second")
+    assert torch.equal(logits(model), first)
+    assert not any("second" in name for name, _ in model.named_parameters())
+
+
+def test_two_adapters_act_together():
+    model = adapted(variant="lora")
+    one = logits(model)
+    model.add_adapter("second", config(variant="lora"))
+    model.set_adapter("second")
+    perturb(model, seed=2)
+    model.base_model.set_adapter(["default", "second"])
+    both = logits(model)
+    assert not torch.equal(both, one)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(logits(merged), both, rtol=1e-4, atol=1e-4)
+
+
+def test_unload_gives_the_base_back():
+    for approx in (None, LOWRANK):
+        base = adapted(approx=approx).unload()
+        assert torch.equal(logits(base), logits(tiny("gpt2")))
+        assert [type(m) for m in base.modules()] == [type(m) for m in tiny("gpt2").modules()]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bloom"])
+def test_a_linear_adapter_merges_and_unmerges(kind):
+    model = adapted(kind, variant="lora")
+    before = logits(model)
+    model.merge_adapter()
+    torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-4)
+    model.unmerge_adapter()
+    torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-4)
+    merged = model.merge_and_unload(safe_merge=True)
+    assert not isinstance(merged, PeftModel)
+    torch.testing.assert_close(logits(merged), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"variant": "loda"}, {}, {"variant": "lora", "approx": LOWRANK}], ids=str)
+@pytest.mark.parametrize("call", ["merge_adapter", "merge_and_unload"])
+def test_what_cannot_be_merged_is_refused_before_anything_is_touched(settings, call):
+    model = adapted(**settings)
+    modules, before, outputs = list(model.modules()), state(model), logits(model)
+    with pytest.raises(LodaError, match="cannot be merged"):
+        getattr(model, call)()
+    assert list(model.modules()) == modules
+    assert same_state(state(model), before)
+    assert torch.equal(logits(model), outputs)
+
+
+@pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "lowrank"])
+def test_transformers_adds_saves_and_loads_it_by_itself(approx, tmp_path):
+    model = tiny("llama")
+    model.add_adapter(config(approx=approx), adapter_name="mine")
+    expected = logits(perturb(model))
+    assert not torch.equal(expected, logits(tiny("llama")))
+    model.save_pretrained(tmp_path)
+    loaded = tiny("llama")
+    loaded.load_adapter(str(tmp_path), adapter_name="yours")
+    assert torch.equal(logits(loaded), expected)
+    loaded.disable_adapters()
+    assert torch.equal(logits(loaded), logits(tiny("llama")))
+    loaded.enable_adapters()
+    assert torch.equal(logits(loaded), expected)
+    loaded.delete_adapter("yours")
+    assert torch.equal(logits(loaded), logits(tiny("llama")))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "phi3"])
+def test_it_generates_with_beams_and_a_cache(kind):
+    model = adapted(kind)
+    settings = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    found = [
+        model.generate(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS), use_cache=use, **settings)
+        for use in (True, False)
+    ]
+    assert torch.equal(*found)
+
+
+class Rows(Dataset):  # type: ignore[type-arg]
+    """TOKENS as a data set of a causal language model."""
+
+    def __len__(self) -> int:
+        return len(TOKENS)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": TOKENS[index], "labels": TOKENS[index]}
+
+
+def test_the_trainer_trains_the_adapters_alone_and_its_checkpoint_loads(tmp_path):
+    model = get_peft_model(tiny("gpt2"), config(dropout=0.1))
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=4, learning_rate=0.05, save_steps=4, report_to=[], disable_tqdm=True, use_cpu=True
+    )
+    trained, before = set(loda.trainable_parameters(model)), state(model)
+    Trainer(model, arguments, train_dataset=Rows()).train()
+    after = state(model)
+    assert {name for name in after if not torch.equal(before[name][0], after[name][0])} == trained
+    loaded = PeftModel.from_pretrained(tiny("gpt2"), tmp_path / "checkpoint-4")
+    assert torch.equal(logits(loaded.eval()), logits(model.eval()))
+
+
+def test_a_plain_loop_over_completions_lowers_the_loss():
+    # What TRL's SFTTrainer does: get_peft_model by itself, gradient checkpointing, loss on the completion alone.
+    model = get_peft_model(tiny("llama"), config(approx=LOWRANK)).train()
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    labels = TOKENS.masked_fill(torch.arange(TOKENS.shape[1]) < 4, -100)
+    optimizer = torch.optim.AdamW(loda.trainable_parameters(model).values(), lr=0.05)
+    losses = []
+    for _ in range(6):
+        loss = model(TOKENS, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_other_modules_are_adapted_as_a_whole():
+    model = get_peft_model(tiny("gpt2"), config(target_modules=["c_attn", "c_fc"], layers_to_transform=[1]))
+    found = {
+        name.partition("transformer.")[2]: {part for part in ("q", "k", "v", "whole") if getattr(m, f"loda_{part}")}
+        for name, m in model.named_modules()
+        if isinstance(m, loda.peft.LodaLayer)
+    }
+    assert found == {"h.1.attn.c_attn": {"q", "v"}, "h.1.mlp.c_fc": {"whole"}}
+    assert get_peft_model(tiny("llama"), config(target_modules="all-linear")).targeted_module_names
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"variant": "dora"}, "variant='dora' is not one of"),
+        ({"variant": "prefix"}, "variant='prefix' is not one of"),
+        ({"r": 0}, "r=0 must be at least 1"),
+        ({"slices": ("q", "o")}, "slices=.* out of q, k, v"),
+        ({"f1": {"orders": "norm"}}, "adapter.f1.orders is not a setting"),
+        ({"approx": {"name": "lowrank", "rank": 0}}, "rank=0 must be at least 1"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_refused_when_they_are_made(settings, rule):
+    with pytest.raises(LodaError, match=rule):
+        config(**settings)
+
+
+def test_a_rank_that_does_not_fit_is_refused_before_anything_is_touched():
+    base = tiny("gpt2")
+    before = state(base)
+    with pytest.raises(LodaError, match="rank=300 exceeds"):
+        get_peft_model(base, config(approx={"name": "lowrank", "rank": 300}))
+    assert same_state(state(base), before)
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [("0.20.0", r"works with peft 0\.21\.\*, not 0\.20\.0"), ("0.22.0", r"works with peft 0\.21\.\*, not 0\.22\.0")],
+)
+def test_another_peft_is_refused_in_one_sentence(version, sentence, monkeypatch):
+    monkeypatch.setattr("loda.peft.version", lambda package: version)
+    with pytest.raises(LodaError, match=sentence):
+        loda.peft._check_version()
