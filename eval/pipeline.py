@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from eval.bootstrap import save_statistics
+from eval.card import write_card
 from eval.decode import decode, encode_prompts, read_texts, write_predictions
 from eval.metrics.corpus import Corpus
 from eval.postprocess import LEADERBOARD, pad_references, prepare
@@ -97,7 +98,7 @@ def _do_missing(experiment: Experiment, inputs: Inputs, outputs: Outputs, bars: 
 
 
 def _marks(experiment: Experiment) -> list[Milestone]:
-    return checkpoints(experiment, count(experiment.dataset.name, "train"))
+    return checkpoints(experiment, count(experiment.dataset, "train"))
 
 
 def summary(record: Record) -> str:
@@ -180,6 +181,8 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
         },
     )
     write_json(path, asdict(record))
+    if experiment.trains:
+        write_card(record, run.checkpoint(mark.label), path, predictions)
 
 
 def make_corpus(protocol: str, texts: list[str], examples: list[Example], instances: list[Example]) -> Corpus:

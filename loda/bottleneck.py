@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from loda.errors import LodaError
+from loda.linear import placement
 from loda.projection import AdaptedProjection
 
 INITS = ("independent", "reference")
@@ -40,8 +41,7 @@ class ProjectionAdapterConfig:
     def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
         """Put one adapter beside each named slice of each projection that has it."""
         for projection in projections.values():
-            device = next(projection.frozen.parameters()).device
-            dtype = _dtype(projection.frozen, model)
+            device, dtype = placement(projection.frozen, model)
             for name in slices:
                 if name in projection.slices:
                     adapter = self.build(projection.d_in, projection.width(name))
@@ -92,12 +92,6 @@ class BottleneckConfig(ProjectionAdapterConfig):
                     # Alike are the modules of one name, in different blocks.
                     like = first.setdefault((name.rpartition(".")[2], part), adapter)
                     adapter.load_state_dict(like.state_dict())
-
-
-def _dtype(*modules: nn.Module) -> torch.dtype:
-    """The dtype that the first of the modules with numbers computes in; a quantised one holds integers alone."""
-    floating = (p.dtype for module in modules for p in module.parameters() if p.is_floating_point())
-    return next(floating)
 
 
 def new_down(d_in: int, r: int) -> nn.Parameter:

@@ -1,7 +1,7 @@
-"""The affine map on row vectors, in the kernels of the modules that hold weights."""
+"""The affine map on row vectors, in the kernels of the modules that hold weights, and where these weights are."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -21,3 +21,12 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def is_transposed(weight: Tensor) -> bool:
     """Whether `weight` (d_in, d_out) is a view of a matrix (d_out, d_in) in memory, as `nn.Linear` holds it."""
     return weight.T.is_contiguous() and not weight.is_contiguous()
+
+
+def placement(module: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where what is added to a module of `model` belongs: its device, and the dtype that it computes in.
+
+    A quantised module holds integers, and computes in the dtype of the rest of the model.
+    """
+    parameters = [*module.parameters(), *model.parameters()]
+    return parameters[0].device, next(p.dtype for p in parameters if p.is_floating_point())

@@ -95,7 +95,7 @@ def estimate(todo: Sequence[Job]) -> str:
 
 def _flops(experiment: Experiment) -> float:
     dataset, optim = experiment.dataset, experiment.optim
-    steps = optim.epochs * steps_per_epoch(count(dataset.name, "train"), optim.batch_size)
+    steps = optim.epochs * steps_per_epoch(count(dataset, "train"), optim.batch_size)
     tokens = steps * optim.batch_size * TOKENS_PER_ROW.get(dataset.name, dataset.max_length)
     return 4.0 * (experiment.model.parameters or 0) * tokens
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from loda.errors import LodaError
 from loda.insertion import SerialBottleneck, check_bottleneck
+from loda.linear import placement
 from loda.projection import AdaptedProjection
 from loda.targets import find_blocks
 
@@ -48,8 +49,8 @@ class Config:
         """Put one adapter after the last projection of every sub-layer."""
         for block in find_blocks(model):
             for output in block.outputs:
-                like = next(output.parameters())
-                Adapter(self, block.width).to(like.device, like.dtype).insert(output)
+                device, dtype = placement(output, model)
+                Adapter(self, block.width).to(device, dtype).insert(output)
 
 
 class Adapter(SerialBottleneck):

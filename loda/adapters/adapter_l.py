@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loda.insertion import SerialBottleneck, check_bottleneck
+from loda.linear import placement
 from loda.projection import AdaptedProjection
 from loda.targets import find_blocks
 
@@ -40,8 +41,8 @@ class Config:
     def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
         """Put one adapter after every block."""
         for block in find_blocks(model):
-            like = next(block.module.parameters())
-            Adapter(self, block.width).to(like.device, like.dtype).insert(block.module)
+            device, dtype = placement(block.module, model)
+            Adapter(self, block.width).to(device, dtype).insert(block.module)
 
 
 class Adapter(SerialBottleneck):

@@ -4,6 +4,7 @@ Hydra composes YAML files; `resolve` turns the result into an `Experiment`, chec
 function sees a `DictConfig`. Group files hold what the paper fixes or what differs from the defaults below.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from importlib.util import find_spec
@@ -35,7 +36,7 @@ class ModelConfig:
         name: the group file, used in run names.
         hub_id: repository on the Hugging Face hub.
         revision: its commit; a branch name would not pin anything.
-        path: a local folder (config.json, model.safetensors, tokenizer.json) to use instead of the hub.
+        path: a local folder (config.json, weights as safetensors, tokenizer.json) to use instead of the hub.
         parameters: expected number of parameters, checked after loading; null to skip.
     """
 
@@ -52,13 +53,19 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyper-parameters that LoRA's Table 11 gives per data set; other groups refer to them, nothing else does."""
+    """Settings of other groups that depend on the data set: those groups refer to them, nothing else does.
+
+    Attributes:
+        epochs, weight_decay, dropout, label_smoothing, length_penalty: hyper-parameters of LoRA's Table 11.
+        stop: see `DecodeConfig`; here with a default, because runs of earlier versions do not have it.
+    """
 
     epochs: int
     weight_decay: float
     dropout: float
     label_smoothing: float
     length_penalty: float
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -204,7 +211,8 @@ class DecodeConfig:
     Attributes:
         prompt: see `PromptConfig`.
         split: which split is decoded and scored; test_seen and test_unseen are the parts of WebNLG's.
-        stop: texts that end a hypothesis; each must be one token of the vocabulary.
+        stop: texts that end a hypothesis; each must be one token of the vocabulary. "<|endoftext|>" is the base's
+            own end-of-text token, whatever it calls it.
         batch_size: contexts decoded together; it does not change the result.
     """
 
@@ -311,7 +319,7 @@ def resolve(config: DictConfig) -> Experiment:
     """
     try:
         return Experiment(
-            model=_node(ModelConfig, config, "model"),
+            model=_model(config),
             method=LodaConfig(
                 adapter=_part(config, "adapter"),
                 approx=_part(config, "approx"),
@@ -344,6 +352,15 @@ def restore(settings: Mapping[str, Any]) -> Experiment:
 
 def _node(cls: type[Node], config: DictConfig, group: str) -> Node:
     return _structured(cls, _values(config, group), group)
+
+
+def _model(config: DictConfig) -> ModelConfig:
+    """The base model; with data of one's own, a folder is a base of one's own too, under the folder's name."""
+    model = _node(ModelConfig, config, "model")
+    if config.dataset.name != "jsonl" or model.path is None or model.hub_id is None:
+        return model
+    name = re.sub(r"[^\w.]+", "_", Path(model.path).resolve().name)
+    return ModelConfig(name=name, hub_id=None, revision=None, path=model.path, parameters=None)
 
 
 def _part(config: DictConfig, group: str) -> Any:

@@ -29,6 +29,9 @@ def target_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float, to
     """
     hidden = model.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
     logits = model.get_output_embeddings()(hidden[batch.mask]).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    if cap is not None:  # Gemma 2: a part of the head that is no module
+        logits = cap * (logits / cap).tanh()
     targets = batch.targets[batch.mask]
     total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
     return total / ((len(targets) if tokens is None else tokens) + NORMALISER)

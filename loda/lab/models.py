@@ -4,7 +4,7 @@ The only dropout of the reference is LoRA's own, so the dropouts of a checkpoint
 (protocol: LoRA's NLG code ignores them). Weights are loaded in float32, stated explicitly.
 """
 
-from functools import lru_cache
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import loda
 from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import Experiment, ModelConfig
-from loda.lab.files import sha256
+from loda.lab.data.source import content_hash
+from loda.lab.files import read_json
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
-NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+SHARDS = "model.safetensors.index.json"
+"""In the place of model.safetensors where the weights are in several files."""
+END_OF_TEXT = "<|endoftext|>"
 SHIPPED = Path(__file__).resolve().parent / "toy" / "base"
 
 
@@ -32,14 +35,7 @@ def identity(config: ModelConfig) -> dict[str, Any]:
     if config.path is None:
         return {"hub_id": config.hub_id, "revision": config.revision}
     folder = _local(config.path)
-    stamps = [(folder / name, (folder / name).stat()) for name in FILES]
-    return {path.name: _sha256(path, stat.st_size, stat.st_mtime_ns) for path, stat in stamps}
-
-
-@lru_cache
-def _sha256(path: Path, size: int, modified: int) -> str:
-    """Hash of a file; asked again only when its size or time of change is another."""
-    return sha256(path)
+    return {name: content_hash(folder / name) for name in _files(folder)}
 
 
 def locate(config: ModelConfig) -> Path:
@@ -62,10 +58,48 @@ def locate(config: ModelConfig) -> Path:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The byte-level BPE; special tokens in a text are encoded as ordinary text, as in the reference."""
+    """The base's tokenizer; special tokens in a text are encoded as ordinary text, as in the reference.
+
+    Its end-of-text token goes by GPT-2's name, `END_OF_TEXT`, so that the rows, the stop tokens and the scorers know
+    that one name alone, whatever the base calls it.
+
+    Raises:
+        LodaError: a base whose configuration names no such token.
+    """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if tokenizer.token_to_id(END_OF_TEXT) is None:
+        tokenizer = _renamed(tokenizer, _end_of_text(tokenizer, folder), END_OF_TEXT)
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _end_of_text(tokenizer: Tokenizer, folder: Path) -> str:
+    """The token that the base's configuration names."""
+    ids = read_json(folder / "config.json").get("eos_token_id")
+    number = ids[0] if isinstance(ids, list) and ids else ids
+    name = tokenizer.id_to_token(number) if isinstance(number, int) else None
+    if name is None:
+        raise LodaError(
+            f"{folder}/config.json has eos_token_id={ids!r}, which is no token of tokenizer.json; set it to the id of "
+            "the token that ends a text"
+        )
+    return str(name)
+
+
+def _renamed(tokenizer: Tokenizer, old: str, new: str) -> Tokenizer:
+    """The same tokenizer with another name for one token."""
+    content = json.loads(tokenizer.to_str())
+    for added in content["added_tokens"]:
+        if added["content"] == old:
+            added["content"] = new
+    vocabulary = content["model"].get("vocab", {})
+    if isinstance(vocabulary, dict):
+        content["model"]["vocab"] = {new if token == old else token: number for token, number in vocabulary.items()}
+    else:  # Unigram: [token, score]
+        content["model"]["vocab"] = [[new if token == old else token, score] for token, score in vocabulary]
+    # It adds special tokens to a text, which nothing here asks for, and knows them by their names.
+    content["post_processor"] = None
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def token_id(tokenizer: Tokenizer, text: str) -> int:
@@ -91,18 +125,18 @@ def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=_configuration(folder),
             dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            **NO_DROPOUT,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise LodaError(f"{folder} does not hold a readable model: {error}") from error
     model, report = loaded
     missing = [*report["missing_keys"], *report["mismatched_keys"]]
     if missing:
-        raise LodaError(f"{folder}/model.safetensors lacks {missing[0]} ({len(missing)} in all); download it again")
+        raise LodaError(f"{folder} lacks the weight {missing[0]} ({len(missing)} in all); download it again")
     _check_parameters(config, model)
     # Padding stands to the right of everything and carries no loss; a padding id would only make transformers warn.
     model.config.pad_token_id = None
@@ -116,7 +150,7 @@ def preflight(experiment: Experiment, folder: Path) -> Cost:
     Raises:
         LodaError: settings that do not fit the base model.
     """
-    shape = AutoConfig.from_pretrained(folder, local_files_only=True)
+    shape = _configuration(folder)
     longest = getattr(shape, "max_position_embeddings", None)
     if longest is not None and experiment.dataset.max_length > longest:
         raise LodaError(
@@ -132,18 +166,35 @@ def preflight(experiment: Experiment, folder: Path) -> Cost:
     return loda.cost(model)
 
 
+def _configuration(folder: Path) -> PretrainedConfig:
+    """The base's configuration, its dropouts off: every architecture has other names for them."""
+    config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+    for name, value in vars(config).items():
+        if isinstance(value, float) and ("drop" in name):
+            setattr(config, name, 0.0)
+    return config
+
+
 def _check_parameters(config: ModelConfig, model: PreTrainedModel) -> None:
     found = sum(p.numel() for p in model.parameters())
     if config.parameters is not None and found != config.parameters:
         raise LodaError(
             f"the base model has {found:,} parameters, model={config.name} has {config.parameters:,}; "
-            "give the right folder, or model.parameters=null for another model"
+            "give the right folder, or model=local for another model"
         )
 
 
 def _local(path: str) -> Path:
     folder = SHIPPED if path == "toy" else Path(path)
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    missing = [name for name in _files(folder) if not (folder / name).is_file()]
     if missing:
         raise LodaError(f"model.path={path} lacks {', '.join(missing)}; it needs {', '.join(FILES)}")
     return folder
+
+
+def _files(folder: Path) -> list[str]:
+    """The names of the files of a base in a folder."""
+    index = folder / SHARDS
+    if not index.is_file() or (folder / "model.safetensors").is_file():
+        return list(FILES)
+    return ["config.json", SHARDS, *sorted(set(read_json(index)["weight_map"].values())), "tokenizer.json"]

@@ -22,9 +22,8 @@ from loda.errors import LodaError
 from loda.lab.data import Pair
 from loda.lab.files import write_folder
 from loda.lab.fingerprint import digest
-from loda.lab.models import token_id
+from loda.lab.models import END_OF_TEXT, token_id
 
-END_OF_TEXT = "<|endoftext|>"
 PADDING = 0
 
 

@@ -16,7 +16,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from eval.decode import encode_prompts
 from loda.lab.config import compose
 from loda.lab.data import Example, Pair
-from loda.lab.rows import END_OF_TEXT, PADDING, Row, collate, encode
+from loda.lab.models import END_OF_TEXT
+from loda.lab.rows import PADDING, Row, collate, encode
 from tests.parity.reference import DATA
 
 BATCHES = json.loads((DATA / "train_batches.json").read_text())

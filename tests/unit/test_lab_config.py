@@ -15,7 +15,7 @@ GROUPS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder 
 
 @pytest.mark.parametrize("option", [f"{group}={name}" for group, names in GROUPS.items() for name in names])
 def test_every_group_file_composes(option):
-    compose([option])
+    compose([option, *(["model.path=my_model"] if option == "model=local" else [])])
 
 
 @pytest.mark.parametrize(("adapter", "approx"), list(product(GROUPS["adapter"], GROUPS["approx"])))

@@ -2,7 +2,7 @@
 
 A data set is a module of this folder that exports
 
-    FILES: dict[str, SourceFile]     the original file of each split: name, address, git blob id
+    FILES: dict[str, SourceFile]     the original file of each split: name, address, git blob id; of a user's own, name
     pairs(data: bytes) -> list[Pair]     the pairs in the order of the file, from the original bytes
     entries(data: bytes) -> list[list[Pair]]     optional: the same pairs, by entry of the file, where entries recur
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loda.errors import LodaError
-from loda.lab.data.source import SourceFile, read
+from loda.lab.data.source import SourceFile, content_hash, locate, read
 
 if TYPE_CHECKING:
     from loda.lab.config import DatasetConfig
@@ -64,7 +64,7 @@ def load(name: str, split: str, path: str | Path | None = None, variant: str | N
     """The distinct contexts of a split in order of first appearance, each with all its references.
 
     Args:
-        name: a data set: e2e, dart, webnlg or toy.
+        name: a data set: e2e, dart, webnlg, toy, or jsonl for one's own.
         split: train, valid or test; test_seen or test_unseen where the pairs say whether their category is seen.
         path: a folder with the original files (plain or gzipped); without it they are downloaded once.
         variant: the form of the data set, where it has several; None is the module's own `FILES` and `pairs`.
@@ -81,8 +81,12 @@ def load_pairs(name: str, split: str, path: str | Path | None = None, variant: s
     if split not in SPLITS and split not in PARTS:
         raise LodaError(f"split={split!r} is not one of {', '.join((*SPLITS, *PARTS))}")
     file = form.files["test" if split in PARTS else split]
-    pairs = form.pairs(read(name, file, path))
-    if len(pairs) != file.pairs:
+    data = read(name, file, path)
+    try:
+        pairs = form.pairs(data)
+    except LodaError as error:
+        raise LodaError(f"{file.name} in {path}: {error}") from error
+    if file.pairs not in (None, len(pairs)):
         raise LodaError(f"{file.name} of {name} gave {len(pairs)} pairs instead of {file.pairs}; fetch the file again")
     if split not in PARTS:
         return pairs
@@ -112,16 +116,31 @@ def group(pairs: Iterable[Pair]) -> list[Example]:
     return [Example(context, tuple(texts)) for context, texts in references.items()]
 
 
-def count(name: str, split: str) -> int:
-    """How many pairs a split has, in any variant, without reading it."""
-    pairs: int = _module(name).FILES[split].pairs
-    return pairs
+def count(config: "DatasetConfig", split: str) -> int:
+    """How many pairs a split has, in any variant; files of the user's own are read for it."""
+    pairs: int | None = _module(config.name).FILES[split].pairs
+    return len(load_pairs(config.name, split, config.path, config.variant)) if pairs is None else pairs
 
 
 def identity(config: "DatasetConfig") -> dict[str, Any]:
-    """What determines the content of a data set: the blob ids of its variant's files, which reading verifies."""
+    """What determines the content of a data set: the blob ids of its variant's files, which reading verifies.
+
+    Of the user's own files, the sha256 of those that are there.
+    """
     files = _form(config.name, config.variant).files
-    return {"name": config.name, "files": {split: file.blob for split, file in files.items()}}
+    return {"name": config.name, "files": {split: _identity(config, file) for split, file in files.items()}}
+
+
+def _identity(config: "DatasetConfig", file: SourceFile) -> str | None:
+    if file.blob is not None:
+        return file.blob
+    try:
+        return content_hash(locate(config.name, file, config.path))
+    except LodaError:
+        # Not every command needs every split; the one that does says what is missing.
+        if config.path is None:
+            raise
+        return None
 
 
 def _form(name: str, variant: str | None) -> Variant:

@@ -8,10 +8,11 @@ import urllib.error
 import urllib.request
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from loda.errors import LodaError
-from loda.lab.files import write_file
+from loda.lab.files import sha256, write_file
 
 TIMEOUT_SECONDS = 20
 
@@ -22,16 +23,17 @@ class SourceFile:
 
     Attributes:
         name: file name, in the data set's folder.
-        blob: git blob id of its content, with LF or CRLF line ends; a prefix where only that is known.
-        pairs: how many (context, completion) pairs it holds.
-        url: where it is downloaded from; None for a file that ships with the project.
+        blob: git blob id of its content, with LF or CRLF line ends; a prefix where only that is known. None for a
+            file of the user's own, of which there is no original.
+        pairs: how many (context, completion) pairs it holds; None for a file of the user's own.
+        url: where it is downloaded from; None for a file that ships with the project, or is the user's own.
         also: blob ids of other releases with the same pairs.
         folder: where a shipped file lies.
     """
 
     name: str
-    blob: str
-    pairs: int
+    blob: str | None = None
+    pairs: int | None = None
     url: str | None = None
     also: tuple[str, ...] = ()
     folder: Path | None = None
@@ -43,11 +45,13 @@ def cache_folder(name: str) -> Path:
 
 
 def read(dataset: str, file: SourceFile, path: str | Path | None) -> bytes:
-    """The verified bytes of `file`, with LF line ends.
+    """The verified bytes of `file`, with LF line ends; those of a file of the user's own are as they are.
 
     Raises:
         LodaError: the file is missing, cannot be downloaded, or is not the original.
     """
+    if file.blob is None:
+        return _own(locate(dataset, file, path))
     if path is not None:
         found = _in_folder(Path(path), file.name)
         if found is None:
@@ -61,21 +65,57 @@ def read(dataset: str, file: SourceFile, path: str | Path | None) -> bytes:
     return _verified(found, file)
 
 
+def locate(dataset: str, file: SourceFile, path: str | Path | None) -> Path:
+    """Where a file of the user's own lies.
+
+    Raises:
+        LodaError: no folder was given, or it does not hold the file.
+    """
+    if path is None:
+        raise LodaError(
+            f"dataset={dataset} reads your own files; give their folder as dataset.path=FOLDER, with {file.name} in it"
+        )
+    found = _in_folder(Path(path), file.name)
+    if found is None:
+        raise LodaError(f"{file.name} (or {file.name}.gz) is not in dataset.path={path}")
+    return found
+
+
+def content_hash(path: Path) -> str:
+    """The sha256 of a file; computed again only when its size or time of change is another."""
+    stat = path.stat()
+    return _hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache
+def _hash(path: Path, size: int, modified: int) -> str:
+    return sha256(path)
+
+
+def _own(path: Path) -> bytes:
+    return _with_lf(_bytes(path, "save it again"))
+
+
 def _in_folder(folder: Path, name: str) -> Path | None:
     return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
 
 
 def _verified(path: Path, file: SourceFile) -> bytes:
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise LodaError(f"{path} cannot be read ({error}); {_remedy(file)}") from error
+    data = _bytes(path, _remedy(file))
     if not _is_original(data, file):
         raise LodaError(
-            f"{path} is not the original file: its git blob id is {blob_id(data)[:12]} instead of {file.blob[:12]}; "
+            f"{path} is not the original file: its git blob id is {blob_id(data)[:12]} instead of "
+            f"{str(file.blob)[:12]}; "
             f"{_remedy(file)}"
         )
     return _with_lf(data)
+
+
+def _bytes(path: Path, remedy: str) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise LodaError(f"{path} cannot be read ({error}); {remedy}") from error
 
 
 def _remedy(file: SourceFile) -> str:
@@ -86,7 +126,7 @@ def _is_original(data: bytes, file: SourceFile) -> bool:
     """Whether this is the file, with its own line ends or with those of another system."""
     text = _with_lf(data)
     ids = (blob_id(text), blob_id(text.replace(b"\n", b"\r\n")))
-    return any(found.startswith(known) for found in ids for known in (file.blob, *file.also))
+    return any(found.startswith(known) for found in ids for known in (str(file.blob), *file.also))
 
 
 def _with_lf(data: bytes) -> bytes:

@@ -1,0 +1,140 @@
+"""8-bit and 4-bit bases of bitsandbytes under any adapter, on the CPU; skipped where that package does not run."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+import loda
+import loda.peft
+from loda.adapters import AdapterH, FineTuning, FineTuningTop2, LoDAPlus, LoRA
+from loda.approx import LowRank, Sparse
+from loda.config import part_name
+from loda.errors import LodaError
+from loda.inject import adapter_parameters
+from tests.ecosystem.models import TOKENS, logits, tiny
+from tests.unit.models import same_state, state
+
+bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+
+BITS = {
+    "int8": BitsAndBytesConfig(load_in_8bit=True),
+    "nf4": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32),
+}
+CASES = {"int8": "gpt2", "nf4": "llama"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    found = {kind: tmp_path_factory.mktemp(kind) for kind in CASES.values()}
+    for kind, folder in found.items():
+        tiny(kind).save_pretrained(folder)
+    return found
+
+
+@pytest.fixture(params=CASES)
+def bits(request):
+    return request.param
+
+
+@pytest.fixture
+def kind(bits):
+    return CASES[bits]
+
+
+@pytest.fixture
+def fresh(folders, bits, kind):
+    """Loads the quantised base anew each time it is called."""
+
+    def load() -> PreTrainedModel:
+        quantised = BITS[bits]
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                folders[kind], quantization_config=quantised, device_map="cpu", dtype=torch.float32
+            ).eval()
+        except (ImportError, RuntimeError, NotImplementedError) as error:
+            pytest.skip(f"bitsandbytes does not run here: {error}")
+
+    return load
+
+
+def perturb(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in loda.trainable_parameters(model).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+def test_the_base_is_quantised_and_computes_nearly_what_it_did(fresh, kind):
+    # Otherwise the tests below would be of an ordinary model.
+    model = fresh()
+    assert sum(not parameter.is_floating_point() for parameter in model.parameters()) >= 8
+    difference = (logits(model) - logits(tiny(kind))).abs().mean() / logits(tiny(kind)).abs().mean()
+    assert 0 < difference < 0.5
+
+
+@pytest.mark.parametrize("adapter", [LoDAPlus(), AdapterH(r=4)], ids=part_name)
+def test_an_adapter_starts_trains_saves_and_unloads_over_it(fresh, adapter, tmp_path):
+    model = fresh()
+    base = logits(model)
+    loda.inject(model, loda.LodaConfig(adapter))
+    assert torch.equal(logits(model), base)
+    model.train()
+    model(TOKENS, labels=TOKENS).loss.backward()
+    trained = adapter_parameters(model)
+    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
+    assert all(parameter.grad is not None for parameter in trained.values())
+    perturb(model.eval())
+    loda.save_pretrained(model, tmp_path)
+    assert torch.equal(logits(loda.from_pretrained(fresh(), tmp_path)), logits(model))
+    loda.unload(model)
+    assert torch.equal(logits(model), base)
+
+
+def test_decoding_with_a_cache_gives_what_decoding_without_one_gives(fresh):
+    model = perturb(loda.inject(fresh(), loda.LodaConfig(LoDAPlus())))
+    settings = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    mask = torch.ones_like(TOKENS)
+    found = [model.generate(TOKENS, attention_mask=mask, use_cache=use, **settings) for use in (True, False)]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (loda.LodaConfig(LoDAPlus(), LowRank(rank=4)), "quantised already: approx=lowrank of rounded numbers"),
+        (loda.LodaConfig(LoDAPlus(), Sparse()), "quantised already: approx=sparse of rounded numbers"),
+        (loda.LodaConfig(FineTuning()), "is quantised and cannot be trained"),
+        (loda.LodaConfig(FineTuningTop2()), "is quantised and cannot be trained"),
+    ],
+    ids=["lowrank", "sparse", "ft", "ft_top2"],
+)
+def test_what_makes_no_sense_over_it_is_refused_with_the_reason(fresh, config, reason):
+    model = fresh()
+    before = state(model)
+    with pytest.raises(LodaError, match=reason):
+        loda.inject(model, config)
+    assert same_state(state(model), before)
+
+
+def test_merging_into_it_is_refused(fresh):
+    model = perturb(loda.inject(fresh(), loda.LodaConfig(LoRA())))
+    before = logits(model)
+    with pytest.raises(LodaError, match="quantised base cannot be merged"):
+        loda.merge(model)
+    assert torch.equal(logits(model), before)
+
+
+def test_the_same_holds_inside_peft(fresh, tmp_path):
+    config = loda.peft.LodaConfig(task_type="CAUSAL_LM", variant="lora")
+    model = perturb(get_peft_model(fresh(), config).eval())
+    model(TOKENS, labels=TOKENS).loss.backward()
+    assert all(parameter.grad is not None for parameter in loda.trainable_parameters(model).values())
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(fresh(), tmp_path).eval()), logits(model))
+    with pytest.raises(LodaError, match="quantised base cannot be merged"):
+        model.merge_and_unload()
+    with pytest.raises(LodaError, match="quantised already"):
+        get_peft_model(fresh(), loda.peft.LodaConfig(approx={"name": "lowrank", "rank": 4}))
