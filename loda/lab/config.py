@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -18,13 +18,18 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from loda import LodaConfig
-from loda.config import part_class, part_name
 from loda.errors import LodaError
 from loda.lab.data import PARTS, SPLITS
 from loda.lab.order import ORDERS
 
+if TYPE_CHECKING:
+    from loda import LodaConfig
+
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
+INCOMPATIBLE_WITH_PREFIX = {
+    "activation_checkpointing": "drops the cache that",
+    "fast": "has one row, not several, for the cache that",
+}
 Node = TypeVar("Node")
 
 
@@ -157,6 +162,10 @@ class TrainerConfig:
             (GPT2-medium with LoRA, 8 rows of 73 tokens).
         order: "reference" is the sample order of LoRA's DistributedSampler with the run's seed, "bucketed" puts rows
             of like length together (see `loda.lab.order`).
+        fast: lay the rows of a batch end to end instead of padding them, and compute GELU in one kernel (see
+            `loda.lab.fast`): the same losses to rounding, but for dropout's noise, which is drawn for other positions.
+        compile: let torch.compile write the kernels of the model; the first batches take minutes. Likewise the same
+            losses but for dropout's noise.
         max_steps: stop after so many batches; the schedule ends there at the latest. null: all epochs.
         threads: CPU threads; null leaves torch's choice.
         log_every: batches between two lines of the journal.
@@ -166,6 +175,8 @@ class TrainerConfig:
     precision: str
     activation_checkpointing: bool
     order: str
+    fast: bool
+    compile: bool
     max_steps: int | None
     threads: int | None
     log_every: int
@@ -269,7 +280,7 @@ class Experiment:
     """Everything that `python train.py ...` does, checked."""
 
     model: ModelConfig
-    method: LodaConfig
+    method: "LodaConfig"
     dataset: DatasetConfig
     optim: OptimConfig
     trainer: TrainerConfig
@@ -279,17 +290,23 @@ class Experiment:
     outputs: str
 
     @property
+    def adapter(self) -> str:
+        """The name of the adapter."""
+        return type(self.method.adapter).__module__.rpartition(".")[2]
+
+    @property
     def trains(self) -> bool:
         """Whether there is anything to train."""
-        return part_name(self.method.adapter) != "none"
+        return self.adapter != "none"
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
-        if self.trainer.activation_checkpointing and part_name(self.method.adapter) == "prefix":
-            raise LodaError(
-                "trainer.activation_checkpointing=true drops the cache that the prefix of adapter=prefix stands in; "
-                "set it to false"
-            )
+        if self.adapter == "prefix":
+            for name, why in INCOMPATIBLE_WITH_PREFIX.items():
+                if getattr(self.trainer, name):
+                    raise LodaError(
+                        f"trainer.{name}=true {why} the prefix of adapter=prefix stands in; set it to false"
+                    )
         if self.decode.max_new_tokens >= self.dataset.max_length:
             raise LodaError(
                 f"decode.max_new_tokens={self.decode.max_new_tokens} leaves no room for a prompt within "
@@ -318,24 +335,17 @@ def resolve(config: DictConfig) -> Experiment:
         LodaError: an unknown key, a value of the wrong type, or one that breaks a rule.
     """
     try:
-        return Experiment(
-            model=_model(config),
-            method=LodaConfig(
-                adapter=_part(config, "adapter"),
-                approx=_part(config, "approx"),
-                slices=_names("slices", config.slices),
-                # Not in the settings of runs that leave them at their defaults.
-                targets=_names("targets", config.get("targets", ListConfig([]))),
-                joint=_typed("joint", config.get("joint", False), bool),
-            ),
-            dataset=_node(DatasetConfig, config, "dataset"),
-            optim=_node(OptimConfig, config, "optim"),
-            trainer=_node(TrainerConfig, config, "trainer"),
-            decode=_node(DecodeConfig, config, "decode"),
-            logger=_node(LoggerConfig, config, "logger"),
-            seed=_typed("seed", config.seed, int),
-            outputs=_typed("outputs", config.outputs, str),
-        )
+        groups: dict[str, Any] = {
+            "model": _model(config),
+            "dataset": _node(DatasetConfig, config, "dataset"),
+            "optim": _node(OptimConfig, config, "optim"),
+            "trainer": _node(TrainerConfig, config, "trainer"),
+            "decode": _node(DecodeConfig, config, "decode"),
+            "logger": _node(LoggerConfig, config, "logger"),
+            "seed": _typed("seed", config.seed, int),
+            "outputs": _typed("outputs", config.outputs, str),
+        }
+        return Experiment(method=_method(config), **groups)
     except OmegaConfBaseException as error:
         raise LodaError(_first_line(error)) from error
 
@@ -363,7 +373,23 @@ def _model(config: DictConfig) -> ModelConfig:
     return ModelConfig(name=name, hub_id=None, revision=None, path=model.path, parameters=None)
 
 
+def _method(config: DictConfig) -> "LodaConfig":
+    """The settings of the library, last, because they need torch, whose import takes longer than all the others."""
+    from loda.config import LodaConfig
+
+    return LodaConfig(
+        adapter=_part(config, "adapter"),
+        approx=_part(config, "approx"),
+        slices=_names("slices", config.slices),
+        # Not in the settings of runs that leave them at their defaults.
+        targets=_names("targets", config.get("targets", ListConfig([]))),
+        joint=_typed("joint", config.get("joint", False), bool),
+    )
+
+
 def _part(config: DictConfig, group: str) -> Any:
+    from loda.config import part_class
+
     values = _values(config, group)
     return _structured(part_class(group, values.pop("name", None)), values, group)
 

@@ -1,8 +1,8 @@
 """What makes two runs the same: canonical JSON of the settings that determine a result, hashed.
 
-Not part of any identity: where files lie, device, number of processes, threads, activation checkpointing, logging, how
-often to log, decoding batch size. What the files contain is: base weights and data enter with their content. A change
-of the code that changes numbers must raise `PROTOCOL`.
+Not part of any identity: where files lie, device, number of processes, threads, activation checkpointing, fast
+kernels, compilation, logging, how often to log, decoding batch size. What the files contain is: base weights and data
+enter with their content. A change of the code that changes numbers must raise `PROTOCOL`.
 """
 
 import hashlib

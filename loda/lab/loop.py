@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 import loda
 from loda.errors import LodaError
 from loda.lab.config import OptimConfig, TrainerConfig
+from loda.lab.fast import make_fast, pack
 from loda.lab.journal import Journal
 from loda.lab.loss import target_loss
 from loda.lab.optim import ReferenceAdamW, schedule
@@ -144,6 +145,11 @@ def train(
     scheduler = LambdaLR(optimizer, schedule(optim.warmup_steps, horizon(len(rows), optim, trainer.max_steps)))
     if trainer.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    if trainer.fast:
+        make_fast(model)
+    if trainer.compile:
+        model.base_model.compile(dynamic=True)
+    lay_out = pack if trainer.fast else collate
     if not is_main_process():
         torch.manual_seed(seed + process_index())  # or all processes would drop out alike
     objective.train()
@@ -152,7 +158,7 @@ def train(
     progress = bars.bar("train", total, "step")
     for step, indices in zip(range(1, total + 1), order, strict=False):
         whole = [rows[i] for i in indices]
-        share = collate(whole[process_index() :: process_count()] or [NO_ROW]).to(accelerator.device)
+        share = lay_out(whole[process_index() :: process_count()] or [NO_ROW]).to(accelerator.device)
         lr = float(scheduler.get_last_lr()[0])
         with accelerator.accumulate(objective):
             loss = process_count() * objective(share, tokens=sum(row.counted for row in whole))

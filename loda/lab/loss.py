@@ -27,7 +27,7 @@ def target_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float, to
         label_smoothing: e above.
         tokens: number of masked positions to divide by, where `batch` is a share of a larger one; None for its own.
     """
-    hidden = model.base_model(input_ids=batch.inputs, use_cache=False).last_hidden_state
+    hidden = model.base_model(input_ids=batch.inputs, use_cache=False, **batch.layout).last_hidden_state
     logits = model.get_output_embeddings()(hidden[batch.mask]).float()
     cap = getattr(model.config, "final_logit_softcapping", None)
     if cap is not None:  # Gemma 2: a part of the head that is no module

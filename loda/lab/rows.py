@@ -8,9 +8,10 @@ batch is as long as its longest row, which is the same computation, because padd
 and carries no loss.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset, DatasetInfo, load_from_disk
@@ -48,15 +49,19 @@ class Batch:
         inputs: (rows, length) ids, padded to the right with 0.
         targets: (rows, length) the next id at each position, 0 where there is none.
         mask: (rows, length) True where the prediction counts.
+        layout: what the model must be told besides, where the rows do not stand side by side (see
+            `loda.lab.fast`).
     """
 
     inputs: Tensor
     targets: Tensor
     mask: Tensor
+    layout: Mapping[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
-        return Batch(self.inputs.to(device), self.targets.to(device), self.mask.to(device))
+        layout = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in self.layout.items()}
+        return Batch(self.inputs.to(device), self.targets.to(device), self.mask.to(device), layout)
 
 
 def prompt(tokenizer: Tokenizer, context: str, separator: bool = True) -> list[int]:

@@ -10,6 +10,7 @@ import loda
 from loda.adapters import LoRA
 from loda.errors import LodaError
 from loda.lab.config import LoggerConfig, compose
+from loda.lab.fast import pack
 from loda.lab.journal import open_journal
 from loda.lab.loop import NO_ROW, train
 from loda.lab.loss import target_loss
@@ -66,6 +67,35 @@ def test_activation_checkpointing_changes_nothing_but_what_is_stored(precision, 
     assert checkpointed == plain
     assert torch.equal(kept[4], kept_too[4])
     assert stored[1] < stored[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fast_training_has_the_same_losses(precision, tmp_path):
+    # Rounding alone may differ: 1e-5 in float32, bfloat16 keeps three digits.
+    (plain, kept), (fast, kept_too) = (
+        training(tmp_path, trainer=replace(TRAINER, precision=precision, fast=on)) for on in (False, True)
+    )
+    bound = {"fp32": 1e-5, "bf16": 1e-2}[precision]
+    assert [line["loss"] for line in fast] == pytest.approx([line["loss"] for line in plain], rel=bound)
+    assert (kept_too[4] - kept[4]).norm() < bound * kept[4].norm()
+
+
+def test_a_compiled_model_trains_as_it_does_uncompiled(tmp_path, monkeypatch):
+    # Traced, but run by torch's own kernels: writing others takes minutes.
+    compiled, compile_ = [], torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **how: compiled.append(self) or compile_(self, backend="eager", **how)
+    )
+    plain, traced = (training(tmp_path, trainer=replace(TRAINER, compile=on))[0] for on in (False, True))
+    assert len(compiled) == 1
+    assert [line["loss"] for line in traced] == pytest.approx([line["loss"] for line in plain], rel=1e-6)
+
+
+def test_packed_rows_have_no_padding():
+    rows = ROWS[:4]
+    batch = pack(rows)
+    assert batch.inputs.tolist() == [[token for row in rows for token in row.ids]]
+    assert int(batch.mask.sum()) == sum(row.counted for row in rows)
 
 
 def test_an_update_follows_every_second_batch_and_the_learning_rate_every_batch(tmp_path):

@@ -40,6 +40,8 @@ def test_what_changes_the_result_changes_the_run(change):
         "trainer.device=cpu",
         "trainer.threads=2",
         "trainer.activation_checkpointing=true",
+        "trainer.fast=true",
+        "trainer.compile=true",
         "trainer.log_every=7",
         "logger=wandb",
         "decode.batch_size=3",
