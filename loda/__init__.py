@@ -15,16 +15,24 @@
     loda.save_pretrained(model, "my-adapter")    # adapter_config.json + adapter_model.safetensors
     model = loda.from_pretrained(fresh_base, "my-adapter")    # strict: right base, every tensor, or an error
 
+    model = loda.optimize_for_inference(model.eval())    # the same outputs, faster; for decoding, at the end
+
 Without `approx` the pre-trained projection stays as it is (LoDA, LoDA+, LoRA); `loda.merge(model)` folds a LoRA into
 the weights, and refuses for the non-linear adapters, which have no equivalent weight.
 """
 
-from loda.checkpoint import from_pretrained, save_pretrained
-from loda.config import LodaConfig
-from loda.cost import cost
-from loda.inject import inject, merge, trainable_parameters, unload
-from loda.projection import AdaptedProjection
-from loda.protocols import Adapter
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loda.checkpoint import from_pretrained, save_pretrained
+    from loda.config import LodaConfig
+    from loda.cost import cost
+    from loda.inference import optimize_for_inference
+    from loda.inject import inject, merge, trainable_parameters, unload
+    from loda.projection import AdaptedProjection
+    from loda.protocols import Adapter
 
 __all__ = [
     "LodaConfig",
@@ -33,8 +41,42 @@ __all__ = [
     "merge",
     "save_pretrained",
     "from_pretrained",
+    "optimize_for_inference",
     "trainable_parameters",
     "cost",
     "AdaptedProjection",
     "Adapter",
 ]
+
+_HOMES = {
+    "from_pretrained": "loda.checkpoint",
+    "save_pretrained": "loda.checkpoint",
+    "LodaConfig": "loda.config",
+    "cost": "loda.cost",
+    "optimize_for_inference": "loda.inference",
+    "inject": "loda.inject",
+    "merge": "loda.inject",
+    "trainable_parameters": "loda.inject",
+    "unload": "loda.inject",
+    "AdaptedProjection": "loda.projection",
+    "Adapter": "loda.protocols",
+}
+
+
+class _Package(ModuleType):
+    """Imports a name, and torch with it, when it is first used: a mistake in the settings is told before that."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'loda' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The first import of loda/inject.py would put that module in the place of the function of its name.
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+importlib.import_module(__name__).__class__ = _Package

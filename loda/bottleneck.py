@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from loda.errors import LodaError
 from loda.linear import placement
+from loda.nonlinear import Stack
 from loda.projection import AdaptedProjection
 
 INITS = ("independent", "reference")
@@ -92,6 +93,20 @@ class BottleneckConfig(ProjectionAdapterConfig):
                     # Alike are the modules of one name, in different blocks.
                     like = first.setdefault((name.rpartition(".")[2], part), adapter)
                     adapter.load_state_dict(like.state_dict())
+
+
+@dataclass(frozen=True)
+class Form:
+    """An adapter as Eq. 2 has it: Delta h = s (x A B + f2(f1(x A) B)).
+
+    LoRA is the case without f1, LoDA the one without f2 (the identity).
+    """
+
+    A: Tensor
+    B: Tensor
+    scale: float
+    f1: Stack | None = None
+    f2: Stack | None = None
 
 
 def new_down(d_in: int, r: int) -> nn.Parameter:

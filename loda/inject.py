@@ -39,6 +39,7 @@ class Attachment:
         trained_before: names of the parameters that required gradients in the base.
         trained: names of those that the adapter trains.
         originals: the base's own parameters where a copy of them is trained, by name.
+        optimized: whether the adapters are gone into faster products since, for inference alone.
     """
 
     config: LodaConfig
@@ -46,6 +47,7 @@ class Attachment:
     trained_before: frozenset[str]
     trained: frozenset[str]
     originals: Mapping[str, nn.Parameter]
+    optimized: bool = False
 
 
 def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None) -> Model:
@@ -106,12 +108,22 @@ def attachment(model: nn.Module) -> Attachment:
     """What `inject` did to `model`.
 
     Raises:
-        LodaError: nothing was injected.
+        LodaError: nothing was injected, or it was optimised for inference since.
     """
     found = getattr(model, _ATTRIBUTE, None)
     if not isinstance(found, Attachment):
         raise LodaError("this model holds no adapters; call loda.inject(model, config) first")
+    if found.optimized:
+        raise LodaError(
+            "this model was optimised for inference, its adapters are no longer apart from the weights; "
+            "load the base and the saved adapter again"
+        )
     return found
+
+
+def mark_optimized(model: nn.Module) -> None:
+    """Let `attachment` refuse from now on."""
+    setattr(model, _ATTRIBUTE, replace(attachment(model), optimized=True))
 
 
 def check_holds_no_adapters(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from loda.bottleneck import Form
     from loda.projection import AdaptedProjection
 
 
@@ -35,6 +36,15 @@ class LinearAdapter(Adapter, Protocol):
 
     def weight(self) -> Tensor:
         """Delta W, (d_in, d_out)."""
+        ...
+
+
+@runtime_checkable
+class Bottleneck(Adapter, Protocol):
+    """An adapter of the form of Eq. 2, which `loda.optimize_for_inference` knows how to make fast."""
+
+    def form(self) -> "Form":
+        """Its parts."""
         ...
 
 
@@ -73,6 +83,17 @@ class Frozen(Protocol):
     @property
     def energy(self) -> float:
         """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2)."""
+        ...
+
+
+@runtime_checkable
+class Factored(Protocol):
+    """A frozen projection that is one matrix or a product of two, for `loda.optimize_for_inference`."""
+
+    bias: Tensor | None
+
+    def factors(self) -> tuple[Tensor, ...]:
+        """(W,) or (W_A, W_B) with W~ = W_A W_B."""
         ...
 
 

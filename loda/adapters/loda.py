@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from loda.bottleneck import BottleneckConfig, new_down, new_up
+from loda.bottleneck import BottleneckConfig, Form, new_down, new_up
 from loda.errors import LodaError
 from loda.nonlinear import Stack, StackConfig
 
@@ -58,6 +58,10 @@ class Adapter(nn.Module):
         # B is applied once to the sum: 2rd + 2r^2 multiply-accumulates, the paper's Table 2.
         delta: Tensor = self.scale * ((u + self.f1(u)) @ self.B)
         return delta
+
+    def form(self) -> Form:
+        """Its parts in Eq. 2."""
+        return Form(self.A, self.B, self.scale, self.f1)
 
     def macs(self) -> int:
         """2rd + 2r^2 per token for a d x d projection and two stages."""

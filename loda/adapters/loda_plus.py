@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from loda.adapters.loda import Config as LoDAConfig
-from loda.bottleneck import new_down, new_up
+from loda.bottleneck import Form, new_down, new_up
 from loda.errors import LodaError
 from loda.nonlinear import F2_DEFAULT, Stack, StackConfig
 
@@ -58,6 +58,10 @@ class Adapter(nn.Module):
         u = x @ self.A
         delta: Tensor = self.scale * (u @ self.B + self.f2(self.f1(u) @ self.B))
         return delta
+
+    def form(self) -> Form:
+        """Its parts in Eq. 2."""
+        return Form(self.A, self.B, self.scale, self.f1, self.f2)
 
     def macs(self) -> int:
         """3rd + 2r^2 per token for a d x d projection: B is applied twice (Table 2: 76.1M against 75.9M)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from loda.bottleneck import BottleneckConfig, new_down, new_up
+from loda.bottleneck import BottleneckConfig, Form, new_down, new_up
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Adapter(nn.Module):
     def weight(self) -> Tensor:
         """Delta W = s A B, (d_in, d_out)."""
         return self.scale * (self.A @ self.B)
+
+    def form(self) -> Form:
+        """Its parts in Eq. 2."""
+        return Form(self.A, self.B, self.scale)
 
     def macs(self) -> int:
         """2rd per token for a d x d projection."""

@@ -44,6 +44,10 @@ class Frozen(nn.Module):
         """W, (d_in, d_out)."""
         return self.weight
 
+    def factors(self) -> tuple[Tensor, ...]:
+        """W alone."""
+        return (self.weight,)
+
     def macs(self) -> int:
         """3d^2 for a d x 3d projection."""
         return self.weight.numel()

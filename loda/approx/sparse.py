@@ -93,6 +93,10 @@ class Frozen(nn.Module):
         """The masked weight, (d_in, d_out)."""
         return self.weight
 
+    def factors(self) -> tuple[Tensor, ...]:
+        """The masked weight alone."""
+        return (self.weight,)
+
     def macs(self) -> int:
         """s 3d^2: one multiply-accumulate for each kept entry."""
         return self.kept

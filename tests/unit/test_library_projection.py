@@ -8,7 +8,7 @@ from loda.adapters import LoDAPlus, LoRA
 from loda.approx.dense import Frozen
 from loda.columns import Columns
 from loda.inject import projections
-from tests.unit.models import TOKENS, logits, perturb, state, tiny_gpt2
+from tests.unit.models import APPROXIMATIONS, TOKENS, WIDE, logits, perturb, state, tiny_gpt2
 
 D = 16
 SLICES = {"q": Columns(0, D), "k": Columns(D, 2 * D), "v": Columns(2 * D, 3 * D)}
@@ -96,6 +96,18 @@ def test_gradients_flow_through_the_frozen_map_to_the_input():
     adapted = projection().double()
     x = torch.randn(2, D, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(adapted, (x,))
+
+
+@pytest.mark.parametrize("approx", APPROXIMATIONS.values(), ids=APPROXIMATIONS)
+def test_a_frozen_map_keeps_no_activations_for_the_backward_pass(approx):
+    # A frozen weight has no gradient, so the backward pass needs the weight but not the input.
+    tensors = approx.approximate(torch.randn(WIDE, 3 * WIDE))
+    frozen, x, stored = approx.build(tensors, torch.randn(3 * WIDE)), torch.randn(5, WIDE, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t) or t, lambda t: t):
+        frozen(x).sum().backward()
+    weights = {p.untyped_storage().data_ptr() for p in frozen.parameters()}
+    assert {t.untyped_storage().data_ptr() for t in stored} <= weights
+    assert x.grad is not None
 
 
 def test_generation_with_a_cache_gives_the_same_tokens_and_logits():
