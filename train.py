@@ -12,19 +12,20 @@ what is missing.
 import os
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from eval.pipeline import run_experiment, summary
-from eval.records import collect
 from loda.errors import LodaError
 from loda.lab.config import compose, resolve
 from loda.lab.files import write_json
-from loda.lab.paths import Outputs, RunDir
 from loda.lab.processes import is_main_process, process_count
+
+if TYPE_CHECKING:
+    from loda.lab.paths import RunDir
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
@@ -38,6 +39,8 @@ def main(config: DictConfig) -> None:
                 "run at a time over several processes"
             )
         experiment = resolve(config)
+        from loda.lab.paths import Outputs  # torch and transformers: not before the settings are known to be right
+
         run = Outputs.of(experiment).run(experiment)
         run_job(config)
     except Exception as error:
@@ -52,6 +55,9 @@ def main(config: DictConfig) -> None:
 
 def run_job(config: DictConfig) -> None:
     """Do what is missing of an experiment and print what it scored."""
+    from eval.pipeline import run_experiment, summary
+    from eval.records import collect
+
     experiment = resolve(config)
     records = run_experiment(experiment)
     if is_main_process():
@@ -60,7 +66,7 @@ def run_job(config: DictConfig) -> None:
         collect(experiment.outputs)
 
 
-def record_failure(message: str, run: RunDir | None) -> None:
+def record_failure(message: str, run: "RunDir | None") -> None:
     """Say what went wrong, and leave it as `failed.json` in the run's folder."""
     overrides = " ".join(HydraConfig.get().overrides.task)
     print(f"{overrides}: {message}", file=sys.stderr)

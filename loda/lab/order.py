@@ -13,8 +13,10 @@ another training, not the same one faster.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 FILL_SEED = 911
 
@@ -52,11 +54,15 @@ def _bucketed(lengths: Sequence[int], batch_size: int, seed: int, epochs: int) -
         yield from (cut[i] for i in _permutation(len(cut), generator))
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
+def _generator(seed: int, epoch: int) -> "torch.Generator":
+    import torch  # not above: settings are checked without it
+
     return torch.Generator().manual_seed(seed + epoch)
 
 
-def _permutation(n: int, generator: torch.Generator) -> list[int]:
+def _permutation(n: int, generator: "torch.Generator") -> list[int]:
+    import torch
+
     drawn: list[int] = torch.randperm(n, generator=generator).tolist()
     return drawn
 

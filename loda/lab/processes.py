@@ -8,11 +8,12 @@ writes into the run's folder, shows bars, decodes and scores, and the others lea
 """
 
 import os
-
-import torch
+from typing import TYPE_CHECKING
 
 from loda.errors import LodaError
-from loda.lab.config import Experiment
+
+if TYPE_CHECKING:
+    from loda.lab.config import Experiment
 
 
 def process_index() -> int:
@@ -30,7 +31,7 @@ def is_main_process() -> bool:
     return process_index() == 0
 
 
-def check_processes(experiment: Experiment) -> None:
+def check_processes(experiment: "Experiment") -> None:
     """Check that the processes of this launch can share the experiment.
 
     Raises:
@@ -42,6 +43,8 @@ def check_processes(experiment: Experiment) -> None:
             f"optim.batch_size={batch_size} does not divide by the {count} processes of this launch; "
             "it is the batch of all processes together: change one of the two"
         )
+    import torch  # not above: --help needs this file, but not torch
+
     local, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if experiment.trainer.device != "cpu" and 0 < devices <= local:
         raise LodaError(
