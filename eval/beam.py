@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from eval.cache import BeamCache
 from loda.errors import LodaError
 
 DEAD = float("-inf")
@@ -118,7 +119,7 @@ def _search(model: PreTrainedModel, prompts: list[Sequence[int]], rules: Rules) 
     """Search one batch. E examples are alive, each with K rows; step i chooses generated token number i."""
     device = model.device
     inputs, attention = _pad_left(prompts, device)
-    cache = DynamicCache(config=model.config)
+    cache = BeamCache(rules.max_new_tokens)
     eos = torch.tensor(rules.eos_token_ids, dtype=torch.long, device=device)
     alive = torch.arange(len(prompts), device=device)
     lengths = attention.sum(1)
@@ -137,10 +138,10 @@ def _search(model: PreTrainedModel, prompts: list[Sequence[int]], rules: Rules) 
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        if logits.isnan().any():
-            raise LodaError("the model's logits are not numbers; its training diverged, or it needs a wider dtype")
         log_probs = _log_probs(logits.float(), history.flatten(0, 1), eos, rules)
         scores, parents, tokens = _select(scores, log_probs, rules.num_beams)
+        if scores.isnan().any():  # topk puts them first
+            raise LodaError("the model's logits are not numbers; its training diverged, or it needs a wider dtype")
         history = torch.cat([history.gather(1, parents[..., None].expand(-1, -1, i)), tokens[..., None]], dim=2)
 
         finished = torch.isin(tokens, eos)
@@ -156,7 +157,7 @@ def _search(model: PreTrainedModel, prompts: list[Sequence[int]], rules: Rules) 
         if not keep.any():
             break
         first_rows = torch.arange(len(alive), device=device)[:, None] * rows
-        cache.batch_select_indices((first_rows + parents)[keep].flatten())
+        cache.select((first_rows + parents)[keep].flatten())
         attention = attention[keep.repeat_interleave(rows)]
         if rows == 1:
             attention = attention.repeat_interleave(rules.num_beams, dim=0)
@@ -189,7 +190,7 @@ def _log_probs(logits: Tensor, history: Tensor, eos: Tensor, rules: Rules) -> Te
         logits[:, eos] = DEAD
     if rules.no_repeat_ngram_size and step >= rules.no_repeat_ngram_size - 1:
         _ban_repeated(logits, history, rules.no_repeat_ngram_size)
-    return logits.softmax(-1).log()
+    return logits.softmax(-1).log_()
 
 
 def _ban_repeated(logits: Tensor, history: Tensor, size: int) -> None:
@@ -204,10 +205,13 @@ def _ban_repeated(logits: Tensor, history: Tensor, size: int) -> None:
 
 
 def _select(scores: Tensor, log_probs: Tensor, num_beams: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best `num_beams` continuations of each example: scores, parent rows and tokens, each (E, K)."""
+    """The best `num_beams` continuations of each example: scores, parent rows and tokens, each (E, K).
+
+    The sums take the place of `log_probs`: with a large vocabulary every copy of them costs time.
+    """
     examples, rows = scores.shape
     vocabulary = log_probs.shape[-1]
-    candidates = (scores[..., None] + log_probs.view(examples, rows, vocabulary)).flatten(1)
+    candidates = log_probs.view(examples, rows, vocabulary).add_(scores[..., None]).flatten(1)
     best, index = candidates.topk(num_beams, dim=1)
     return best, index // vocabulary, index % vocabulary
 
