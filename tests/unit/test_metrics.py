@@ -6,12 +6,15 @@ import subprocess
 import sys
 import threading
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
 
-from eval.metrics import bleu, java, meteor, nist, ptb
+from eval.metrics import bleu, cider, java, meteor, nist, ptb, rouge_l
 from eval.metrics.corpus import Corpus
 from eval.metrics.ter import edit_rate
 from eval.score import add_up
@@ -75,6 +78,19 @@ def test_case_counts_in_dart_only():
     instance = ("The pub is cheap .", ("the pub is cheap .",))
     assert value(bleu, corpus_of([instance])) == pytest.approx(1)
     assert value(bleu, corpus_of([instance], "dart")) < 100
+
+
+@pytest.mark.parametrize(("metric", "slow"), [(rouge_l, Rouge), (cider, Cider)], ids=["rouge_l", "cider"])
+@given(instances=st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=4))
+def test_the_fast_form_has_the_digits_of_pycocoevalcap(metric, slow, instances):
+    hypotheses = tuple(" ".join(words) for words, _ in instances)
+    references = tuple(tuple(" ".join(words) for words in group) for _, group in instances)
+    assume(any(any(group) for group in references))
+    _, expected = slow().compute_score(
+        dict(enumerate(map(list, references))), {i: [t] for i, t in enumerate(hypotheses)}
+    )
+    words = SimpleNamespace(hypothesis_words=hypotheses, reference_words=references)
+    assert [value for value, _ in metric.statistics(words)] == list(expected)
 
 
 @given(WORDS, WORDS.filter(bool))
