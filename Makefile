@@ -7,7 +7,7 @@ SET    ?=
 FLAGS  := $(if $(INSIST),--insist)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table3 status figure2 report demo-report toy clean clean-outputs
+.PHONY: help setup demo test table1 table2 table3 status figure2 bench report demo-report toy clean clean-outputs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -41,6 +41,9 @@ status: setup  ## list the runs in outputs/: done, running, failed, stopped; wit
 
 figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations of GPT2-medium's first block
 	$(BIN)/python -m scripts.figure2 --model gpt2_medium $(SET)
+
+bench: setup  ## time every stage against public libraries, ten minutes on two cores; MODEL=gpt2_medium for the record
+	$(BIN)/python -m benchmarks $(if $(MODEL),--model $(MODEL))
 
 report: setup  ## everything in outputs/ as one HTML file, outputs/report.html; nothing is trained
 	$(BIN)/python -m scripts.report $(SET)

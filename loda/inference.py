@@ -8,8 +8,9 @@ further columns of the frozen projection, for all slices at once:
     low-rank         [z, u] = x [W_A, A, A F],   h = z [W_B; s B] + b    the linear term is r more ranks
     then             h[slice] += s f2(f1'(u) B)                          all slices in one batched product
 
-A sparse weight is multiplied as a dense one: with 40 to 60 % of the entries kept, compressed rows are slower wherever
-that was measured (docs/performance.md), so nothing is lost when the linear term fills the zeros.
+A sparse weight is multiplied as a dense one, and the linear term fills its zeros. With the paper's 40 to 60 % of the
+entries kept, compressed rows were slower for a single token and for many, and faster only around ten tokens at a time
+(docs/performance.md); which is right for a machine, `python -m benchmarks.inference` tells.
 """
 
 from itertools import pairwise
