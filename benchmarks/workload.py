@@ -9,8 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from loda.lab.config import compose
 from loda.lab.data import load, load_pairs
-from loda.lab.models import SHIPPED, load_base, load_tokenizer, token_id
-from loda.lab.rows import END_OF_TEXT, Row, encode, prompt
+from loda.lab.models import END_OF_TEXT, SHIPPED, load_base, load_tokenizer, token_id
+from loda.lab.rows import Row, encode, prompt
 
 VOCABULARY = 50257
 SHAPES = {  # layers, width, heads
