@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
 
+from eval.bootstrap import Difference, Interval
 from eval.records import Record, collect
 from eval.table_spec import (
     BestPer,
@@ -44,12 +45,19 @@ class Statistic:
 class Cell:
     """One metric of one row, in the units of the column.
 
-    `difference` is ours minus published, None where the two cannot be compared.
+    Attributes:
+        ours: what we measured; None where nothing was run.
+        published: what the paper has; None where it has nothing.
+        difference: ours minus published, None where the two cannot be compared.
+        interval: of ours over resampled contexts, where that was asked for (`eval.intervals`).
+        against: ours minus that of the row that all are compared with, likewise.
     """
 
     ours: Statistic | None
     published: Published | None
     difference: float | None = None
+    interval: Interval | None = None
+    against: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,8 @@ class Line:
 class TableData:
     """A table filled with the runs of one profile, which were all started with `settings` besides.
 
-    `protocol` is the one of the table's protocols that scored them.
+    `protocol` is the one of the table's protocols that scored them; `baseline` is the label of the row that the others
+    are compared with, None where that was not asked for.
     """
 
     spec: TableSpec
@@ -75,6 +84,7 @@ class TableData:
     protocol: str
     lines: list[Line]
     settings: Sequence[str] = ()
+    baseline: str | None = None
 
     @property
     def has_runs(self) -> bool:

@@ -11,8 +11,9 @@ question, which the deviation over seeds answers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,10 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def scaled(self, factor: float) -> Self:
+        """The same in another unit; `factor` is positive."""
+        return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
 
 
 @dataclass(frozen=True)

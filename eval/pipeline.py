@@ -78,6 +78,12 @@ def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN, wait: bool = Tr
     if not is_main_process():
         return []
     run.failed.unlink(missing_ok=True)
+    return scores_of(experiment)
+
+
+def scores_of(experiment: Experiment) -> list[Record]:
+    """The scores of a complete experiment, one record for each checkpoint."""
+    run = Outputs.of(experiment).run(experiment)
     return [read_record(run.scores(experiment, mark.label)) for mark in _marks(experiment)]
 
 

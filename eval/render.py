@@ -13,10 +13,12 @@ import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import groupby
 from typing import Any
 
-from eval.aggregate import Line, Statistic, TableData
+from eval.aggregate import Cell, Line, Statistic, TableData
+from eval.bootstrap import CONFIDENCE, RESAMPLES
 from eval.table_spec import BestPer, Better, Fact, FactColumn
 
 
@@ -30,12 +32,21 @@ class Entry:
     difference: str = ""  # ours minus published, with its sign; printed in the HTML report alone
 
 
+class Kind(Enum):
+    """What a printed line says of its row."""
+
+    ours = "ours"
+    interval = "interval"
+    against = "against"
+    paper = "paper"
+
+
 @dataclass(frozen=True)
 class PrintedLine:
-    """One line of the printed table: what we measured for a row, or what the paper says of it."""
+    """One line of the printed table."""
 
     line: Line
-    is_ours: bool
+    kind: Kind
     entries: list[Entry]
 
 
@@ -142,12 +153,25 @@ def notes(table: TableData) -> list[tuple[str, str]]:
         f"Scored by {spec.protocols[table.protocol]}.",
     ]
     general += [column.note for column in spec.show.values() if column.note]
+    general += _interval_notes(table)
     general += [text for key, text in spec.notes.items() if key not in spec.marks]
     marked = [(mark, spec.notes[key]) for key, mark in spec.marks.items()]
     return [
         (mark, text.format(select_by=spec.select_by, select_split=spec.select_split))
         for mark, text in [("", text) for text in general] + marked
     ]
+
+
+def _interval_notes(table: TableData) -> list[str]:
+    if not any(cell.interval for line in table.lines for cell in line.cells.values()):
+        return []
+    text = (
+        f"{CONFIDENCE:.0%} CI: where {CONFIDENCE:.0%} of {RESAMPLES} resamples of the test contexts lie (bootstrap; "
+        "the seeds as they are)"
+    )
+    if table.baseline is not None:
+        text += f"; - {table.baseline}: ours minus that row's, on the same resamples, bold where 0 lies outside"
+    return [f"{text}."]
 
 
 def _marks(table: TableData, notes: list[str]) -> str:
@@ -177,12 +201,17 @@ def blocks(table: TableData) -> list[list[PrintedLine]]:
 
 
 def _printed(table: TableData, line: Line) -> list[PrintedLine]:
-    """Ours if the row can be run here, then the paper's if the paper has it; the first says the row's name."""
-    lines = [(True, _ours(table, line))] if line.overrides else []
-    lines += [(False, _published(table, line))] if line.row.published else []
-    names = [Entry(line.row.label + "*" * line.row.quoted, _marks(table, line.row.notes)), Entry("")]
+    """Ours, with its intervals, if the row is run here; the paper's if it has one. The first says the row's name."""
+    lines = [(Kind.ours, _ours(table, line))] if line.overrides else []
+    if any(cell.interval for cell in line.cells.values()):
+        lines.append((Kind.interval, _below(table, f"{CONFIDENCE:.0%} CI", _interval, line)))
+    if any(cell.against for cell in line.cells.values()):
+        lines.append((Kind.against, _below(table, f"- {table.baseline}", _against, line)))
+    lines += [(Kind.paper, _published(table, line))] if line.row.published else []
+    first = Entry(line.row.label + "*" * line.row.quoted, _marks(table, line.row.notes))
     return [
-        PrintedLine(line, is_ours, [name, *entries]) for name, (is_ours, entries) in zip(names, lines, strict=False)
+        PrintedLine(line, kind, [Entry("") if place else first, *entries])
+        for place, (kind, entries) in enumerate(lines)
     ]
 
 
@@ -194,6 +223,25 @@ def _ours(table: TableData, line: Line) -> list[Entry]:
         scores.append(Entry(_score(cell.ours, column.digits), "", table.is_best(line, name), difference))
     facts = [Entry(_measured(line, fact, column)) for fact, column in table.spec.show.items()]
     return [*facts, Entry(f"ours ({len(line.records)})" if line.records else "ours"), *scores]
+
+
+def _below(table: TableData, label: str, entry: Callable[[Cell, int], Entry], line: Line) -> list[Entry]:
+    """A line that adds to ours, without repeating the facts of the row."""
+    scores = [entry(line.cells[name], column.digits) for name, column in table.spec.columns.items()]
+    return [*(Entry("") for _ in table.spec.show), Entry(label), *scores]
+
+
+def _interval(cell: Cell, digits: int) -> Entry:
+    found = cell.interval
+    return Entry("-" if found is None else f"{found.low:.{digits}f}..{found.high:.{digits}f}")
+
+
+def _against(cell: Cell, digits: int) -> Entry:
+    found = cell.against
+    if found is None:
+        return Entry("-")
+    text = f"{found.value:+.{digits}f} ({found.low:+.{digits}f}..{found.high:+.{digits}f})"
+    return Entry(text, is_best=found.is_significant)
 
 
 def _published(table: TableData, line: Line) -> list[Entry]:
@@ -275,6 +323,7 @@ def _rows(table: TableData) -> list[dict[str, Any]]:
             "epochs": [record.epoch for record in line.records],
             "split": table.spec.split,
             "protocol": table.protocol,
+            "baseline": table.baseline,
             "cells": {
                 name: {
                     "unit": column.unit,
@@ -284,6 +333,12 @@ def _rows(table: TableData) -> list[dict[str, Any]]:
                     "published_mean": cell.published.mean if cell.published else None,
                     "published_deviation": cell.published.deviation if cell.published else None,
                     "difference": cell.difference,
+                    "low": cell.interval.low if cell.interval else None,
+                    "high": cell.interval.high if cell.interval else None,
+                    "against": cell.against.value if cell.against else None,
+                    "against_low": cell.against.low if cell.against else None,
+                    "against_high": cell.against.high if cell.against else None,
+                    "against_p": cell.against.p if cell.against else None,
                 }
                 for (name, column), cell in zip(table.spec.columns.items(), line.cells.values(), strict=True)
             },

@@ -277,12 +277,13 @@ def test_unknown_profile_is_refused(tmp_path):
         build("table1", "gpt5", tmp_path)
 
 
-def test_write_puts_three_formats_into_tables(tmp_path):
+def test_write_puts_four_formats_into_tables(tmp_path):
     paths = write(build("table2", "paper", tmp_path), tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
         "tables/table2.md",
         "tables/table2.tex",
         "tables/table2.csv",
+        "tables/table2.json",
     ]
     assert all(path.stat().st_size for path in paths)
 
