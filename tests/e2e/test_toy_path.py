@@ -82,7 +82,7 @@ def test_a_second_run_does_no_work(records, outputs, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a finished stage was started again")
 
-    for stage in ("run_training", "load_trained", "decode", "score"):
+    for stage in ("run_training", "load_trained", "decode", "score_with_statistics"):
         monkeypatch.setattr(f"eval.pipeline.{stage}", refuse)
     overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.keep_epochs=[1]"]
     assert run_experiment(compose(settings(outputs, *overrides))) == records

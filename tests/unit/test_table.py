@@ -24,7 +24,7 @@ from scripts.run_table import jobs
 from tests.score_files import TOY, write_scores
 
 LODA = [*TOY, "adapter=loda"]
-S_LODA = [*LODA, "approx=keep40"]
+S_LODA = [*LODA, "approx=keep40", "optim.epochs=6", "optim.keep_epochs=[3]"]  # as in the toy profile
 
 
 def line_of(table, label, approx="No"):
@@ -119,17 +119,17 @@ def test_seed_zero_counts(tmp_path):
 
 
 def test_each_seed_reports_its_best_epoch_with_all_its_metrics(tmp_path):
-    for seed, at_five, at_ten in ((0, 0.5, 0.6), (1, 0.8, 0.7)):
-        write_scores(tmp_path, [*S_LODA, f"seed={seed}"], {"BLEU": at_five, "NIST": 5.0}, epoch=5)
-        write_scores(tmp_path, [*S_LODA, f"seed={seed}"], {"BLEU": at_ten, "NIST": 10.0}, epoch=10)
+    for seed, at_three, at_six in ((0, 0.5, 0.6), (1, 0.8, 0.7)):
+        write_scores(tmp_path, [*S_LODA, f"seed={seed}"], {"BLEU": at_three, "NIST": 3.0}, epoch=3)
+        write_scores(tmp_path, [*S_LODA, f"seed={seed}"], {"BLEU": at_six, "NIST": 6.0}, epoch=6)
     line = line_of(build("table1", "toy", tmp_path), "S-LoDA", "Keep 40%")
-    assert [record.epoch for record in line.records] == [10, 5]
+    assert [record.epoch for record in line.records] == [6, 3]
     assert bleu(line).mean == pytest.approx(70)
-    assert line.cells["NIST"].ours.mean == pytest.approx(7.5)
+    assert line.cells["NIST"].ours.mean == pytest.approx(4.5)
 
 
 def test_a_run_is_missing_until_all_its_kept_epochs_are_scored(tmp_path):
-    write_scores(tmp_path, [*S_LODA, "seed=0"], {"BLEU": 0.5}, epoch=5)
+    write_scores(tmp_path, [*S_LODA, "seed=0"], {"BLEU": 0.5}, epoch=3)
     line = line_of(build("table1", "toy", tmp_path), "S-LoDA", "Keep 40%")
     assert line.missing_seeds == [0, 1]
 
@@ -146,13 +146,13 @@ def test_the_selecting_split_decides_and_the_reported_split_is_shown():
 def test_selection_by_another_split_finds_its_scores(tmp_path, monkeypatch):
     spec = replace(read("table1"), select_split="valid")
     monkeypatch.setattr("eval.aggregate.read", lambda name: spec)
-    for epoch, on_valid, on_test in ((5, 0.9, 0.2), (10, 0.1, 0.8)):
+    for epoch, on_valid, on_test in ((3, 0.9, 0.2), (6, 0.1, 0.8)):
         write_scores(tmp_path, [*S_LODA, "decode.split=valid", "seed=0"], {"BLEU": on_valid}, epoch=epoch)
         write_scores(tmp_path, [*S_LODA, "seed=0"], {"BLEU": on_test}, epoch=epoch)
     table = build("table1", "toy", tmp_path)
     assert bleu(line_of(table, "S-LoDA", "Keep 40%")).mean == pytest.approx(20)
     # what is missing names the split, where a choice depends on it
-    command = "python train.py model=toy dataset=toy adapter=loda approx=keep40 {}seed=1"
+    command = f"python train.py {' '.join(S_LODA)} {{}}seed=1"
     assert {command.format(""), command.format("decode.split=valid ")} <= set(table.commands)
     assert not any("valid" in line for line in table.commands if "approx=" not in line)
 
@@ -269,7 +269,8 @@ def test_commands_fill_exactly_the_missing_seeds(tmp_path):
     commands = build("table1", "toy", tmp_path).commands
     assert "python train.py model=toy dataset=toy adapter=none seed=0" in commands
     assert "python train.py model=toy dataset=toy adapter=loda seed=0" in commands
-    assert "python train.py -m model=toy dataset=toy adapter=loda_plus approx=rank38 seed=0,1" in commands
+    r_loda_plus = "adapter=loda_plus approx=rank38 optim.epochs=6 optim.keep_epochs=[3]"
+    assert f"python train.py -m model=toy dataset=toy {r_loda_plus} seed=0,1" in commands
 
 
 def test_unknown_profile_is_refused(tmp_path):
