@@ -1,5 +1,7 @@
 """A tiny random model of every supported architecture, each made from its own transformers configuration."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -12,12 +14,12 @@ TOKENS = torch.randint(1, VOCABULARY, (2, 11), generator=torch.Generator().manua
 D = 32
 
 # What is the same for all, by the names that every configuration understands.
-_COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-_GPT = {"n_embd": D, "n_layer": 2, "n_head": 4, "n_positions": 32}
-_WIDE = {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
-_LLAMA = {**_WIDE, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 32}
+_COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+_GPT: dict[str, Any] = {"n_embd": D, "n_layer": 2, "n_head": 4, "n_positions": 32}
+_WIDE: dict[str, Any] = {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
+_LLAMA: dict[str, Any] = {**_WIDE, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 32}
 
-SETTINGS: dict[str, dict[str, object]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "gpt2": _GPT,
     "gpt_neo": {
         "hidden_size": D,
@@ -49,28 +51,30 @@ def tiny(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTra
             setattr(config, name, 0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=D**-0.5)
             elif name.endswith("bias"):
                 nn.init.normal_(parameter, std=0.1)
-    return model.to(dtype).eval()
+    model.eval()
+    return model
 
 
 def logits(model: nn.Module) -> Tensor:
     """Logits of TOKENS."""
     with torch.no_grad():
-        return model(TOKENS).logits
+        found: Tensor = model(TOKENS).logits
+    return found
 
 
-def parts(model: nn.Module, kind: str, x: Tensor) -> list[dict[str, Tensor]]:
+def parts(model: PreTrainedModel, kind: str, x: Tensor) -> list[dict[str, Tensor]]:
     """What q, k and v of each block compute for x, cut out of the projections by the models' own rules.
 
     Written anew from the attention code of each model, not from `loda.targets`.
     """
     blocks = []
-    for block in model.get_submodule(BLOCKS[kind]):
+    for block in model.get_submodule(BLOCKS[kind]).children():
         modules = {name.rpartition(".")[2]: module for name, module in block.named_modules()}
         heads, width = model.config.num_attention_heads, model.config.hidden_size
         if kind == "gpt2":  # GPT2Attention: c_attn(x).split(width)
