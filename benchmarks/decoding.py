@@ -4,9 +4,9 @@
     python -m benchmarks.decoding --model toy --adapter FOLDER --contexts 630
     python -m benchmarks.decoding --device cuda --model gpt2_medium --contexts 630
 
-    reference      LoRA's gpt2_beam.py: every reference's row on its own, ten copies of a prompt padded to 512, all 64
-                   steps; timed for `--rows` rows. E2E has 4,693 rows for 630 contexts, so its seconds per context are
-                   those of a row times 7.449: extrapolated.
+    reference      LoRA's gpt2_beam.py: every reference's row on its own, ten copies of a prompt padded to 512,
+                   attention written out, all 64 steps; timed for `--rows` rows. E2E has 4,693 rows for 630 contexts,
+                   so its seconds per context are those of a row times 7.449: extrapolated.
     hugging_face   transformers' generate with ten beams on the same contexts, in batches of the same size, and with the
                    same settings (its rules differ, so do some texts)
     loda           this project
@@ -64,12 +64,14 @@ def main(argv: list[str] | None = None) -> None:
     per_context = {name: median(details[name]) / len(given) for name in ("hugging_face", "loda")}
     details["mean tokens"] = sum(len(h.tokens) for h in found["loda"]) / len(given)
     if arguments.rows:
+        model.set_attn_implementation("eager")
         texts = [timed(partial(reference, model, row, end, arguments.beams)) for row in given[: arguments.rows]]
         details["reference"] = [seconds for seconds, _ in texts]
         per_context["reference"] = ROWS_PER_CONTEXT * sum(details["reference"]) / len(texts)
         details["equal to the reference"] = sum(
             tokens == one.tokens for (_, tokens), one in zip(texts, found["loda"], strict=False)
         )
+        model.set_attn_implementation("sdpa")
     if arguments.optimize:
         loda.optimize_for_inference(model)
         details["optimized"] = []

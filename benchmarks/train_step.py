@@ -4,7 +4,9 @@
     python -m benchmarks.train_step --model gpt2_medium --variants reference fast --repeats 2
     python -m benchmarks.train_step --device cuda --model gpt2_medium --precision bf16 --batches 50
 
-    reference    LoRA's recipe: every row padded to 512, the vocabulary head on every position, log-softmax in float32
+    reference    LoRA's recipe: every row padded to 512, attention written out, the vocabulary head on every position,
+                 log-softmax in float32
+    reference_sdpa    the same with torch's fused attention, which LoRA's code does not have
     hf_peft      transformers' Trainer and PEFT's LoRA on c_attn, rows padded to the longest of the batch
     padded       this project, rows padded to the longest of the batch, head on the target positions alone
     fast         this project, trainer.fast=true: no padding, GELU in one kernel
@@ -14,7 +16,7 @@
 
 Every variant has a process of its own, so the peak memory is its own. A step of `reference` costs the same for every
 batch and is timed for one; the others are timed for `--batches` batches in the reference's order and divided. The
-reference recipe is favoured here: its LoRA is the plain product x A B and its attention the fused one of torch.
+reference recipe is favoured here: its LoRA is the plain product x A B.
 """
 
 import argparse
@@ -46,7 +48,8 @@ from loda.lab.rows import PADDING, Batch, Row, collate
 
 ROWS = 8
 SMOOTHING = 0.1
-VARIANTS = ("reference", "hf_peft", "padded", "fast", "bucketed", "loda_plus", "compiled")
+REFERENCES = ("reference", "reference_sdpa")
+VARIANTS = (*REFERENCES, "hf_peft", "padded", "fast", "bucketed", "loda_plus", "compiled")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = (arguments.model, arguments.device, arguments.precision, arguments.batches, arguments.losses)
     builders = {name: partial(build, name, *settings) for name in arguments.variants}
     # A step of the reference takes long enough not to need one before it.
-    warm_up = {name: 0 if name == "reference" else arguments.warm_up for name in builders}
+    warm_up = {name: 0 if name in REFERENCES else arguments.warm_up for name in builders}
     timings = interleave_processes(builders, arguments.repeats, warm_up)
     lines = []
     for name, timing in timings.items():
@@ -88,12 +91,14 @@ def build(variant: str, model: str, device: str, precision: str, count: int, los
     chosen = choose(rows, "bucketed" if variant == "bucketed" else "reference", count)
     figures = {"tokens": mean(sum(len(row.ids) for row in batch) for batch in chosen)}
     base = random_gpt2(model, device)
+    if variant == "reference":
+        base.set_attn_implementation("eager")
     if variant == "hf_peft":
         return Prepared(_hugging_face(base, chosen, device, precision), len(chosen), figures)
     adapter = LoDAPlus if variant == "loda_plus" else LoRA
     adapted = loda.inject(base, loda.LodaConfig(adapter(r=4, alpha=32, dropout=0.1)))
     loss, lay_out = _recipe(variant, adapted)
-    laid_out = [lay_out(batch).to(torch.device(device)) for batch in chosen[: 1 if variant == "reference" else None]]
+    laid_out = [lay_out(batch).to(torch.device(device)) for batch in chosen[: 1 if variant in REFERENCES else None]]
     autocast = partial(torch.autocast, device, torch.bfloat16, enabled=precision == "bf16")
     if losses:
         with torch.no_grad(), autocast():
@@ -124,7 +129,7 @@ def choose(rows: Sequence[Row], order: str, count: int) -> list[list[Row]]:
 
 def _recipe(variant: str, model: PreTrainedModel) -> tuple[Callable[..., Tensor], Callable[[list[Row]], Batch]]:
     """The loss and the layout of the batches."""
-    if variant == "reference":
+    if variant in REFERENCES:
         return reference_loss, pad_to_512
     if variant == "padded":
         return target_loss, collate

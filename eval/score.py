@@ -13,6 +13,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from importlib import import_module, metadata
@@ -39,6 +40,7 @@ class Metric:
     key: str
     version: int
     packages: tuple[str, ...]
+    elsewhere: bool
     statistics: Callable[[Corpus], list[Statistics]]
     combine: Callable[[Sequence[float], str], float]
     check: Callable[[str], None]
@@ -56,6 +58,7 @@ def load_metric(name: str) -> Metric:
         module.NAME,
         module.VERSION,
         module.PACKAGES,
+        getattr(module, "ELSEWHERE", False),
         module.statistics,
         module.combine,
         getattr(module, "check", lambda protocol: None),
@@ -97,14 +100,21 @@ def score(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
 def score_with_statistics(corpus: Corpus, metrics: Sequence[str]) -> dict[str, tuple[float, list[Statistics]]]:
     """The same scores, each with the statistics of the instances that it is a function of."""
     check_metrics(corpus.protocol, metrics)
-    found = {}
-    for metric in map(load_metric, metrics):
-        statistics = metric.statistics(corpus)
+    loaded, found = list(map(load_metric, metrics)), {}
+    for metric, statistics in zip(loaded, _all_statistics(corpus, loaded), strict=True):
         value = metric.combine(add_up(statistics), corpus.protocol)
         if not math.isfinite(value):
             raise LodaError(f"{metric.key} of these texts is {value}, not a number.")
         found[metric.key] = (value, statistics)
     return found
+
+
+def _all_statistics(corpus: Corpus, metrics: Sequence[Metric]) -> list[list[Statistics]]:
+    """What each metric counts; a metric whose work another process does runs beside the others."""
+    with ThreadPoolExecutor() as pool:
+        beside = {m.key: pool.submit(m.statistics, corpus) for m in metrics if m.elsewhere}
+        here = {m.key: m.statistics(corpus) for m in metrics if not m.elsewhere}
+    return [beside[m.key].result() if m.elsewhere else here[m.key] for m in metrics]
 
 
 def add_up(statistics: Iterable[Statistics]) -> Statistics:

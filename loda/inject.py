@@ -20,6 +20,7 @@ from loda.config import LodaConfig, part_name
 from loda.errors import LodaError
 from loda.fingerprint import fingerprint
 from loda.insertion import insertions, remove_insertions
+from loda.linear import keep_layout
 from loda.projection import AdaptedProjection
 from loda.protocols import LinearAdapter, Reparametrised
 from loda.targets import WHOLE, Target, find_targets, plain_projection
@@ -64,7 +65,8 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
 
     Raises:
         LodaError: an unknown architecture, adapters already there, a slice that does not exist, or settings that
-            do not fit the projections. The model is untouched then.
+            do not fit the projections, or 4-bit weights that were used (see `loda.linear.keep_layout`). The model is
+            untouched then.
     """
     check_holds_no_adapters(model)
     targets = find_targets(model, config.targets)
@@ -73,6 +75,7 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
     if frozen is not None:
         _check_frozen(frozen, targets, config)
     tensors = _approximate(targets, config, Tensor.detach) if frozen is None else frozen
+    keep_layout(model)
     trained_before = frozenset(trainable_parameters(model))
     base_fingerprint = fingerprint(model)
     model.requires_grad_(False)

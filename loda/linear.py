@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loda.errors import LodaError
+
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """h = x W + b: (*, d_in) -> (*, d_out).
@@ -30,3 +32,24 @@ def placement(module: nn.Module, model: nn.Module) -> tuple[torch.device, torch.
     """
     parameters = [*module.parameters(), *model.parameters()]
     return parameters[0].device, next(p.dtype for p in parameters if p.is_floating_point())
+
+
+def keep_layout(model: nn.Module) -> None:
+    """Let the 4-bit modules of bitsandbytes in `model` keep their weights as they were loaded.
+
+    On a CPU with AVX512-BF16 they lay them out anew, in place and in bfloat16, at the first forward pass without
+    gradients. After that no gradient flows through them, without a word, and their bytes no longer tell the base.
+
+    Raises:
+        LodaError: that has happened to one already. The model is untouched then.
+    """
+    modules = {n: m for n, m in model.named_modules() if getattr(m, "support_avx512bf16_for_cpu", False)}
+    for name, module in modules.items():
+        state = getattr(module.weight, "quant_state", None)  # none on the meta device
+        if getattr(state, "packing_format_for_cpu", False):
+            raise LodaError(
+                f"the 4-bit weights of {name} were laid out anew for this CPU by a forward pass, and no gradient flows "
+                "through them since; load the base again and add adapters before its first forward pass"
+            )
+    for module in modules.values():
+        module.support_avx512bf16_for_cpu = False

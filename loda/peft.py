@@ -28,6 +28,7 @@ from loda.bottleneck import BottleneckConfig
 from loda.config import part_class, part_from_dict, part_names
 from loda.errors import LodaError
 from loda.fingerprint import fingerprint_of
+from loda.linear import keep_layout
 from loda.protocols import ApproxConfig, LinearAdapter
 from loda.targets import ARCHITECTURES, PARTS, WHOLE, Target, is_linear, target_of
 
@@ -261,6 +262,7 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
 
     def _prepare_model(self, peft_config: LodaConfig, model: nn.Module) -> None:
         """Check everything that an approximation asks for before anything is replaced."""
+        keep_layout(model)
         approx = peft_config.approximation
         if approx is None:
             return

@@ -4,9 +4,10 @@ References are tokenised once per process however many systems are scored agains
 keyed by the texts themselves, so a caller may build a new Corpus for every system.
 """
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 from eval.metrics import ptb, words
 from loda.errors import LodaError
@@ -52,15 +53,15 @@ class Corpus:
             if not group:
                 raise LodaError(f"Group {number} has no reference: every hypothesis needs one.")
 
-    @cached_property
+    @property
     def hypothesis_words(self) -> tuple[str, ...]:
         """The words of each hypothesis, joined by single spaces."""
-        return tuple(_TOKENISERS[self.protocol].tokenise(self.hypotheses))
+        return _words(self.protocol, (self.hypotheses,))[0]
 
     @property
     def reference_words(self) -> tuple[tuple[str, ...], ...]:
         """The words of each reference, joined by single spaces."""
-        return _tokenise_groups(self.protocol, self.references)
+        return _words(self.protocol, self.references)
 
 
 def of_mean(values: Iterable[float]) -> list[Statistics]:
@@ -86,7 +87,15 @@ def check_words(protocol: str) -> None:
     _TOKENISERS[protocol].check()
 
 
-@lru_cache(maxsize=2)
+_tokenising = threading.Lock()
+
+
+def _words(protocol: str, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    with _tokenising:  # metrics run side by side; the second that asks shall find what the first has made
+        return _tokenise_groups(protocol, groups)
+
+
+@lru_cache(maxsize=4)
 def _tokenise_groups(protocol: str, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
     # LoRA's DART files repeat the first reference up to six times: half of the work.
     texts = list(dict.fromkeys(text for group in groups for text in group))

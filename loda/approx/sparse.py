@@ -1,8 +1,9 @@
 """S-: the largest-magnitude entries of the whole W_proj, the rest set to zero (section 2.2, Figure 1c).
 
-The forward map multiplies by a dense matrix that holds the zeros: at the paper's 40 to 60 % kept entries that is
-faster than compressed sparse rows on CPUs and GPUs alike. `macs` counts the kept entries, as the paper's Table 2
-does; it says what a sparse engine would compute, not what this module saves in time.
+The forward map multiplies by a dense matrix that holds the zeros: with the paper's 40 to 60 % kept entries compressed
+sparse rows were slower on a CPU for a single token, and faster only around ten at a time (docs/performance.md). `macs`
+counts the kept entries, as the paper's Table 2 does; it says what a sparse engine would compute, not what this module
+saves in time.
 """
 
 from collections.abc import Mapping, Sequence

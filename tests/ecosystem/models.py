@@ -43,9 +43,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def tiny(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **settings: Any) -> PreTrainedModel:
     """Two layers, random weights large enough that the logits depend on every part; no dropout; eval mode."""
-    config = AutoConfig.for_model(kind, **_COMMON, **SETTINGS[kind])
+    config = AutoConfig.for_model(kind, **_COMMON | SETTINGS[kind] | settings)
     for name in vars(config):
         if "drop" in name or name.endswith("pdrop"):
             setattr(config, name, 0.0)
