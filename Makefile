@@ -7,7 +7,7 @@ SET    ?=
 FLAGS  := $(if $(INSIST),--insist)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table3 tune status figure2 bench report demo-report toy clean clean-outputs
+.PHONY: help setup demo test table1 table2 table3 tune status verify figure2 bench report demo-report toy clean clean-outputs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -41,6 +41,9 @@ tune: setup  ## learning-rate sweep for every row of TABLE (default table1) unde
 
 status: setup  ## list the runs in outputs/: done, running, failed, stopped; with TABLE=table1 what it lacks
 	$(BIN)/python -m scripts.status $(TABLE)
+
+verify: setup  ## check every file in outputs/ against the hash it was written with
+	$(BIN)/python -m scripts.verify $(or $(OUTPUTS),outputs)
 
 figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations of GPT2-medium's first block
 	$(BIN)/python -m scripts.figure2 --model gpt2_medium $(SET)

@@ -21,7 +21,6 @@ from omegaconf import DictConfig
 
 from loda.errors import LodaError
 from loda.lab.config import compose, resolve
-from loda.lab.files import write_json
 from loda.lab.processes import is_main_process, process_count
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def main(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.RUN:
             print(message, file=sys.stderr)
             sys.exit(2)
-        record_failure(message, run)
+        tell_failure(message, run)
         # Hydra's launchers hand this to the process that started the sweep, once all jobs have ended.
         raise LodaError("at least one job of the sweep failed; the messages are above and in failed.json") from None
 
@@ -66,12 +65,14 @@ def run_job(config: DictConfig) -> None:
         collect(experiment.outputs)
 
 
-def record_failure(message: str, run: "RunDir | None") -> None:
+def tell_failure(message: str, run: "RunDir | None") -> None:
     """Say what went wrong, and leave it as `failed.json` in the run's folder."""
     overrides = " ".join(HydraConfig.get().overrides.task)
     print(f"{overrides}: {message}", file=sys.stderr)
     if run is not None:
-        write_json(run.failed, {"overrides": overrides, "message": message})
+        from eval.pipeline import record_failure
+
+        record_failure(run, overrides, message)
 
 
 def check_settings(arguments: list[str]) -> None:

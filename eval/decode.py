@@ -11,7 +11,7 @@ from eval.beam import Hypothesis, beam_search
 from loda.errors import LodaError
 from loda.lab.config import DecodeConfig
 from loda.lab.data import Example
-from loda.lab.files import write_text
+from loda.lab.files import read_json, sha256, write_text
 from loda.lab.progress import Bars
 from loda.lab.rows import prompt
 
@@ -81,5 +81,12 @@ def write_predictions(path: Path, tokenizer: Tokenizer, hypotheses: Sequence[Hyp
 
 
 def read_texts(path: Path) -> list[str]:
-    """The raw texts of a predictions file, in order."""
+    """The raw texts of a predictions file, in order.
+
+    Raises:
+        LodaError: it is not the one that was decoded, by the hash in `decode.json` beside it.
+    """
+    summary = path.with_name("decode.json")
+    if sha256(path) != read_json(summary)["predictions"]:
+        raise LodaError(f"{path} was changed after the decoding; delete {path.parent} to decode again")
     return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]

@@ -4,6 +4,7 @@ Everything that can be wrong is checked before anything heavy is loaded, in the 
 data files, the base model's files, the shapes.
 """
 
+import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,16 +25,24 @@ from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import DatasetConfig, Experiment
 from loda.lab.data import Example, count, load, load_entries, load_pairs
-from loda.lab.files import read_json, sha256, write_json
+from loda.lab.files import read_json, sha256, write_sealed
 from loda.lab.fingerprint import data_key, decode_key, digest, train_key
-from loda.lab.lock import hold
+from loda.lab.lock import check_held, hold
 from loda.lab.loop import Milestone, pick_device
 from loda.lab.models import load_tokenizer, locate, preflight, token_id
-from loda.lab.paths import STATISTICS, Outputs
+from loda.lab.paths import STATISTICS, Outputs, RunDir
 from loda.lab.processes import check_processes, is_main_process, process_count
 from loda.lab.progress import ONE_RUN, Bars
 from loda.lab.provenance import provenance
-from loda.lab.train import checkpoints, describe, load_trained, run_training, training_rows, use_threads
+from loda.lab.train import (
+    adapter_hash,
+    checkpoints,
+    describe,
+    load_trained,
+    run_training,
+    training_rows,
+    use_threads,
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,14 @@ def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN, wait: bool = Tr
     return scores_of(experiment)
 
 
+def record_failure(run: RunDir, overrides: str, message: str) -> None:
+    """Leave what went wrong as `failed.json` in the folder of a run; where that cannot be written, say so."""
+    try:
+        write_sealed(run.failed, {"overrides": overrides, "message": message})
+    except LodaError as error:
+        print(f"the failure of {run.name} could not be recorded: {error}", file=sys.stderr)
+
+
 def scores_of(experiment: Experiment) -> list[Record]:
     """The scores of a complete experiment, one record for each checkpoint."""
     run = Outputs.of(experiment).run(experiment)
@@ -90,7 +107,7 @@ def scores_of(experiment: Experiment) -> list[Record]:
 def is_complete(experiment: Experiment) -> bool:
     """Whether every checkpoint of an experiment has been scored with the present scorer."""
     run = Outputs.of(experiment).run(experiment)
-    return all(_is_current(run.scores(experiment, mark.label), experiment) for mark in _marks(experiment))
+    return all(_is_current(run, experiment, mark.label) for mark in _marks(experiment))
 
 
 def _do_missing(experiment: Experiment, inputs: Inputs, outputs: Outputs, bars: Bars) -> None:
@@ -100,6 +117,7 @@ def _do_missing(experiment: Experiment, inputs: Inputs, outputs: Outputs, bars: 
         return
     for mark in _marks(experiment):
         _decode(experiment, inputs, mark, outputs, bars)
+        check_held(outputs.run(experiment))
         _score(experiment, inputs, mark, outputs)
 
 
@@ -135,25 +153,27 @@ def _check(experiment: Experiment) -> Inputs:
 def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, bars: Bars) -> None:
     run = outputs.run(experiment)
     summary_file, predictions = run.decoded(experiment, mark.label), run.predictions(experiment, mark.label)
-    if summary_file.exists():
+    if _is_decoded(run, experiment, mark.label):
         return
     started = monotonic()
     model = load_trained(experiment, inputs.folder, mark.label, outputs)
     hypotheses = decode(model, inputs.stop, inputs.prompts, experiment.decode, mark.label, bars)
+    check_held(run)
     write_predictions(predictions, inputs.tokenizer, hypotheses)
     origin = provenance(monotonic() - started, pick_device(experiment.trainer.device))
-    write_json(summary_file, {"predictions": sha256(predictions), "provenance": origin})
+    write_sealed(
+        summary_file,
+        {"predictions": sha256(predictions), "adapter": adapter_hash(run, mark.label), "provenance": origin},
+    )
 
 
 def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs) -> None:
     dataset, run = experiment.dataset, outputs.run(experiment)
     path, predictions = run.scores(experiment, mark.label), run.predictions(experiment, mark.label)
-    if _is_current(path, experiment):
+    if _is_current(run, experiment, mark.label):
         return
     started = monotonic()
     trained, decoded = read_json(run.trained), read_json(run.decoded(experiment, mark.label))
-    if sha256(predictions) != decoded["predictions"]:
-        raise LodaError(f"{predictions} was changed after the decoding; delete {predictions.parent} to decode again")
     corpus = make_corpus(dataset.protocol, read_texts(predictions), inputs.examples, inputs.instances)
     scored = score_with_statistics(corpus, metrics_of(dataset))
     statistics = path.with_name(STATISTICS)
@@ -178,6 +198,7 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
             "decode": decode_key(experiment),
             "data": data_key(experiment),
             "metrics": metrics_key(dataset),
+            "predictions": decoded["predictions"],
             "statistics": sha256(statistics),
         },
         provenance={
@@ -186,7 +207,7 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
             "scoring": provenance(monotonic() - started, torch.device("cpu")),
         },
     )
-    write_json(path, asdict(record))
+    write_sealed(path, asdict(record))
     if experiment.trains:
         write_card(record, run.checkpoint(mark.label), path, predictions)
 
@@ -214,12 +235,22 @@ def metrics_key(dataset: DatasetConfig) -> str:
     return digest({"protocol": dataset.protocol, "metrics": metrics_fingerprint(metrics_of(dataset))})
 
 
-def _is_current(path: Path, experiment: Experiment) -> bool:
-    """Whether scores exist that were computed with the present scorer; anything else is computed again."""
+def _is_decoded(run: RunDir, experiment: Experiment, label: str) -> bool:
+    """Whether there are predictions of the present adapter."""
+    summary_file = run.decoded(experiment, label)
+    return summary_file.exists() and read_json(summary_file).get("adapter") in (None, adapter_hash(run, label))
+
+
+def _is_current(run: RunDir, experiment: Experiment, label: str) -> bool:
+    """Whether scores exist of the present predictions by the present scorer; anything else is computed again."""
+    path, summary_file = run.scores(experiment, label), run.decoded(experiment, label)
     if not path.exists():
         return False
+    read_json(path)  # damage is told, not overwritten
     try:
-        record = read_record(path)
+        hashes = read_record(path).hashes
     except LodaError:
         return False
-    return record.hashes["metrics"] == metrics_key(experiment.dataset)
+    decoded = read_json(summary_file)["predictions"] if summary_file.exists() else None
+    of_these = decoded is None or hashes.get("predictions", decoded) == decoded
+    return of_these and hashes["metrics"] == metrics_key(experiment.dataset)

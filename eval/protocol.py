@@ -10,7 +10,6 @@ The points, what the two say and where they say it are data: `configs/protocol.y
     training.packages.*, scoring.packages.*     versions
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from loda.checkpoint import CONFIG_FILE
 from loda.errors import LodaError
 from loda.lab.config import CONFIG_FOLDER, restore
 from loda.lab.data import identity
+from loda.lab.files import read_json
 from loda.lab.fingerprint import digest
 from loda.lab.paths import Outputs, RunDir
 
@@ -217,7 +217,7 @@ def _base(run: RunDir) -> str:
     saved = next((run.path / "checkpoints").glob(f"*/{CONFIG_FILE}"), None)
     if saved is None:
         return "unknown"
-    return str(json.loads(saved.read_text(encoding="utf-8"))["base_fingerprint"])[:12]
+    return str(read_json(saved)["base_fingerprint"])[:12]
 
 
 def _text(value: object) -> str:

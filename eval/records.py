@@ -15,6 +15,7 @@ from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.files import write_text
 from loda.lab.paths import Outputs, run_of
+from loda.sealed import loads
 
 NUMBER = (int, float)
 
@@ -41,7 +42,7 @@ class Record:
     cost: Cost
     settings: dict[str, Any]  # the whole experiment
     training: dict[str, Any] | None  # what `loda.lab.loop.Training` holds; None where nothing was trained
-    hashes: dict[str, str]  # train, decode, data, metrics, statistics
+    hashes: dict[str, str]  # train, decode, data, metrics, predictions, statistics
     provenance: dict[str, Any]  # of training, decoding and scoring
 
 
@@ -68,7 +69,7 @@ def read_record(path: Path) -> Record:
         LodaError: it is not one well-formed record, or that of another run than the folder's.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = loads(path.read_text(encoding="utf-8"), _refuse_constant)
         record = _record(content)
     except ValueError as error:
         raise LodaError(f"{path}: {error}; delete the file and score that run again") from error

@@ -6,7 +6,6 @@ beside the report as PNG and PDF; the losses of training; where the numbers come
 """
 
 import base64
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from eval.origins import Counts, hashes, provenances
 from eval.records import Record, collect
 from eval.render import Entry, PrintedLine, blocks, caption, header, notes
 from eval.table_spec import FigureKind, Row
-from loda.lab.files import write_text
+from loda.lab.files import read_json, write_text
 from loda.lab.paths import Outputs
 from loda.lab.provenance import provenance
 
@@ -233,5 +232,5 @@ def _by_protocol(records: Sequence[Record]) -> list[Scores]:
 
 
 def _failure(path: Path) -> Failure:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     return Failure(path.parent.name, content["overrides"], content["message"])

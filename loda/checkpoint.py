@@ -1,7 +1,9 @@
 """Save and load adapters, strictly: PEFT's two file names, safetensors and JSON, nothing pickled.
 
-    adapter_config.json         adapter, approximation, slices, fingerprint of the base model
+    adapter_config.json         adapter, approximation, slices, fingerprint of the base model, hashes
     adapter_model.safetensors   the trained tensors, by parameter name
+
+An altered byte in any of them is noticed when they are loaded. Other files may lie beside them, such as a model card.
 
 The approximation is not stored unless asked for: its recipe and the fingerprint of the base are, and loading
 computes it again. `with_frozen=True` stores its tensors too, because a singular value decomposition is not
@@ -9,8 +11,7 @@ bit-stable across BLAS builds.
 """
 
 import copy
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from loda.config import LodaConfig, part_name
 from loda.errors import LodaError
+from loda.files import sha256, write_file
 from loda.fingerprint import fingerprint
 from loda.inject import (
     FrozenTensors,
@@ -34,13 +36,14 @@ from loda.inject import (
     trainable_parameters,
 )
 from loda.protocols import Frozen
+from loda.sealed import loads, write_sealed
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 FROZEN_FILE = "frozen.safetensors"
 _OWN_KEYS = {"base_fingerprint", "with_frozen"}
-_NEWER_KEYS = {"targets", "joint"}
-"""Written only where they are set: other files read as ever, here and in earlier versions."""
+_NEWER_KEYS = {"targets", "joint", "files"}
+"""Not in all files: earlier versions wrote no `files`, the sha256 of the others; the rest is there where it is set."""
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -60,20 +63,21 @@ def save_pretrained(model: nn.Module, path: str | Path, *, with_frozen: bool = F
             "freeze it, or save the whole model instead"
         )
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).unlink(missing_ok=True)
     (folder / FROZEN_FILE).unlink(missing_ok=True)
-    save_file({n: p.detach().cpu().contiguous() for n, p in adapter_state(model).items()}, folder / TENSOR_FILE)
+    tensors = {n: p.detach().cpu().contiguous() for n, p in adapter_state(model).items()}
+    write_file(folder / TENSOR_FILE, lambda temporary: save_file(tensors, temporary))
     with_frozen = with_frozen and part_name(attached.config.approx) != "dense"
+    if with_frozen:
+        frozen = {n: cast(Frozen, p.frozen).tensors() for n, p in projections(model).items()}
+        write_file(folder / FROZEN_FILE, lambda temporary: save_frozen(frozen, temporary))
     description = {
         **attached.config.to_dict(),
         "base_fingerprint": attached.base_fingerprint,
         "with_frozen": with_frozen,
+        "files": {name: sha256(folder / name) for name in _files(with_frozen)},
     }
-    if with_frozen:
-        frozen = {n: cast(Frozen, p.frozen).tensors() for n, p in projections(model).items()}
-        save_frozen(frozen, folder / FROZEN_FILE)
-    (folder / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_sealed(folder / CONFIG_FILE, description)
 
 
 def from_pretrained(model: Model, path: str | Path, *, frozen: FrozenTensors | None = None) -> Model:
@@ -85,13 +89,13 @@ def from_pretrained(model: Model, path: str | Path, *, frozen: FrozenTensors | N
         frozen: as for `inject`.
 
     Raises:
-        LodaError: adapters already there, a missing or unreadable file, another base, or tensors that are missing,
-            unknown or of another shape. The model is untouched then.
+        LodaError: adapters already there, a missing, unreadable or altered file, another base, or tensors that are
+            missing, unknown or of another shape. The model is untouched then.
     """
     check_holds_no_adapters(model)
     folder = Path(path)
     description = _read_config(folder / CONFIG_FILE)
-    config = LodaConfig.from_dict({k: v for k, v in description.items() if k not in _OWN_KEYS})
+    config = LodaConfig.from_dict({k: v for k, v in description.items() if k not in {*_OWN_KEYS, "files"}})
     found = fingerprint(model)
     if found != description["base_fingerprint"]:
         raise LodaError(
@@ -99,8 +103,10 @@ def from_pretrained(model: Model, path: str | Path, *, frozen: FrozenTensors | N
             f"(fingerprint {description['base_fingerprint'][:12]}, this one has {found[:12]}); "
             "load the base it was trained on, in the same dtype"
         )
+    reads_frozen = frozen is None and description["with_frozen"]
+    _check_files(folder, description, _files(reads_frozen))
     tensors = _read_tensors(folder / TENSOR_FILE)
-    if frozen is None and description["with_frozen"]:
+    if reads_frozen:
         frozen = load_frozen(folder / FROZEN_FILE)
     _check_tensors(tensors, adapter_state(inject(_skeleton(model), config)), folder / TENSOR_FILE)
     fold(inject(model, config, frozen))
@@ -108,6 +114,17 @@ def from_pretrained(model: Model, path: str | Path, *, frozen: FrozenTensors | N
         for name, parameter in adapter_parameters(model).items():
             parameter.copy_(tensors[name])
     return model
+
+
+def check_saved(path: str | Path) -> bool:
+    """Check the files of an adapter's folder without loading them; whether they carry hashes to be checked by.
+
+    Raises:
+        LodaError: a missing, unreadable or altered file.
+    """
+    description = _read_config(Path(path) / CONFIG_FILE)
+    _check_files(Path(path), description, _files(description["with_frozen"]))
+    return "files" in description
 
 
 def save_frozen(frozen: FrozenTensors, path: Path) -> None:
@@ -134,9 +151,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise LodaError(f"{path} is missing; give the folder that loda.save_pretrained wrote")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise LodaError(f"{path} is not valid JSON ({error}); save the adapter again") from error
+        raise LodaError(f"{path} is not readable ({error}); restore it from a copy") from error
     expected = {"adapter", "approx", "slices", *_OWN_KEYS}
     if not isinstance(description, dict) or not expected <= set(description) <= expected | _NEWER_KEYS:
         raise LodaError(
@@ -144,6 +161,20 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"may have {sorted(_NEWER_KEYS)}, and no other"
         )
     return description
+
+
+def _files(with_frozen: bool) -> list[str]:
+    return [TENSOR_FILE, FROZEN_FILE] if with_frozen else [TENSOR_FILE]
+
+
+def _check_files(folder: Path, description: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Check files against the hashes of the configuration, where it has them."""
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise LodaError(f"{path} is missing; give the folder that loda.save_pretrained wrote")
+        if "files" in description and sha256(path) != description["files"].get(name):
+            raise LodaError(f"{path} is not what was saved, its sha256 is another; restore it from a copy")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -23,14 +23,13 @@ import torch
 from tqdm import tqdm
 
 from eval.aggregate import build, decodings, experiment_of
-from eval.pipeline import is_complete, run_experiment
+from eval.pipeline import is_complete, record_failure, run_experiment
 from eval.render import FORMATS
 from eval.table import write
 from eval.table_spec import overrides, read, seeds
 from loda.errors import LodaError
 from loda.lab.config import Experiment
 from loda.lab.data import count
-from loda.lab.files import write_json
 from loda.lab.lock import HeldError
 from loda.lab.order import steps_per_epoch
 from loda.lab.paths import Outputs
@@ -182,7 +181,7 @@ def attempt(job: Job, bars: Bars, wait_for_it: bool) -> Outcome:
     except Exception as error:
         message = f"failed: {error if isinstance(error, LodaError) else traceback.format_exc()}"
         if run is not None:
-            write_json(run.failed, {"overrides": " ".join(job.overrides), "message": message})
+            record_failure(run, " ".join(job.overrides), message)
         return Outcome(False, message)
     return Outcome(True, "; ".join(f"{r.split}, epoch {r.epoch:g}: BLEU {r.scores['BLEU']:.4f}" for r in records))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from loda.files import unwritable
 from loda.lab.config import LoggerConfig
 
 
@@ -24,13 +25,23 @@ class JsonLines:
     """One JSON object per line: {"step": ..., **values}."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("w", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise unwritable(path, error) from error
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Append a line and hand it to the operating system."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        """Append a line and hand it to the operating system.
+
+        Raises:
+            LodaError: it cannot be written.
+        """
+        try:
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise unwritable(Path(self.file.name), error) from error
 
     def close(self) -> None:
         """Close the file."""

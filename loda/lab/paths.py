@@ -2,7 +2,7 @@
 
     outputs/
       data/<data set>-<split>-<hash>/          tokenised rows
-      frozen/<base>-<approximation>-<hash>.safetensors
+      frozen/<base>-<approximation>-<hash>/     approximated projections
       runs/<slug>-<hash>/
         experiment.json                        the settings, readable
         train.jsonl                            the journal of the training
@@ -17,7 +17,9 @@
       figures/                                 figures as PNG and PDF; the curves of Figure 2 as CSV
       report.html                              everything above that people look at, in one file
 
-A file that exists is complete (see `loda.lab.files`); that is how a later run knows what is done.
+A file that exists is complete (see `loda.files`); that is how a later run knows what is done. Every file has its hash
+in itself or in another (see `loda.sealed`): rows and projections in the listing of their folder, the tensors of an
+adapter in adapter_config.json, that in train.json, predictions in decode.json, statistics in scores.json.
 """
 
 from dataclasses import dataclass

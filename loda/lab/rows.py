@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, DatasetInfo, load_from_disk
+from datasets import Dataset, load_from_disk
 from datasets.utils.logging import disable_progress_bar
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from loda.errors import LodaError
 from loda.lab.data import Pair
-from loda.lab.files import write_folder
-from loda.lab.fingerprint import digest
 from loda.lab.models import END_OF_TEXT, token_id
+from loda.sealed import check_folder, write_sealed_folder
 
 PADDING = 0
+FORMAT = 2
+"""Of the folder of encoded rows; raised when it changes."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def encode(tokenizer: Tokenizer, pair: Pair, max_length: int) -> Row:
 def encoded(folder: Path, tokenizer: Tokenizer, pairs: Sequence[Pair], max_length: int) -> list[Row]:
     """All rows, kept in `folder` as a Hugging Face data set, so that this work is done once.
 
-    The folder's name stands for what determines the rows (see `loda.lab.train`), the digest inside for the rows.
+    The folder's name stands for what determines the rows (see `loda.lab.train`).
 
     Raises:
         LodaError: the folder does not hold what was written to it.
@@ -89,14 +90,12 @@ def encoded(folder: Path, tokenizer: Tokenizer, pairs: Sequence[Pair], max_lengt
     if not folder.is_dir():
         rows = [encode(tokenizer, pair, max_length) for pair in pairs]
         columns = {"ids": [r.ids for r in rows], "given": [r.given for r in rows]}
-        write_folder(folder, Dataset.from_dict(columns, info=DatasetInfo(description=digest(columns))).save_to_disk)
+        write_sealed_folder(folder, Dataset.from_dict(columns).save_to_disk)
+    check_folder(folder)
     try:
-        stored = load_from_disk(str(folder))
-        columns = stored.to_dict()
+        columns = load_from_disk(str(folder)).to_dict()
     except (OSError, ValueError) as error:  # pyarrow's errors and JSON's are ValueErrors
         raise LodaError(f"{folder} cannot be read ({error}); delete it, and it is made again") from error
-    if digest(columns) != stored.info.description:
-        raise LodaError(f"{folder} does not hold the rows that were written to it; delete it, and it is made again")
     return [Row(ids, given) for ids, given in zip(columns["ids"], columns["given"], strict=True)]
 
 

@@ -10,12 +10,13 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel, set_seed
 
 import loda
-from loda.checkpoint import load_frozen, save_frozen
+from loda.checkpoint import CONFIG_FILE, FROZEN_FILE, load_frozen, save_frozen
 from loda.config import part_to_dict
+from loda.errors import LodaError
 from loda.inject import FrozenTensors, approximate
 from loda.lab.config import Experiment
 from loda.lab.data import load_pairs
-from loda.lab.files import write_file, write_folder, write_json
+from loda.lab.files import read_json, sha256, write_folder, write_sealed
 from loda.lab.fingerprint import PROTOCOL, data_key, digest
 from loda.lab.journal import Journal, open_journal
 from loda.lab.loop import Milestone, milestones, pick_device, train
@@ -25,7 +26,9 @@ from loda.lab.paths import Outputs, RunDir
 from loda.lab.processes import is_main_process
 from loda.lab.progress import HIDDEN, Bars
 from loda.lab.provenance import provenance
+from loda.lab.rows import FORMAT as ROWS_FORMAT
 from loda.lab.rows import Row, encoded
+from loda.sealed import check_folder, write_sealed_folder
 
 DEFAULT_THREADS = torch.get_num_threads()
 UNTRAINED = Milestone("untrained", 0, 0.0)
@@ -47,6 +50,7 @@ def training_rows(experiment: Experiment, tokenizer: Tokenizer, outputs: Outputs
         "data": data_key(experiment),
         "tokenizer": tokenizer.to_str(),
         "max_length": dataset.max_length,
+        "format": ROWS_FORMAT,
     }
     return encoded(outputs.data / f"{dataset.name}-train-{digest(tokens)}", tokenizer, pairs, dataset.max_length)
 
@@ -57,11 +61,12 @@ def frozen_tensors(experiment: Experiment, base: PreTrainedModel, outputs: Outpu
     if approx["name"] == "dense":
         return None
     key = digest({"protocol": PROTOCOL, "model": model_identity(experiment.model), "approx": approx})
-    path = outputs.frozen / f"{experiment.model.name}-{approx['name']}-{key}.safetensors"
-    if not path.exists():
+    folder = outputs.frozen / f"{experiment.model.name}-{approx['name']}-{key}"
+    if not folder.exists():
         tensors = approximate(base, experiment.method)
-        write_file(path, lambda temporary: save_frozen(tensors, temporary))
-    return load_frozen(path)
+        write_sealed_folder(folder, lambda temporary: save_frozen(tensors, temporary / FROZEN_FILE))
+    check_folder(folder)
+    return load_frozen(folder / FROZEN_FILE)
 
 
 def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs: Outputs, bars: Bars) -> None:
@@ -74,7 +79,7 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
         return
     if is_main_process():
         shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
-        write_json(run.experiment, describe(experiment))
+        write_sealed(run.experiment, describe(experiment))
     started = time.monotonic()
     set_seed(experiment.seed)
     model = load_base(experiment.model, folder)
@@ -97,16 +102,40 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
         _save(model, run, UNTRAINED)
     if is_main_process():
         origin = provenance(time.monotonic() - started, pick_device(experiment.trainer.device))
-        write_json(run.trained, {**summary, "provenance": origin})
+        saved = {mark.label: adapter_hash(run, mark.label) for mark in checkpoints(experiment, len(rows))}
+        write_sealed(run.trained, {**summary, "checkpoints": saved, "provenance": origin})
 
 
 def load_trained(experiment: Experiment, folder: Path, label: str, outputs: Outputs) -> PreTrainedModel:
-    """The model of one checkpoint, in evaluation mode on the experiment's device."""
+    """The model of one checkpoint, in evaluation mode on the experiment's device.
+
+    Raises:
+        LodaError: the checkpoint is not the one that the training saved.
+    """
+    run = outputs.run(experiment)
+    saved = read_json(run.trained).get("checkpoints", {}).get(label)
+    if saved not in (None, adapter_hash(run, label)):
+        raise LodaError(
+            f"{run.checkpoint(label) / CONFIG_FILE} is not what the training saved; restore it from a copy, or delete "
+            f"{run.trained} to train again"
+        )
     model = load_base(experiment.model, folder)
     frozen = frozen_tensors(experiment, model, outputs)
-    loda.from_pretrained(model, outputs.run(experiment).checkpoint(label), frozen=frozen)
+    loda.from_pretrained(model, run.checkpoint(label), frozen=frozen)
     trained: PreTrainedModel = model.eval().to(pick_device(experiment.trainer.device))
     return trained
+
+
+def adapter_hash(run: RunDir, label: str) -> str:
+    """The sha256 of a checkpoint's configuration, which has those of its tensors.
+
+    Raises:
+        LodaError: there is none.
+    """
+    path = run.checkpoint(label) / CONFIG_FILE
+    if not path.is_file():
+        raise LodaError(f"{path} is missing; restore it from a copy, or delete {run.trained} to train again")
+    return sha256(path)
 
 
 def describe(experiment: Experiment) -> dict[str, object]:

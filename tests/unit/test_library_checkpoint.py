@@ -12,7 +12,9 @@ from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.approx import LowRank
 from loda.checkpoint import CONFIG_FILE, FROZEN_FILE, TENSOR_FILE
 from loda.errors import LodaError
+from loda.files import sha256
 from loda.inject import FrozenTensors, adapter_state, approximate
+from loda.sealed import read_json, write_sealed
 from tests.unit.models import ADAPTERS, APPROXIMATIONS, logits, perturb, tiny_gpt2, train, untouched, wide_gpt2
 
 LOWRANK = loda.LodaConfig(LoDAPlus(), LowRank(rank=8))
@@ -145,10 +147,10 @@ def test_a_truncated_file_is_named(saved, file):
 
 
 def edited_config(folder, edit) -> None:
-    path = folder / CONFIG_FILE
-    description = json.loads(path.read_text())
+    """Edit the configuration by somebody who seals it again."""
+    description = read_json(folder / CONFIG_FILE)
     edit(description)
-    path.write_text(json.dumps(description))
+    write_sealed(folder / CONFIG_FILE, description)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,32 @@ def edited_tensors(path, edit) -> str:
     name = min(tensors)
     edit(tensors, name)
     save_file(tensors, path)
+    edited_config(path.parent, lambda description: description["files"].update({path.name: sha256(path)}))
     return name
+
+
+@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, FROZEN_FILE])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_an_altered_bit_is_noticed_and_the_file_named(saved, file, place):
+    content = bytearray((saved / file).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (saved / file).write_bytes(content)
+    refused(saved, rf"{file} is not .*its sha256 is another|{file} is not readable")
+
+
+def test_an_adapter_of_an_earlier_version_has_no_hashes_and_loads(saved):
+    expected = logits(loda.from_pretrained(tiny_gpt2(), saved))
+    description = read_json(saved / CONFIG_FILE)
+    del description["files"]
+    (saved / CONFIG_FILE).write_text(json.dumps(description))
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), saved)), expected)
+
+
+def test_other_files_may_lie_beside_an_adapter(saved):
+    (saved / "README.md").write_text("a model card")
+    loda.save_pretrained(loda.from_pretrained(tiny_gpt2(), saved), saved)
+    loda.from_pretrained(tiny_gpt2(), saved)
+    assert (saved / "README.md").read_text() == "a model card"
 
 
 @pytest.mark.parametrize(
