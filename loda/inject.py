@@ -9,6 +9,7 @@ are trained as copies: the base's own are set aside, untouched, for `unload`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -22,8 +23,8 @@ from loda.fingerprint import fingerprint
 from loda.insertion import insertions, remove_insertions
 from loda.linear import keep_layout
 from loda.projection import AdaptedProjection
-from loda.protocols import LinearAdapter, Reparametrised
-from loda.targets import WHOLE, Target, find_targets, plain_projection
+from loda.protocols import ApproxConfig, LinearAdapter, Reparametrised
+from loda.targets import WHOLE, Target, check_slices, find_targets, plain_projection
 
 Model = TypeVar("Model", bound=nn.Module)
 FrozenTensors = Mapping[str, Mapping[str, Tensor]]
@@ -70,11 +71,11 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
     """
     check_holds_no_adapters(model)
     targets = find_targets(model, config.targets)
-    _check(targets, config)
+    _check(model, targets, config)
     config.adapter.check(model)
     if frozen is not None:
         _check_frozen(frozen, targets, config)
-    tensors = _approximate(targets, config, Tensor.detach) if frozen is None else frozen
+    tensors = approximate_targets(targets, config.approx, config.joint) if frozen is None else frozen
     keep_layout(model)
     trained_before = frozenset(trainable_parameters(model))
     base_fingerprint = fingerprint(model)
@@ -88,7 +89,7 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
         projection = AdaptedProjection(module, target.slices, d_in)
         model.set_submodule(target.name, projection.train(target.module.training))
     base = {id(parameter) for parameter in model.parameters()}
-    config.adapter.attach(model, projections(model), (*config.slices, WHOLE))
+    config.adapter.attach(model, projections(model), tuple(dict.fromkeys((*config.slices, WHOLE))))
     trained = trainable_parameters(model)
     originals = {name: parameter for name, parameter in trained.items() if id(parameter) in base}
     _replace(model, {id(p): nn.Parameter(p.detach().clone()) for p in originals.values()})
@@ -103,8 +104,54 @@ def approximate(model: nn.Module, config: LodaConfig) -> FrozenTensors:
         LodaError: an unknown architecture or settings that do not fit.
     """
     targets = find_targets(model, config.targets)
-    _check(targets, config)
-    return _approximate(targets, config, Tensor.detach)
+    _check(model, targets, config)
+    return approximate_targets(targets, config.approx, config.joint)
+
+
+def check_approximation(targets: Sequence[Target], approx: ApproxConfig, joint: bool) -> None:
+    """Raise LodaError where the weights of `targets` cannot be approximated so."""
+    for target in targets:
+        if not target.is_plain and part_name(approx) != "dense":
+            raise LodaError(
+                f"{target.name} is a {type(target.module).__name__}, whose weight is quantised already: "
+                f"approx={part_name(approx)} of rounded numbers would keep their errors, and storing it would "
+                "undo the saving; load the base unquantised, or leave approx out"
+            )
+    for group in _groups(targets, joint):
+        approx.check(group[0].shape[0], sum(target.shape[1] for target in group))
+
+
+def approximate_targets(
+    targets: Sequence[Target], approx: ApproxConfig, joint: bool, of: Callable[[Tensor], Tensor] = Tensor.detach
+) -> FrozenTensors:
+    """The tensors of the approximation of each of `targets`, by name.
+
+    Args:
+        targets: as `find_targets` returns them.
+        approx: the approximation.
+        joint: as in `LodaConfig`.
+        of: makes what is approximated from a weight.
+    """
+    tensors: dict[str, Mapping[str, Tensor]] = {}
+    for group in _groups(targets, joint):
+        weights = [of(target.weight) for target in group]
+        if len(group) == 1:
+            parts = [approx.approximate(weights[0])]
+        else:
+            whole = approx.approximate(torch.cat(weights, dim=1))
+            parts = approx.split(whole, [weight.shape[1] for weight in weights])
+        tensors |= zip((target.name for target in group), parts, strict=True)
+    return tensors
+
+
+def _groups(targets: Sequence[Target], joint: bool) -> list[list[Target]]:
+    """The plain targets that are approximated together: with `joint` q, k and v of a block, otherwise each alone."""
+    groups: dict[str, list[Target]] = {}
+    for target in targets:
+        if target.is_plain:
+            together = joint and target.block is not None
+            groups.setdefault(f"block {target.block}" if together else target.name, []).append(target)
+    return [sorted(group, key=lambda target: "qkv".find(next(iter(target.slices)))) for group in groups.values()]
 
 
 def attachment(model: nn.Module) -> Attachment:
@@ -234,55 +281,22 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _check(targets: Sequence[Target], config: LodaConfig) -> None:
-    known = list(dict.fromkeys(name for target in targets if target.block is not None for name in target.slices))
-    missing = [name for name in config.slices if known and not config.targets and name not in known]
-    if missing:
-        raise LodaError(f"slices={config.slices}: the model has no slice {missing[0]!r}, it has {', '.join(known)}")
-    for target in targets:
-        if config.targets and not {*config.slices, WHOLE} & set(target.slices):
-            raise LodaError(
-                f"targets name {target.name}, which is {', '.join(target.slices)}; slices={config.slices} would leave "
-                "it without an adapter: add to the slices, or leave it out of the targets"
-            )
-        if not target.is_plain and not part_name(config.approx) == "dense":
-            raise LodaError(
-                f"{target.name} is a {type(target.module).__name__}, whose weight is quantised already: "
-                f"approx={part_name(config.approx)} of rounded numbers would keep their errors, and storing it would "
-                "undo the saving; load the base unquantised, or leave approx out"
-            )
-    for group in _groups(targets, config):
-        config.approx.check(group[0].shape[0], sum(target.shape[1] for target in group))
-
-
-def _groups(targets: Sequence[Target], config: LodaConfig) -> list[list[Target]]:
-    """The plain targets that are approximated together: with `joint` q, k and v of a block, otherwise each alone."""
-    groups: dict[str, list[Target]] = {}
-    for target in targets:
-        if target.is_plain:
-            together = config.joint and target.block is not None
-            groups.setdefault(f"block {target.block}" if together else target.name, []).append(target)
-    return [sorted(group, key=lambda target: "qkv".find(next(iter(target.slices)))) for group in groups.values()]
-
-
-def _approximate(targets: Sequence[Target], config: LodaConfig, of: Callable[[Tensor], Tensor]) -> FrozenTensors:
-    """The tensors of each target's approximation, by name; `of` makes what is approximated from a weight."""
-    tensors: dict[str, Mapping[str, Tensor]] = {}
-    for group in _groups(targets, config):
-        weights = [of(target.weight) for target in group]
-        if len(group) == 1:
-            parts = [config.approx.approximate(weights[0])]
-        else:
-            whole = config.approx.approximate(torch.cat(weights, dim=1))
-            parts = config.approx.split(whole, [weight.shape[1] for weight in weights])
-        tensors |= zip((target.name for target in group), parts, strict=True)
-    return tensors
+def _check(model: nn.Module, targets: Sequence[Target], config: LodaConfig) -> None:
+    if config.targets:
+        check_slices(model, targets, config.slices, approximated=part_name(config.approx) != "dense")
+    else:
+        known = list(dict.fromkeys(name for target in targets for name in target.slices))
+        missing = [name for name in config.slices if name not in known]
+        if missing:
+            raise LodaError(f"slices={config.slices}: the model has no slice {missing[0]!r}, it has {', '.join(known)}")
+    check_approximation(targets, config.approx, config.joint)
 
 
 def _check_frozen(frozen: FrozenTensors, targets: Sequence[Target], config: LodaConfig) -> None:
     # On the meta device the approximation costs nothing and tells the names and shapes of its tensors, and the
     # values of those that depend on the settings alone, such as the number of kept entries.
-    all_expected = _approximate(targets, config, lambda weight: torch.empty_like(weight, device="meta"))
+    empty = partial(torch.empty_like, device="meta")
+    all_expected = approximate_targets(targets, config.approx, config.joint, empty)
     if set(frozen) != set(all_expected):
         raise LodaError(
             f"the given approximation is of the projections {sorted(frozen)}, not of this model's; "

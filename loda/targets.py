@@ -29,21 +29,39 @@ class Layout:
         projections: one module that computes q, k and v side by side (fused, W_proj = [W_q, W_k, W_v]), or three
             modules, in this order (split).
         outputs: the modules whose output the residual stream receives, attention's first; Adapter^H alone needs them.
-        by_head: whether a fused module goes head by head, [q_1, k_1, v_1, q_2, ...].
+        by_head: whether a fused module goes head by head, [q_1, k_1, v_1, q_2, ...]; with grouped queries, group by
+            group.
+
+    Raises:
+        LodaError: neither one projection nor three.
     """
 
     projections: tuple[str, ...]
     outputs: tuple[str, ...] = ()
     by_head: bool = False
 
-    def slices(self, index: int, d_out: int, heads: int, key_value_heads: int) -> dict[str, Columns]:
-        """The slices of the projection number `index`, which computes `d_out` columns."""
-        if len(self.projections) == len(PARTS):
-            return {PARTS[index]: Columns(0, d_out)}
-        widths = (heads, key_value_heads, key_value_heads)
-        runs = heads if self.by_head else 1
-        unit = d_out // sum(widths)
-        ends = [unit * sum(widths[: i + 1]) // runs for i in range(len(PARTS))]
+    def __post_init__(self) -> None:
+        if len(self.projections) not in (1, len(PARTS)):
+            raise LodaError(
+                f"projections={self.projections} must name one module that computes q, k and v, or three, in this order"
+            )
+
+    def slices(self, d_out: int, heads: int, head_width: int) -> dict[str, Columns]:
+        """The slices of a fused projection that computes `d_out` columns.
+
+        The heads of queries leave as many columns to keys as to values, so the shape tells how many these have.
+
+        Raises:
+            LodaError: a number of columns that no such projection has.
+        """
+        shared = (d_out - heads * head_width) // (2 * head_width)
+        if shared < 1 or heads % shared or d_out != (heads + 2 * shared) * head_width:
+            raise LodaError(
+                f"{self.projections[0]} computes {d_out} columns, which are not {heads} heads of queries of width "
+                f"{head_width} with heads of keys and values; its row in loda.targets.ARCHITECTURES does not fit it"
+            )
+        runs = shared if self.by_head else 1
+        ends = [n * head_width // runs for n in (heads, heads + shared, heads + 2 * shared)]
         return {part: Columns(start, stop, runs) for part, start, stop in zip(PARTS, [0, *ends], ends, strict=False)}
 
 
@@ -174,6 +192,29 @@ def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[Target]:
     return targets
 
 
+def check_slices(model: nn.Module, targets: Sequence[Target], slices: Sequence[str], approximated: bool) -> None:
+    """Check that `slices` say what of the `targets`, which somebody named, is adapted.
+
+    Raises:
+        LodaError: slices of an attention in a model in which nobody knows where they are; a target that they leave bare
+            (which makes sense only beside others, where it is `approximated` with them).
+    """
+    kind = _kind(model)
+    if kind not in ARCHITECTURES and WHOLE not in slices:
+        raise LodaError(f"slices={tuple(slices)} of {targets[0].name}: {_how_to_add(kind, _linear_names(model))}")
+    bare = [target for target in targets if is_bare(target, slices)]
+    if bare and not (approximated and len(bare) < len(targets)):
+        raise LodaError(
+            f"targets name {bare[0].name}, which is {', '.join(bare[0].slices)}; slices={tuple(slices)} would leave it "
+            "without an adapter: add to the slices, or leave it out of the targets"
+        )
+
+
+def is_bare(target: Target, slices: Sequence[str]) -> bool:
+    """Whether `target` has none of `slices`; what is not one of attention's projections is adapted in any case."""
+    return not {*slices, WHOLE} & set(target.slices)
+
+
 def plain_projection(weight: Tensor, bias: Tensor | None) -> nn.Module:
     """An ordinary module that holds `weight` (d_in, d_out) and `bias` themselves, not copies: what `Target` found."""
     d_in, d_out = weight.shape
@@ -213,12 +254,22 @@ def target_of(model: nn.Module, name: str, module: nn.Module) -> Target:
     _, d_out = Target(name, module, {}, None).shape
     for index, ending in enumerate(layout.projections if layout else ()):
         if layout and _ends_with(name, ending):
-            config = cast(Any, model).config
-            heads = config.num_attention_heads
-            key_value_heads = getattr(config, "num_key_value_heads", None) or heads
-            slices = layout.slices(index, d_out, heads, key_value_heads)
+            split = len(layout.projections) == len(PARTS)
+            slices = {PARTS[index]: Columns(0, d_out)} if split else layout.slices(d_out, *_heads(model))
             return Target(name, module, slices, _block_of(name, ending))
     return Target(name, module, {WHOLE: Columns(0, d_out)}, None)
+
+
+def _heads(model: nn.Module) -> tuple[int, int]:
+    """How many heads of queries there are, and how wide each is."""
+    config: Any = getattr(model, "config", None)
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is None:
+        raise LodaError(
+            f"{type(model).__name__} has no config that tells the number of attention heads; adapt the model inside it "
+            "that has one"
+        )
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // heads
 
 
 def _linear_names(model: nn.Module) -> list[str]:
@@ -233,8 +284,9 @@ def _how_to_add(kind: str, names: Iterable[str]) -> str:
     found = ", ".join(names) or "none"
     return (
         f"the architecture {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}. "
-        f"Its linear modules are {found}. Name those to adapt in LodaConfig(targets=(...)), or add the architecture:\n"
+        f"Its linear modules are {found}. Name those to adapt (targets, in PEFT target_modules), as a whole "
+        "with slices=('whole',), or add the architecture, with the order of columns that the model's code has:\n"
         "    from loda.targets import ARCHITECTURES, Layout\n"
         f"    qkv = {tuple(attention or within)}  # within a block: one module [q, k, v], or q, k and v\n"
-        f"    ARCHITECTURES[{kind!r}] = Layout(qkv)"
+        f"    ARCHITECTURES[{kind!r}] = Layout(qkv, by_head=False)  # True: one module [q_1, k_1, v_1, q_2, ...]"
     )

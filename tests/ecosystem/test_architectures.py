@@ -7,7 +7,7 @@ from transformers import FalconConfig, FalconForCausalLM
 
 import loda
 from loda.adapters import AdapterH, AdapterL, FineTuning, FineTuningTop2, LoDA, LoDAPlus, LoRA, Prefix
-from loda.approx import LowRank, Sparse
+from loda.approx import Dense, LowRank, Sparse
 from loda.config import part_name
 from loda.errors import LodaError
 from loda.inject import adapter_parameters, projections
@@ -190,8 +190,17 @@ def test_other_linear_modules_are_adapted_by_name(kind, targets, expected, tmp_p
 
 
 def test_a_target_that_its_slices_would_leave_bare_is_refused():
-    with pytest.raises(LodaError, match="k_proj, which is k; slices=\\('q', 'v'\\) would leave it without"):
-        loda.inject(tiny("llama"), loda.LodaConfig(LoRA(), targets=("k_proj",)))
+    for targets, approx in ((("q_proj", "k_proj"), Dense()), (("k_proj",), LowRank(rank=8))):
+        with pytest.raises(LodaError, match="k_proj, which is k; slices=\\('q', 'v'\\) would leave it without"):
+            loda.inject(tiny("llama"), loda.LodaConfig(LoRA(), approx, targets=targets))
+
+
+def test_an_approximated_target_may_be_bare():
+    settings = {"targets": ("q_proj", "k_proj", "v_proj")}
+    named, found = (
+        logits(loda.inject(tiny("llama"), loda.LodaConfig(LoRA(), LowRank(rank=8), **more))) for more in (settings, {})
+    )
+    assert torch.equal(named, found)
 
 
 def test_a_target_that_is_not_there_is_refused_with_those_that_are():
@@ -202,28 +211,78 @@ def test_a_target_that_is_not_there_is_refused_with_those_that_are():
 # An architecture that is not in the table.
 
 
-@pytest.fixture
-def falcon(monkeypatch):
-    settings = {"vocab_size": 64, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
-    monkeypatch.setattr("loda.targets.ARCHITECTURES", dict(ARCHITECTURES))
-    return FalconForCausalLM(FalconConfig(**settings)).eval()
+FALCONS = {
+    "side by side, one head of keys": ({"multi_query": True}, False),
+    "head by head": ({"multi_query": False}, True),
+    "group by group": ({"new_decoder_architecture": True, "num_kv_heads": 2}, True),
+}
 
 
-def test_an_unknown_architecture_is_refused_with_its_modules_and_the_lines_that_add_it(falcon):
-    with pytest.raises(LodaError, match=r"'falcon' is not supported; known are gpt2") as error:
-        loda.inject(falcon, loda.LodaConfig(LoRA()))
-    assert "transformer.h.*.self_attention.query_key_value" in str(error.value)
-    lines = [line.strip() for line in str(error.value).splitlines()[1:]]
+def falcon(**settings: object) -> FalconForCausalLM:
+    sizes = {"vocab_size": 64, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    return FalconForCausalLM(FalconConfig(**sizes, **settings)).eval()
+
+
+def three_lines(error: object) -> str:
+    """The program at the end of an error about an unknown architecture."""
+    lines = [line.strip() for line in str(error).splitlines()[1:]]
     assert len(lines) == 3
-    # The lines work as they stand, but for what only a reader of the model's code knows: its columns.
-    program = "\n".join(lines).replace("ARCHITECTURES[", "table[")
-    table: dict[str, Layout] = {}
-    exec(program, {"table": table})
-    assert table["falcon"] == Layout(("self_attention.query_key_value",))
+    return "\n".join(lines)
 
 
-def test_an_unknown_architecture_is_adapted_by_the_names_of_its_modules(falcon):
-    before = logits(falcon)
-    model = loda.inject(falcon, loda.LodaConfig(LoDAPlus(), targets=("self_attention.dense",)))
+@pytest.mark.parametrize(("settings", "by_head"), FALCONS.values(), ids=list(FALCONS))
+def test_an_unknown_architecture_is_refused_with_its_modules_and_the_lines_that_add_it(settings, by_head, monkeypatch):
+    monkeypatch.setattr("loda.targets.ARCHITECTURES", dict(ARCHITECTURES))
+    model = falcon(**settings)
+    with pytest.raises(LodaError, match=r"'falcon' is not supported; known are gpt2") as error:
+        loda.inject(model, loda.LodaConfig(LoRA()))
+    assert "transformer.h.*.self_attention.query_key_value" in str(error.value)
+    # The lines work as they stand, but for what only a reader of the model's code knows: the order of its columns.
+    exec(three_lines(error.value).replace("by_head=False", f"by_head={by_head}"))
+    perturb(loda.inject(model, loda.LodaConfig(LoDAPlus())))
+    x = torch.randn(2, 5, D)
+    for block, base in zip(model.transformer.h, falcon(**settings).transformer.h, strict=True):
+        # Falcon's own rule for what is q, k and v.
+        cut = [one.self_attention._split_heads(one.self_attention.query_key_value(x)) for one in (base, block)]
+        assert [torch.equal(*pair) for pair in zip(*cut, strict=True)] == [False, True, False]
+
+
+def test_a_row_that_does_not_fit_the_columns_is_refused(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "falcon", Layout(("self_attention.query_key_value",)))
+    model = falcon(multi_query=True)
+    model.config.num_attention_heads = 5
+    with pytest.raises(LodaError, match="48 columns, which are not 5 heads of queries of width 6"):
+        loda.inject(model, loda.LodaConfig(LoRA()))
+    with pytest.raises(LodaError, match="must name one module that computes q, k and v, or three"):
+        Layout(("q", "kv"))
+
+
+def test_slices_of_a_module_that_nobody_knows_are_refused(monkeypatch):
+    # Adapting the module as a whole would adapt k as well (peft#852).
+    model = falcon()
+    before = state(model)
+    for targets in (("query_key_value",), ("dense", "query_key_value")):
+        with pytest.raises(LodaError, match=r"slices=\('q', 'v'\) of .*query_key_value: .*slices=\('whole',\)"):
+            loda.inject(model, loda.LodaConfig(LoRA(), targets=targets))
+    assert same_state(state(model), before)
+    wrapped = nn.Sequential(tiny("gpt2"))
+    with pytest.raises(LodaError, match="'Sequential' is not supported") as error:
+        loda.inject(wrapped, loda.LodaConfig(LoRA(), targets=("c_attn",)))
+    assert "('attn.c_attn',)" in three_lines(error.value)
+    monkeypatch.setitem(ARCHITECTURES, "Sequential", Layout(("attn.c_attn",)))
+    with pytest.raises(LodaError, match="Sequential has no config"):
+        loda.inject(wrapped, loda.LodaConfig(LoRA()))
+
+
+def test_an_unknown_architecture_is_adapted_by_the_names_of_its_modules():
+    before = logits(falcon())
+    config = loda.LodaConfig(LoDAPlus(), targets=("self_attention.dense", "query_key_value"), slices=("whole",))
+    model = loda.inject(falcon(), config)
     assert torch.equal(logits(model), before)
-    assert len(projections(model)) == 2
+    assert [set(projection.adapters) for projection in projections(model).values()] == [{"whole"}] * 4
+
+
+def test_one_slice_of_a_known_attention_cannot_be_its_whole():
+    with pytest.raises(LodaError, match=r"c_attn, which is q, k, v; slices=\('whole',\) would leave it without"):
+        loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA(), targets=("c_attn",), slices=("whole",)))
