@@ -16,7 +16,8 @@ a member of an enumeration in its code.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
@@ -24,13 +25,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+import loda.config
+from loda.approx import Dense
 from loda.bottleneck import BottleneckConfig
 from loda.config import part_class, part_from_dict, part_names
 from loda.errors import LodaError
 from loda.fingerprint import fingerprint_of
+from loda.inject import approximate_targets, check_approximation
 from loda.linear import keep_layout
 from loda.protocols import ApproxConfig, LinearAdapter
-from loda.targets import ARCHITECTURES, PARTS, WHOLE, Target, is_linear, target_of
+from loda.targets import PARTS, WHOLE, Target, architecture, check_slices, is_bare, is_linear, target_of
 
 SUPPORTED = "0.21"
 """The release series of PEFT that this module is tested with; it builds on methods that others have not."""
@@ -49,8 +53,14 @@ def _check_version() -> None:
 
 _check_version()
 from peft import PeftConfig  # noqa: E402
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge  # noqa: E402
+from peft.tuners.tuners_utils import (  # noqa: E402
+    BaseTuner,
+    BaseTunerLayer,
+    _maybe_include_all_linear_layers,
+    check_adapters_to_merge,
+)
 from peft.utils import register_peft_method  # noqa: E402
+from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND  # noqa: E402
 from peft.utils.peft_types import PeftType  # noqa: E402
 
 _FROZEN = "loda_frozen"
@@ -67,12 +77,15 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         dropout: on the input of the adapters of a module; one mask for all its slices.
         f1: settings of f1 that differ from the defaults, such as {"order": "norm-linear-activation"}.
         f2: the same for f2, of loda_plus.
-        slices: which of q, k, v are adapted. In a module that holds all three, only these columns; among three
-            modules, only these, unless `target_modules` names others.
+        slices: which of q, k, v are adapted: in a module that holds all three, only these columns; among three
+            modules, only these. Other modules are adapted as a whole, in a model of unknown architecture only where
+            "whole" is among the slices.
         target_modules: as everywhere in PEFT; None: the projections of the architecture (see `loda.targets`).
         exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as everywhere in PEFT.
-        approx: an approximation of the frozen weight under the adapter, for example {"name": "lowrank", "rank": 300}.
-            The adapter's file holds this recipe and not the approximated weight, which loading computes again.
+        approx: an approximation of the frozen weight of the target modules, for example {"name": "lowrank", "rank":
+            300}, also of those that have no adapter, as k's. The adapter's file holds this recipe and not the
+            approximated weight, which loading computes again.
+        joint: whether it is of [W_q, W_k, W_v] where they are three modules, as in `loda.LodaConfig`.
         base_fingerprint: of the weights that were approximated, filled in; another base is refused.
 
     Raises:
@@ -92,19 +105,22 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
     layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
     approx: dict[str, Any] | None = None
+    joint: bool = False
     base_fingerprint: str | None = field(default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.LODA
         self.slices = list(self.slices)
-        if not self.slices or not set(self.slices) <= set(PARTS) or len(set(self.slices)) < len(self.slices):
-            raise LodaError(f"slices={self.slices} must name each of its slices once, out of {', '.join(PARTS)}")
+        known = (*PARTS, WHOLE)
+        if not self.slices or not set(self.slices) <= set(known) or len(set(self.slices)) < len(self.slices):
+            raise LodaError(f"slices={self.slices} must name each of its slices once, out of {', '.join(known)}")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)
-        _ = self.adapter, self.approximation
+        # The library's own checks.
+        _ = self.method
 
     @property
     def adapter(self) -> BottleneckConfig:
@@ -117,13 +133,42 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         return cast(BottleneckConfig, part_from_dict("adapter", plain))
 
     @property
-    def approximation(self) -> ApproxConfig | None:
-        """The library's own settings of the approximation."""
-        return None if self.approx is None else cast(ApproxConfig, part_from_dict("approx", self.approx))
+    def method(self) -> loda.config.LodaConfig:
+        """The library's own settings of adapter, approximation and slices."""
+        approx = Dense() if self.approx is None else part_from_dict("approx", self.approx)
+        return loda.config.LodaConfig(self.adapter, approx, tuple(self.slices), joint=self.joint)
 
 
-class LodaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
-    """h = base(x), and h[slice] += adapter(dropout(x)) for every adapted slice of every active adapter."""
+class Approximation:
+    """The approximation of one layer under one adapter; its module is made when it is first used.
+
+    PEFT makes modules without weights where it is asked to save memory, and never gives these any.
+    """
+
+    def __init__(self, approx: ApproxConfig, tensors: Mapping[str, Tensor]) -> None:
+        self.approx = approx
+        self.tensors = tensors
+        self.module: nn.Module | None = None
+
+    def over(self, bias: Tensor | None) -> nn.Module:
+        """The module, which adds the base layer's bias."""
+        if self.module is None:
+            self.module = self.approx.build(self.tensors, bias)
+        return self.module
+
+    def apply(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Move or cast, as a module."""
+        if self.module is not None:
+            self.module._apply(fn)
+        else:
+            self.tensors = {name: fn(tensor) for name, tensor in self.tensors.items()}
+
+
+class LodaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    """h = base(x), and h[slice] += adapter(dropout(x)) for every adapted slice of every active adapter.
+
+    PEFT's "all-linear" knows a layer that holds adapters already by "Linear" in the name of its class.
+    """
 
     base_layer: nn.Module
     active_adapters: list[str]
@@ -140,7 +185,7 @@ class LodaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             setattr(self, name, nn.ModuleDict())
         self.loda_dropout = nn.ModuleDict()
         # Not modules of this one: they are computed from the base, and belong into no file.
-        self.loda_frozen: dict[str, nn.Module] = {}
+        self.loda_frozen: dict[str, Approximation] = {}
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
 
@@ -153,16 +198,11 @@ class LodaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """Add the adapter `name`; it starts as the zero map."""
         d_in, _ = self.target.shape
         for part, columns in self.slices.items():
-            if len(self.slices) == 1 or part in config.slices:
+            if part in (*config.slices, WHOLE):
                 self._by_part(part)[name] = config.adapter.build(d_in, columns.width)
         self.loda_dropout[name] = nn.Dropout(config.dropout)
         self._move_adapter_to_device_of_base_layer(name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-
-    def approximate(self, name: str, approx: ApproxConfig) -> None:
-        """Let the base layer be approximated while the adapter `name` is active."""
-        tensors = approx.approximate(self.target.weight.detach())
-        self.loda_frozen[name] = approx.build(tensors, self.target.bias)
 
     def adapters(self, name: str) -> dict[str, nn.Module]:
         """The adapter `name` of each slice that has one."""
@@ -177,9 +217,10 @@ class LodaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             return cast(Tensor, self.base_layer(x, *args, **kwargs))
         h = self._frozen_map(x, *args, **kwargs)
         for name in self.active_adapters:
-            if name in self.loda_dropout:
+            adapters = self.adapters(name)
+            if adapters:
                 dropped = self.loda_dropout[name](x)
-                for part, adapter in self.adapters(name).items():
+                for part, adapter in adapters.items():
                     dtype = next(adapter.parameters()).dtype
                     self.slices[part].add_(h, adapter(self._cast_input_dtype(dropped, dtype)))
         return h
@@ -190,13 +231,7 @@ class LodaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         Raises:
             LodaError: several, of which one stands on an approximation: they would need different bases.
         """
-        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
-        approximated = [name for name in names if name in self.loda_frozen]
-        if approximated and len(names) > 1:
-            raise LodaError(
-                f"adapters {', '.join(names)} cannot be active together: {approximated[0]} was trained over an "
-                "approximation of the base; activate one of them"
-            )
+        _check_one_base(adapter_names, self.loda_frozen)
         super().set_adapter(adapter_names, inference_mode)
 
     @torch.no_grad()
@@ -225,7 +260,7 @@ class LodaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def _frozen_map(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         approximated = [self.loda_frozen[name] for name in self.active_adapters if name in self.loda_frozen]
         if approximated:
-            return cast(Tensor, approximated[0](x))
+            return cast(Tensor, approximated[0].over(self.target.bias)(x))
         h: Tensor = self.base_layer(x, *args, **kwargs)
         # As in `loda.approx.dense.Kept`.
         return h if self.target.is_plain else h.clone()
@@ -233,48 +268,54 @@ class LodaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def _by_part(self, part: str) -> nn.ModuleDict:
         return cast(nn.ModuleDict, getattr(self, f"loda_{part}"))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "LodaLayer":
+    def _apply(self, fn: Any, recurse: bool = True) -> "LodaLinear":
         for frozen in self.loda_frozen.values():
-            frozen._apply(fn)
-        return cast(LodaLayer, super()._apply(fn, recurse))
+            frozen.apply(fn)
+        return cast(LodaLinear, super()._apply(fn, recurse))
+
+
+def _check_one_base(names: str | list[str], approximated: Collection[str]) -> None:
+    """Raise LodaError for several adapters of which one is among those over an approximation."""
+    together = [name for name in names if name in approximated and not isinstance(names, str)]
+    if together and len(names) > 1:
+        raise LodaError(
+            f"adapters {', '.join(names)} cannot be active together: {together[0]} was trained over an "
+            "approximation of the base; activate one of them"
+        )
 
 
 class LodaModel(BaseTuner):  # type: ignore[misc]
     """A model with LoDA adapters, as `get_peft_model` makes it."""
 
     prefix = "loda_"
-    tuner_layer_cls = LodaLayer
+    tuner_layer_cls = LodaLinear
     target_module_mapping: Mapping[str, list[str]] = {}
 
     def _prepare_adapter_config(self, peft_config: LodaConfig, model_config: Mapping[str, Any]) -> LodaConfig:
         """Fill in the projections of the architecture."""
         if peft_config.target_modules is None:
-            kind = model_config.get("model_type", "custom")
-            if kind not in ARCHITECTURES:
-                raise LodaError(
-                    f"the architecture {kind!r} is not among {', '.join(ARCHITECTURES)}; give target_modules=[...]"
-                )
-            names = ARCHITECTURES[kind].projections
-            split = len(names) == len(PARTS)
-            chosen = [n for n, part in zip(names, PARTS, strict=False) if not split or part in peft_config.slices]
+            names = architecture(self.model).projections
+            # An approximation is of all three.
+            some = len(names) == len(PARTS) and peft_config.approx is None
+            chosen = [n for n, part in zip(names, PARTS, strict=False) if not some or part in peft_config.slices]
             peft_config.target_modules = set(chosen)
         return peft_config
 
     def _prepare_model(self, peft_config: LodaConfig, model: nn.Module) -> None:
-        """Check everything that an approximation asks for before anything is replaced."""
+        """Check everything before anything is replaced."""
         keep_layout(model)
-        approx = peft_config.approximation
-        if approx is None:
-            return
+        self._expand(peft_config, model)
         targets = self._targets(peft_config, model)
-        for name, target in targets.items():
-            if not target.is_plain:
-                raise LodaError(
-                    f"{name} is a {type(target.module).__name__}, whose weight is quantised already: approximating "
-                    "rounded numbers would keep their errors; load the base unquantised, or leave approx out"
-                )
-            approx.check(*target.shape)
-        found = fingerprint_of({name: target.weight for name, target in targets.items()})
+        approximated = peft_config.approx is not None
+        if not targets:
+            if approximated:
+                raise LodaError(f"target_modules={peft_config.target_modules} names nothing that could be approximated")
+            return  # PEFT says in its own words what is wrong with the names
+        check_slices(model, targets, peft_config.slices, approximated)
+        if not approximated:
+            return
+        check_approximation(targets, peft_config.method.approx, peft_config.joint)
+        found = fingerprint_of({target.name: target.weight for target in targets})
         if peft_config.base_fingerprint not in (None, found):
             raise LodaError(
                 f"this configuration is of an adapter over another base (fingerprint "
@@ -283,13 +324,29 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
             )
         peft_config.base_fingerprint = found
 
-    def _targets(self, peft_config: LodaConfig, model: nn.Module) -> dict[str, Target]:
-        """The base layers that `peft_config` means, by name, whether they hold other adapters already or not."""
-        targets = {}
+    def _expand(self, peft_config: LodaConfig, model: nn.Module) -> None:
+        """Replace PEFT's "all-linear" by the names of all linear modules that the slices do not leave bare."""
+        if str(peft_config.target_modules).lower() == INCLUDE_LINEAR_LAYERS_SHORTHAND:
+            _maybe_include_all_linear_layers(peft_config, model)
+            kept = (t for t in self._targets(peft_config, model) if not is_bare(t, peft_config.slices))
+            if peft_config.approx is None:
+                peft_config.target_modules = {target.name for target in kept}
+
+    def _targets(self, peft_config: LodaConfig, model: nn.Module) -> list[Target]:
+        """The base layers that `peft_config` means, whether they hold other adapters already or not.
+
+        Raises:
+            LodaError: one that is not linear.
+        """
+        targets = []
+        layers = [f"{name}." for name, module in model.named_modules() if isinstance(module, LodaLinear)]
         for name, module in model.named_modules():
-            base = module.base_layer if isinstance(module, LodaLayer) else module
-            if self._check_target_module_exists(peft_config, name) and is_linear(base):
-                targets[name] = target_of(model, name, base)
+            if name.startswith(tuple(layers)) or not self._check_target_module_exists(peft_config, name):
+                continue
+            base = module.base_layer if isinstance(module, LodaLinear) else module
+            if not is_linear(base):
+                raise LodaError(f"{name} is a {type(base).__name__}; LoDA adapts linear modules alone")
+            targets.append(target_of(model, name, base))
         return targets
 
     def _create_and_replace(
@@ -304,10 +361,8 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
     ) -> None:
         """Add the adapter to the layer in the place of `target`."""
         layer = target
-        if not isinstance(layer, LodaLayer):
-            if not is_linear(target):
-                raise LodaError(f"{current_key} is a {type(target).__name__}; LoDA adapts linear modules alone")
-            layer = LodaLayer(target_of(self.model, current_key, target))
+        if not isinstance(layer, LodaLinear):
+            layer = LodaLinear(target_of(self.model, current_key, target))
             self._replace_module(parent, target_name, layer, target)
         layer.update_layer(adapter_name, peft_config)
 
@@ -317,12 +372,32 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
         return re.sub(rf"(\.{cls.prefix}[^.]*)\.{re.escape(adapter_name)}\.", r"\1.", key)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Create the adapter; the approximation after it, because PEFT may create layers without weights."""
+        """Create the adapter, and the approximation under it."""
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        approx = self.peft_config[adapter_name].approximation
-        for layer in model.modules():
-            if approx is not None and isinstance(layer, LodaLayer) and layer.adapters(adapter_name):
-                layer.approximate(adapter_name, approx)
+        config = self.peft_config[adapter_name]
+        if config.approx is not None:
+            approx = config.method.approx
+            for name, tensors in approximate_targets(self._targets(config, model), approx, config.joint).items():
+                cast(LodaLinear, model.get_submodule(name)).loda_frozen[adapter_name] = Approximation(approx, tensors)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Make these adapters the active ones.
+
+        Raises:
+            LodaError: as for the layers; nothing was touched.
+        """
+        _check_one_base(adapter_name, {name for name, config in self.peft_config.items() if config.approx is not None})
+        super().set_adapter(adapter_name, inference_mode)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Where PEFT would see to the arguments that are its own."""
+        if kwargs.get("adapter_names") is not None:
+            raise LodaError(
+                "adapter_names=[...] asks for another adapter for each row, which LoDA has not; pass the rows of each "
+                "adapter by themselves, after model.set_adapter(name)"
+            )
+        yield
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge linear adapters into the base.
@@ -349,7 +424,7 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
             config = self.peft_config[name]
             if config.approx is not None:
                 raise LodaError(f"adapter {name} stands over an approximation, so it cannot be merged; use it as it is")
-            layers = [layer for layer in self.model.modules() if isinstance(layer, LodaLayer)]
+            layers = [layer for layer in self.model.modules() if isinstance(layer, LodaLinear)]
             if not all(isinstance(a, LinearAdapter) for layer in layers for a in layer.adapters(name).values()):
                 raise LodaError(
                     f"adapter {name} ({config.variant}) is not linear, so no weight equals it and it cannot be merged; "

@@ -1,13 +1,14 @@
 """LoDA inside Hugging Face PEFT: everything that a PEFT user does with a method, on tiny models."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import FalconConfig, FalconForCausalLM, Trainer, TrainingArguments
 
 import loda
 import loda.peft
@@ -90,11 +91,104 @@ def test_the_file_holds_the_recipe_of_an_approximation_and_not_its_weights(tmp_p
         PeftModel.from_pretrained(tiny("gpt2", seed=1), tmp_path / "lowrank")
 
 
-def test_an_approximation_is_the_librarys():
-    model = get_peft_model(tiny("gpt2"), config(approx=LOWRANK))
-    ours = loda.inject(tiny("gpt2"), loda.LodaConfig(LoDAPlus(), LowRank(rank=8)))
+@pytest.mark.parametrize(
+    ("kind", "joint"), [("gpt2", False), ("llama", False), ("llama", True), ("bloom", False)], ids=str
+)
+def test_an_approximation_is_the_librarys(kind, joint):
+    model = get_peft_model(tiny(kind), config(approx=LOWRANK, joint=joint))
+    ours = loda.inject(tiny(kind), loda.LodaConfig(LoDAPlus(), LowRank(rank=8), joint=joint))
+    trained = loda.cost(ours).trainable_parameters
+    assert model.get_nb_trainable_parameters()[0] == trained
     assert torch.equal(logits(model), logits(ours))
     assert torch.equal(logits(model.bfloat16()), logits(ours.bfloat16()))  # it moves with the model
+
+
+def test_an_approximation_is_cast_with_the_model_before_it_is_used():
+    model = get_peft_model(tiny("gpt2"), config(approx=LOWRANK)).bfloat16()
+    ours = loda.inject(tiny("gpt2"), loda.LodaConfig(LoDAPlus(), LowRank(rank=8))).bfloat16()
+    assert torch.equal(logits(model), logits(ours))
+
+
+@pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "lowrank"])
+def test_an_adapter_loads_where_memory_is_saved(approx, tmp_path):
+    model = adapted("llama", approx=approx)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny("llama"), tmp_path, low_cpu_mem_usage=True)
+    assert torch.equal(logits(loaded), logits(model))
+    assert torch.equal(logits(loaded.bfloat16()), logits(model.bfloat16()))
+
+
+@pytest.mark.parametrize(("kind", "modules"), [("gpt2", 4), ("llama", 7)])
+def test_all_linear_modules_can_be_approximated_saved_and_loaded(kind, modules, tmp_path):
+    model = adapted(kind, approx=LOWRANK, target_modules="all-linear")
+    assert len(model.targeted_module_names) == 2 * modules
+    model.add_adapter("second", config(approx=LOWRANK, target_modules="all-linear"))
+    model.set_adapter("second")
+    perturb(model, seed=2)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny(kind), tmp_path)
+    loaded.load_adapter(tmp_path / "second", "second")
+    for name in ("default", "second"):
+        model.set_adapter(name)
+        loaded.set_adapter(name)
+        assert torch.equal(logits(loaded), logits(model))
+    with pytest.raises(LodaError, match="over another base"):
+        PeftModel.from_pretrained(tiny(kind, seed=1), tmp_path)
+    with pytest.raises(LodaError, match="rank=300 exceeds"):
+        get_peft_model(tiny(kind), config(target_modules="all-linear", approx={"name": "lowrank", "rank": 300}))
+
+
+def test_all_linear_modules_without_those_that_the_slices_leave_bare():
+    names = get_peft_model(tiny("llama"), config(target_modules="all-linear")).targeted_module_names
+    assert {name.rpartition(".")[2] for name in names} == {
+        "q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "k_proj", "v_proj"], r".*\.[qkv]_proj"], ids=str)
+def test_a_target_that_its_slices_would_leave_bare_is_refused_as_in_the_library(targets):
+    base = tiny("llama")
+    before = state(base)
+    with pytest.raises(LodaError, match="k_proj, which is k; slices=\\('q', 'v'\\) would leave it without"):
+        get_peft_model(base, config(target_modules=targets))
+    assert same_state(state(base), before)
+
+
+def test_what_is_not_linear_is_refused_before_anything_is_touched():
+    base = tiny("gpt2")
+    before = state(base)
+    with pytest.raises(LodaError, match=r"h\.0\.ln_2 is a LayerNorm; LoDA adapts linear modules alone"):
+        get_peft_model(base, config(target_modules=["c_attn", "ln_2"]))
+    assert same_state(state(base), before)
+
+
+def test_a_pattern_does_not_match_within_the_layers_of_another_adapter(tmp_path):
+    # The pattern matches h.0.attn.c_attn, and with the first adapter there also h.0.attn.c_attn.base_layer.
+    settings = {"target_modules": r".*\.c_attn.*", "approx": LOWRANK}
+    model = adapted(**settings)
+    model.add_adapter("second", config(**settings))
+    model.set_adapter("second")
+    expected = logits(perturb(model, seed=2))
+    model.save_pretrained(tmp_path)
+    alone = PeftModel.from_pretrained(tiny("gpt2"), tmp_path / "second")
+    assert torch.equal(logits(alone), expected)
+
+
+def test_adapters_by_row_are_refused():
+    model = adapted(variant="lora")
+    for call in (model, partial(model.generate, max_new_tokens=1)):
+        with pytest.raises(LodaError, match="another adapter for each row"):
+            call(input_ids=TOKENS, adapter_names=["default", "__base__"])
+
+
+def test_an_unknown_architecture_is_refused_with_its_modules_and_the_lines_that_add_it():
+    base = FalconForCausalLM(FalconConfig(vocab_size=64, hidden_size=D, num_hidden_layers=2, num_attention_heads=4))
+    for settings in ({}, {"target_modules": ["query_key_value"]}):
+        with pytest.raises(LodaError, match=r"h\.\*\.self_attention\.query_key_value") as error:
+            get_peft_model(base, config(**settings))
+        assert len(str(error.value).splitlines()) == 4
+    whole = get_peft_model(base, config(target_modules=["query_key_value"], slices=["whole"]))
+    assert len(whole.targeted_module_names) == 2
 
 
 def test_several_adapters_are_set_disabled_and_deleted():
@@ -111,6 +205,7 @@ def test_several_adapters_are_set_disabled_and_deleted():
     assert torch.equal(logits(model), second)
     with pytest.raises(LodaError, match="second was trained over an approximation"):
         model.base_model.set_adapter(["default", "second"])
+    assert torch.equal(logits(model), second)
     model.set_adapter("default")
     model.delete_adapter("second")
     assert torch.equal(logits(model), first)
@@ -236,10 +331,9 @@ def test_other_modules_are_adapted_as_a_whole():
     found = {
         name.partition("transformer.")[2]: {part for part in ("q", "k", "v", "whole") if getattr(m, f"loda_{part}")}
         for name, m in model.named_modules()
-        if isinstance(m, loda.peft.LodaLayer)
+        if isinstance(m, loda.peft.LodaLinear)
     }
     assert found == {"h.1.attn.c_attn": {"q", "v"}, "h.1.mlp.c_fc": {"whole"}}
-    assert get_peft_model(tiny("llama"), config(target_modules="all-linear")).targeted_module_names
 
 
 @pytest.mark.parametrize(
@@ -251,6 +345,7 @@ def test_other_modules_are_adapted_as_a_whole():
         ({"slices": ("q", "o")}, "slices=.* out of q, k, v"),
         ({"f1": {"orders": "norm"}}, "adapter.f1.orders is not a setting"),
         ({"approx": {"name": "lowrank", "rank": 0}}, "rank=0 must be at least 1"),
+        ({"joint": True}, "joint=true is about an approximation"),
     ],
     ids=str,
 )
