@@ -31,8 +31,8 @@ class LodaConfig:
         slices: which of q, k, v get an adapter. Methods that do not stand beside the projections (fine-tuning of whole
             blocks, bottleneck adapters, prefix) have no use for it.
         targets: ends of the names of the linear modules to adapt, in place of attention's projections, for example
-            ("c_attn", "c_proj", "c_fc"). Of attention's projections the slices above are adapted, others as a whole. Where
-            the architecture is unknown, nobody knows which are attention's: slices=("whole",) says that none are.
+            ("c_attn", "c_proj", "c_fc"). Of attention's projections the slices above are adapted, others as a whole.
+            In an unknown architecture nobody knows which are attention's: slices=("whole",) says that none are.
         joint: whether the approximation is of [W_q, W_k, W_v], as in the paper, where they are three modules.
             Each has then its own columns of it; without, each is approximated for itself.
 
