@@ -107,7 +107,7 @@ def _front_matter(record: Record, hub_id: str | None) -> ModelCardData:
     return ModelCardData(
         library_name="loda",
         pipeline_tag="text-generation",
-        tags=["loda", record.adapter, "peft"],
+        tags=["loda", record.adapter],
         model_name=record.run,
         eval_results=results,
         **known,
