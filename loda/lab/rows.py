@@ -8,6 +8,7 @@ batch is as long as its longest row, which is the same computation, because padd
 and carries no loss.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,7 @@ def encoded(folder: Path, tokenizer: Tokenizer, pairs: Sequence[Pair], max_lengt
     The folder's name stands for what determines the rows (see `loda.lab.train`).
 
     Raises:
-        LodaError: the folder does not hold what was written to it.
+        LodaError: the folder does not hold what was written to it, or no row has anything to train.
     """
     disable_progress_bar()
     if not folder.is_dir():
@@ -96,7 +97,23 @@ def encoded(folder: Path, tokenizer: Tokenizer, pairs: Sequence[Pair], max_lengt
         columns = load_from_disk(str(folder)).to_dict()
     except (OSError, ValueError) as error:  # pyarrow's errors and JSON's are ValueErrors
         raise LodaError(f"{folder} cannot be read ({error}); delete it, and it is made again") from error
-    return [Row(ids, given) for ids, given in zip(columns["ids"], columns["given"], strict=True)]
+    found = [Row(ids, given) for ids, given in zip(columns["ids"], columns["given"], strict=True)]
+    _report_empty(found, max_length)
+    return found
+
+
+def _report_empty(rows: Sequence[Row], max_length: int) -> None:
+    """Say how many rows carry no loss."""
+    empty = sum(row.counted == 0 for row in rows)
+    if not empty:
+        return
+    sentence = (
+        f"in {empty:,} of {len(rows):,} training rows the context alone fills dataset.max_length={max_length}, so they "
+        "train nothing; raise dataset.max_length, or shorten the contexts"
+    )
+    if empty == len(rows):
+        raise LodaError(sentence)
+    warnings.warn(sentence, stacklevel=2)
 
 
 def collate(rows: Sequence[Row]) -> Batch:

@@ -61,4 +61,7 @@ def _text(entry: dict[str, Any], key: str) -> str:
     text = entry.get(key)
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{key} must be a text that is not empty, not {json.dumps(text)}")
+    lone = next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None)
+    if lone is not None:
+        raise ValueError(f"{key} holds {json.dumps(lone)}, half of a letter; write the letter itself in UTF-8")
     return text
