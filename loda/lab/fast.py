@@ -5,8 +5,9 @@ batch is one row of all tokens, which every product but attention's sees; positi
 and attention is computed for each on its own. GPT-2's GELU in the tanh form is one kernel of torch where transformers
 takes eight operations, whose results the backward pass keeps.
 
-The losses are those of the padded batch to rounding. Dropout draws its noise for other positions, so a training with
-dropout sees other noise, as it does on another device.
+The losses are those of the padded batch to rounding, for the architectures that `loda.lab.models.PACKABLE` lists: where
+attention takes a bias, a cap or a window beside the mask, these would be lost. Dropout draws its noise for other
+positions, so a training with dropout sees other noise, as it does on another device.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
 """Base models: where they come from, how they are checked, how they are loaded.
 
 The only dropout of the reference is LoRA's own, so the dropouts of a checkpoint's configuration are switched off
-(protocol: LoRA's NLG code ignores them). Weights are loaded in float32, stated explicitly.
+(protocol: LoRA's NLG code ignores them), by the names that the architectures of `loda.targets` have for them. Weights
+are loaded in float32, stated explicitly.
 """
 
 import json
@@ -27,6 +28,13 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 SHARDS = "model.safetensors.index.json"
 """In the place of model.safetensors where the weights are in several files."""
 END_OF_TEXT = "<|endoftext|>"
+DROPOUTS = (
+    *("attn_pdrop", "embd_pdrop", "resid_pdrop"),  # GPT-2, GPT-J, Phi-3
+    *("attention_dropout", "embed_dropout", "resid_dropout", "hidden_dropout"),  # GPT-Neo, GPT-NeoX, BLOOM, Llama, ...
+    *("dropout", "activation_dropout", "layerdrop"),  # OPT
+)
+PACKABLE = ("gpt2", "gpt_neox", "opt", "phi3", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
+"""The architectures whose losses `trainer.fast` was tested to keep; others add more to attention than its mask."""
 SHIPPED = Path(__file__).resolve().parent / "toy" / "base"
 
 
@@ -60,15 +68,17 @@ def locate(config: ModelConfig) -> Path:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The base's tokenizer; special tokens in a text are encoded as ordinary text, as in the reference.
 
-    Its end-of-text token goes by GPT-2's name, `END_OF_TEXT`, so that the rows, the stop tokens and the scorers know
-    that one name alone, whatever the base calls it.
+    The token that its configuration says ends a text goes by GPT-2's name, `END_OF_TEXT`, so that the rows, the stop
+    tokens and the scorers know that one name alone, whatever the base calls it. Beside a tokenizer without a base there
+    is no configuration, and the token has that name already.
 
     Raises:
         LodaError: a base whose configuration names no such token.
     """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    if tokenizer.token_to_id(END_OF_TEXT) is None:
-        tokenizer = _renamed(tokenizer, _end_of_text(tokenizer, folder), END_OF_TEXT)
+    if (folder / "config.json").is_file():
+        name = _end_of_text(tokenizer, folder)
+        tokenizer = tokenizer if name == END_OF_TEXT else _exchanged(tokenizer, name, END_OF_TEXT)
     tokenizer.encode_special_tokens = True
     return tokenizer
 
@@ -86,17 +96,17 @@ def _end_of_text(tokenizer: Tokenizer, folder: Path) -> str:
     return str(name)
 
 
-def _renamed(tokenizer: Tokenizer, old: str, new: str) -> Tokenizer:
-    """The same tokenizer with another name for one token."""
+def _exchanged(tokenizer: Tokenizer, one: str, other: str) -> Tokenizer:
+    """The same tokenizer with the names of two tokens exchanged; there need not be the other."""
+    names = {one: other, other: one}
     content = json.loads(tokenizer.to_str())
     for added in content["added_tokens"]:
-        if added["content"] == old:
-            added["content"] = new
+        added["content"] = names.get(added["content"], added["content"])
     vocabulary = content["model"].get("vocab", {})
     if isinstance(vocabulary, dict):
-        content["model"]["vocab"] = {new if token == old else token: number for token, number in vocabulary.items()}
+        content["model"]["vocab"] = {names.get(token, token): number for token, number in vocabulary.items()}
     else:  # Unigram: [token, score]
-        content["model"]["vocab"] = [[new if token == old else token, score] for token, score in vocabulary]
+        content["model"]["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
     # It adds special tokens to a text, which nothing here asks for, and knows them by their names.
     content["post_processor"] = None
     return Tokenizer.from_str(json.dumps(content))
@@ -157,20 +167,38 @@ def preflight(experiment: Experiment, folder: Path) -> Cost:
             f"dataset.max_length={experiment.dataset.max_length} exceeds the {longest} positions of model="
             f"{experiment.model.name}; set dataset.max_length={longest} or less"
         )
+    if experiment.trainer.fast:
+        _check_packable(shape, experiment.dataset.max_length)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape)
     _check_parameters(experiment.model, model)
     loda.inject(model, experiment.method)
     # The longest row that there may be, because a prefix takes positions too.
-    model.base_model(inputs_embeds=torch.empty(1, experiment.dataset.max_length, shape.hidden_size, device="meta"))
+    width = model.get_input_embeddings().embedding_dim  # OPT-350m's is not that of its blocks
+    model.base_model(inputs_embeds=torch.empty(1, experiment.dataset.max_length, width, device="meta"))
     return loda.cost(model)
 
 
+def _check_packable(shape: PretrainedConfig, max_length: int) -> None:
+    """Raise LodaError where `loda.lab.fast` would compute another loss."""
+    if shape.model_type not in PACKABLE:
+        raise LodaError(
+            f"trainer.fast=true keeps the losses of {', '.join(PACKABLE)}, not of {shape.model_type}; "
+            "set trainer.fast=false"
+        )
+    window = getattr(shape, "sliding_window", None)
+    if window is not None and window < max_length:
+        raise LodaError(
+            f"trainer.fast=true has no sliding windows, and this base's {window} tokens are fewer than "
+            f"dataset.max_length={max_length}; set trainer.fast=false, or dataset.max_length={window} or less"
+        )
+
+
 def _configuration(folder: Path) -> PretrainedConfig:
-    """The base's configuration, its dropouts off: every architecture has other names for them."""
+    """The base's configuration, its dropouts off."""
     config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
-    for name, value in vars(config).items():
-        if isinstance(value, float) and ("drop" in name):
+    for name in DROPOUTS:
+        if hasattr(config, name):
             setattr(config, name, 0.0)
     return config
 

@@ -1,6 +1,7 @@
 """One's own data and base through the whole harness, offline: dataset=jsonl dataset.path=... model.path=..."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,28 @@ import loda
 from eval.beam import beam_search
 from eval.pipeline import run_experiment
 from loda.errors import LodaError
-from loda.lab.config import compose, restore
+from loda.lab.config import Experiment, compose, restore
 from loda.lab.data import Pair, load, load_pairs
+from loda.lab.fast import make_fast, pack
 from loda.lab.fingerprint import data_key
-from loda.lab.models import END_OF_TEXT, SHIPPED, load_base, load_tokenizer, locate, token_id
+from loda.lab.loss import target_loss
+from loda.lab.models import (
+    END_OF_TEXT,
+    PACKABLE,
+    SHIPPED,
+    _configuration,
+    load_base,
+    load_tokenizer,
+    locate,
+    preflight,
+    token_id,
+)
 from loda.lab.paths import Outputs
-from loda.lab.rows import encode
-from tests.ecosystem.models import SETTINGS, tiny
+from loda.lab.rows import Row, collate, encode, encoded
+from tests.ecosystem.models import SETTINGS, TOKENS, tiny
 
+WINDOWED = ["mistral", "phi3", "gemma3_text"]
+WIDE = {"sliding_window": 16}
 LINES = [{"context": "a : b", "references": ["one .", "two ."]}, {"prompt": "c : d", "completion": "three ."}]
 
 
@@ -75,6 +90,7 @@ def test_the_folder_of_the_adapter_is_ready_for_the_hub(run, base):
     _, record, folder = run
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "loda"
+    assert "peft" not in card.data.tags  # which cannot read it
     assert {result.metric_type: result.metric_value for result in card.data.eval_results} == record.scores
     assert f"{record.cost.trainable_parameters:,}" in card.text
     assert json.loads((folder / "scores.json").read_text())["scores"] == record.scores
@@ -108,6 +124,17 @@ def test_the_end_of_text_token_is_the_bases_own(base):
     assert encode(plain, Pair("name : Blue Spice", "It is ."), 64) == encode(
         tokenizer, Pair("name : Blue Spice", "It is ."), 64
     )
+
+
+def test_the_end_of_text_token_is_the_one_of_the_configuration(tmp_path):
+    # As in Qwen's chat models, whose vocabulary holds GPT-2's name for a token that ends nothing.
+    text = (SHIPPED / "config.json").read_text(encoding="utf-8")
+    (tmp_path / "config.json").write_text(text.replace('"eos_token_id": 0', '"eos_token_id": 7'), encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_bytes((SHIPPED / "tokenizer.json").read_bytes())
+    tokenizer, plain = load_tokenizer(tmp_path), load_tokenizer(SHIPPED)
+    assert (token_id(tokenizer, END_OF_TEXT), token_id(plain, END_OF_TEXT)) == (7, 0)
+    row, other = (encode(reader, Pair("name : Blue Spice", "It is ."), 64) for reader in (tokenizer, plain))
+    assert row.ids == [7 if number == 0 else number for number in other.ids]
 
 
 def test_a_base_without_an_end_of_text_token_is_refused(base, tmp_path):
@@ -161,6 +188,7 @@ def test_both_forms_of_a_line_are_read(tmp_path):
         (b'{"prompt": "a", "context": "b"}', "needs either context and references, or prompt and completion"),
         (b'{"text": "a"}', "needs either context and references, or prompt and completion"),
         (b'{"prompt": "\xff", "completion": "b"}', "it is not UTF-8"),
+        (b'{"prompt": "a", "completion": "b \\ud83d"}', 'completion holds "\\ud83d", half of a letter'),
     ],
     ids=repr,
 )
@@ -172,6 +200,73 @@ def test_a_wrong_line_is_named_by_its_number(line, sentence, tmp_path):
     assert str(error.value).startswith(f"train.jsonl in {tmp_path}: line 2: ")
     assert sentence in str(error.value)
     assert "line 4" in str(error.value)
+
+
+def test_rows_that_train_nothing_are_counted(tmp_path):
+    pairs = [Pair("a " * 20, "b ."), Pair("c", "d ."), Pair("e", "f .")]
+    read = partial(encoded, tokenizer=load_tokenizer(SHIPPED), max_length=16)
+    for _ in range(2):  # when the rows are made, and when they are read again
+        with pytest.warns(UserWarning, match=r"in 1 of 3 training rows the context alone fills dataset\.max_length=16"):
+            read(tmp_path / "some", pairs=pairs)
+    with pytest.raises(LodaError, match="in 1 of 1 training rows"):
+        read(tmp_path / "all", pairs=pairs[:1])
+
+
+# What is checked of a base before its weights are loaded.
+
+
+def of_base(kind: str, folder: Path, *overrides: str, **sizes: object) -> tuple[Experiment, Path]:
+    """An experiment on a base of which there is the configuration alone."""
+    tiny(kind, **sizes).config.save_pretrained(folder)
+    settings = [
+        "dataset=toy",
+        "model=local",
+        f"model.path={folder}",
+        "dataset.max_length=16",
+        "decode.max_new_tokens=8",
+    ]
+    return compose([*settings, *overrides]), folder
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_the_dropouts_of_a_base_are_switched_off(kind, tmp_path):
+    config = tiny(kind).config
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.5)
+    config.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_config(_configuration(tmp_path)).train()
+    assert torch.equal(model(TOKENS).logits, model.eval()(TOKENS).logits)
+
+
+def test_embeddings_may_be_narrower_than_the_blocks(tmp_path):
+    # OPT-350m is such a model.
+    cost = preflight(*of_base("opt", tmp_path, word_embed_proj_dim=16))
+    assert cost.base_macs_per_token == 2 * 3 * 32 * 32
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_packed_rows_have_the_losses_of_padded_ones(kind, tmp_path):
+    preflight(*of_base(kind, tmp_path, "trainer.fast=true", **(WIDE if kind in WINDOWED else {})))
+    generator = torch.Generator().manual_seed(0)
+    rows = [Row(torch.randint(1, 64, (n,), generator=generator).tolist(), n // 2) for n in (9, 16, 6)]
+    model, packed = (tiny(kind, **(WIDE if kind in WINDOWED else {})) for _ in range(2))
+    make_fast(packed)
+    expected = target_loss(model, collate(rows), label_smoothing=0.1).item()
+    assert target_loss(packed, pack(rows), label_smoothing=0.1).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", sorted(set(SETTINGS) - set(PACKABLE)))
+def test_packed_rows_are_refused_where_they_have_other_losses(kind, tmp_path):
+    with pytest.raises(LodaError, match=f"not of {kind}; set trainer.fast=false"):
+        preflight(*of_base(kind, tmp_path, "trainer.fast=true"))
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_packed_rows_are_refused_where_a_window_would_cut_them(kind, tmp_path):
+    experiment = of_base(kind, tmp_path, "trainer.fast=true", sliding_window=15)
+    with pytest.raises(LodaError, match=r"this base's 15 tokens are fewer than dataset\.max_length=16"):
+        preflight(*experiment)
 
 
 @pytest.mark.parametrize(
