@@ -14,15 +14,16 @@ so its 2 length d per layer are counted. Look-ups, norms and activations are not
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import cast
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from loda.inject import adapter_state, is_mergeable, projections
 from loda.insertion import Insertion, insertions
 from loda.projection import AdaptedProjection
 from loda.protocols import Frozen
+from loda.targets import is_linear, shape_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _macs(module: nn.Module) -> int:
     """Multiply-accumulates of every matrix in `module` for one token."""
     if isinstance(module, (AdaptedProjection, Insertion)):
         return module.macs()
-    own = module.weight.numel() if isinstance(module, (nn.Linear, Conv1D)) else 0
+    own = prod(shape_of(module)) if is_linear(module) else 0
     return own + sum(_macs(child) for child in module.children())
 
 

@@ -83,6 +83,13 @@ def test_the_base_is_quantised_and_computes_nearly_what_it_did(fresh, kind):
     assert 0 < difference < 0.5
 
 
+def test_it_costs_what_the_base_costs_and_takes_less_memory(fresh, kind):
+    base, packed = unquantised(kind), fresh()
+    assert packed.get_memory_footprint() < 0.7 * base.get_memory_footprint()
+    exact, cost = (loda.cost(loda.inject(model, loda.LodaConfig(LoDAPlus()))) for model in (base, packed))
+    assert cost == exact
+
+
 @pytest.mark.parametrize("adapter", [LoDAPlus(), AdapterH(r=4)], ids=part_name)
 def test_an_adapter_starts_trains_saves_and_unloads_over_it(fresh, adapter, tmp_path):
     config = loda.LodaConfig(adapter)
