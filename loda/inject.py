@@ -41,6 +41,7 @@ class Attachment:
         trained_before: names of the parameters that required gradients in the base.
         trained: names of those that the adapter trains.
         originals: the base's own parameters where a copy of them is trained, by name.
+        tied: for each adapted module whose weight is a parameter elsewhere too (a vocabulary head's), the other name.
         optimized: whether the adapters are gone into faster products since, for inference alone.
     """
 
@@ -49,6 +50,7 @@ class Attachment:
     trained_before: frozenset[str]
     trained: frozenset[str]
     originals: Mapping[str, nn.Parameter]
+    tied: Mapping[str, str]
     optimized: bool = False
 
 
@@ -79,11 +81,12 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
     keep_layout(model)
     trained_before = frozenset(trainable_parameters(model))
     base_fingerprint = fingerprint(model)
+    tied = _tied(model, targets)
     model.requires_grad_(False)
     for target in targets:
         d_in, d_out = target.shape
         if target.is_plain:
-            module = config.approx.build(tensors[target.name], target.bias)
+            module = config.approx.build(_beside(target.weight, tensors[target.name]), target.bias)
         else:
             module = Kept(target.module, d_in, d_out)
         projection = AdaptedProjection(module, target.slices, d_in)
@@ -93,7 +96,8 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
     trained = trainable_parameters(model)
     originals = {name: parameter for name, parameter in trained.items() if id(parameter) in base}
     _replace(model, {id(p): nn.Parameter(p.detach().clone()) for p in originals.values()})
-    setattr(model, _ATTRIBUTE, Attachment(config, base_fingerprint, trained_before, frozenset(trained), originals))
+    attached = Attachment(config, base_fingerprint, trained_before, frozenset(trained), originals, tied)
+    setattr(model, _ATTRIBUTE, attached)
     return model
 
 
@@ -245,6 +249,8 @@ def unload(model: Model) -> Model:
             module = frozen.module
         else:
             module = plain_projection(cast(DenseFrozen, frozen).weight, cast(DenseFrozen, frozen).bias)
+        if name in attached.tied:
+            module.weight = model.get_parameter(attached.tied[name])
         model.set_submodule(name, module.train(projection.training))
     return _detach(model)
 
@@ -322,6 +328,20 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
+def _beside(weight: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors, which may have been stored, on the device of `weight`; single numbers are read where they are."""
+    return {name: tensor.to(weight.device) if tensor.ndim else tensor for name, tensor in tensors.items()}
+
+
+def _tied(model: nn.Module, targets: Sequence[Target]) -> dict[str, str]:
+    """For each target whose weight is a parameter elsewhere too, the name that it has there."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    others = {t.name: [n for n in names[id(t.module.weight)] if n != f"{t.name}.weight"] for t in targets}
+    return {name: found[0] for name, found in others.items() if found}
+
+
 def _reparametrised(model: nn.Module) -> dict[str, Reparametrised]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Reparametrised)}
 
@@ -364,6 +384,9 @@ def _why_not_mergeable(model: nn.Module) -> str | None:
             f"an adapter over approx={approx} cannot be merged: the sum would no longer be {approx}; "
             "use the model as it is"
         )
+    if attached.tied:
+        module, other = next(iter(attached.tied.items()))
+        return f"the weight of {module} is {other} too, which merging would change; use the model as it is"
     if insertions(model):
         return (
             f"adapter={adapter} adds modules of its own to the model, which no weight equals, so it cannot be merged; "

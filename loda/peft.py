@@ -34,7 +34,7 @@ from loda.fingerprint import fingerprint_of
 from loda.inject import approximate_targets, check_approximation
 from loda.linear import keep_layout
 from loda.protocols import ApproxConfig, LinearAdapter
-from loda.targets import PARTS, WHOLE, Target, architecture, check_slices, is_bare, is_linear, target_of
+from loda.targets import PARTS, WHOLE, Target, architecture, check_places, check_slices, is_bare, is_linear, target_of
 
 SUPPORTED = "0.21"
 """The release series of PEFT that this module is tested with; it builds on methods that others have not."""
@@ -311,6 +311,7 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
             if approximated:
                 raise LodaError(f"target_modules={peft_config.target_modules} names nothing that could be approximated")
             return  # PEFT says in its own words what is wrong with the names
+        check_places(model, targets)
         check_slices(model, targets, peft_config.slices, approximated)
         if not approximated:
             return

@@ -127,10 +127,15 @@ class Target:
     @property
     def shape(self) -> tuple[int, int]:
         """d_in, d_out."""
-        if isinstance(self.module, Conv1D):
-            return self.module.nx, self.module.nf
-        linear = cast(nn.Linear, self.module)
-        return linear.in_features, linear.out_features
+        return shape_of(self.module)
+
+
+def shape_of(module: nn.Module) -> tuple[int, int]:
+    """d_in, d_out of a linear module; a quantised one's weight has another shape."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    linear = cast(nn.Linear, module)
+    return linear.in_features, linear.out_features
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,8 @@ def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[Target]:
     """The attention projections of `model`, in order, or the linear modules whose names end with one of `names`.
 
     Raises:
-        LodaError: an unknown architecture, where no names are given; a model in which no projection was found.
+        LodaError: an unknown architecture, where no names are given; a model in which no projection was found, or one
+            is used at two places.
     """
     wanted = names or architecture(model).projections
     targets = [
@@ -189,7 +195,20 @@ def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[Target]:
                 f"no linear module named *.{ending} was found in this model; "
                 f"its linear modules are {', '.join(_linear_names(model)) or 'none'}"
             )
+    check_places(model, targets)
     return targets
+
+
+def check_places(model: nn.Module, targets: Iterable[Target]) -> None:
+    """Raise LodaError for a target that the model holds at two places, of which one would stay as it is."""
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    for target in targets:
+        if len(names[id(target.module)]) > 1:
+            raise LodaError(
+                f"{' and '.join(names[id(target.module)])} are one module, so it cannot be adapted; copy it"
+            )
 
 
 def check_slices(model: nn.Module, targets: Sequence[Target], slices: Sequence[str], approximated: bool) -> None:

@@ -86,6 +86,40 @@ def test_a_given_approximation_is_used_as_it_is(approx):
     assert torch.equal(logits(loda.inject(tiny_gpt2(), config, given)), expected)
 
 
+def test_a_given_approximation_goes_to_where_the_weight_is():
+    # Stored tensors are read on the CPU; the meta device stands for a GPU.
+    config = loda.LodaConfig(LoRA(), LowRank(rank=8))
+    given = approximate(tiny_gpt2(), config)
+    model = loda.inject(tiny_gpt2().to("meta"), config, given)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_unload_restores_a_tied_weight_and_merging_into_it_is_refused(tmp_path):
+    model = tiny_gpt2()
+    before, outputs = state(model), logits(model)
+    config = loda.LodaConfig(LoRA(), targets=("lm_head", "c_attn"))
+    perturb(loda.inject(model, config))
+    with untouched(model), pytest.raises(LodaError, match=r"lm_head is transformer\.wte\.weight too"):
+        loda.merge(model)
+    loda.save_pretrained(model, tmp_path)
+    adapted = logits(model)
+    loda.unload(model)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert same_state(before, state(model))
+    assert torch.equal(logits(model), outputs)
+    assert torch.equal(logits(loda.from_pretrained(model, tmp_path)), adapted)
+
+
+def test_a_module_at_two_places_is_refused():
+    model = tiny_gpt2()
+    model.transformer.h[1].attn.c_attn = model.transformer.h[0].attn.c_attn
+    with (
+        untouched(model),
+        pytest.raises(LodaError, match=r"h\.0\.attn\.c_attn and .*h\.1\.attn\.c_attn are one module"),
+    ):
+        loda.inject(model, loda.LodaConfig(LoRA()))
+
+
 def wrong_approximations(model: nn.Module) -> dict[str, object]:
     right = approximate(model, loda.LodaConfig(LoRA(), LowRank(rank=8)))
     first, second = right
