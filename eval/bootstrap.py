@@ -24,7 +24,7 @@ from eval.records import Record
 from eval.score import load_by_key
 from loda.errors import LodaError
 from loda.lab.files import sha256, write_file
-from loda.lab.paths import Outputs
+from loda.lab.paths import RunDir
 
 RESAMPLES = 1000
 SEED = 12345
@@ -69,14 +69,14 @@ def save_statistics(path: Path, statistics: dict[str, list[Statistics]]) -> None
     write_file(path, lambda temporary: save_file(arrays, temporary))
 
 
-def load_statistics(record: Record, outputs: Outputs) -> dict[str, Values]:
+def load_statistics(record: Record, run: RunDir) -> dict[str, Values]:
     """The statistics behind a record, by the name of the score.
 
     Raises:
         LodaError: they are not there, or not those that the record was made with.
     """
     expected = record.hashes.get("statistics")
-    candidates = outputs.run_named(record.run).statistics(record.hashes["decode"], record.split, record.protocol)
+    candidates = run.statistics(record.hashes["decode"], record.split, record.protocol)
     path = next((path for path in candidates if sha256(path) == expected), None)
     if path is None:
         raise LodaError(
@@ -92,18 +92,18 @@ class Resampled:
 
     Args:
         records: the runs of the side, all scored on the same contexts by the same metrics.
-        outputs: where their statistics lie.
+        runs: the folder of each.
         resamples: how many.
 
     Raises:
         LodaError: no record, or records that were not scored alike.
     """
 
-    def __init__(self, records: Sequence[Record], outputs: Outputs, resamples: int = RESAMPLES) -> None:
+    def __init__(self, records: Sequence[Record], runs: Sequence[RunDir], resamples: int = RESAMPLES) -> None:
         self.records = records
         self.resamples = resamples
         check_alike(records)
-        self._statistics = [load_statistics(record, outputs) for record in records]
+        self._statistics = [load_statistics(*pair) for pair in zip(records, runs, strict=True)]
         self._values: dict[str, tuple[float, Values]] = {}
 
     def interval(self, metric: str) -> Interval:

@@ -3,12 +3,13 @@
 Rows that were scored before their statistics were kept are refused, not left out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from eval.aggregate import Cell, Line, TableData
 from eval.bootstrap import Resampled
+from eval.records import Record
 from eval.table_spec import Column
 from loda.errors import LodaError
 from loda.lab.paths import Outputs
@@ -26,11 +27,15 @@ def with_intervals(table: TableData, root: str | Path, baseline: str | None = No
         LodaError: no such row or no run of it, statistics that are missing, or rows scored on other contexts.
     """
     outputs = Outputs(Path(root))
-    sides = {i: Resampled(line.records, outputs) for i, line in enumerate(table.lines) if line.records}
+    sides = {i: _side(line.records, outputs) for i, line in enumerate(table.lines) if line.records}
     reference = None if baseline is None else sides[_place(table, baseline)]
     columns = table.spec.columns
     lines = [_line(line, columns, sides.get(i), reference) for i, line in enumerate(table.lines)]
     return replace(table, lines=lines, baseline=baseline)
+
+
+def _side(records: Sequence[Record], outputs: Outputs) -> Resampled:
+    return Resampled(records, [outputs.run_named(record.run) for record in records])
 
 
 def _place(table: TableData, label: str) -> int:

@@ -5,6 +5,7 @@ data files, the base model's files, the shapes.
 """
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,7 +175,9 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
         return
     started = monotonic()
     trained, decoded = read_json(run.trained), read_json(run.decoded(experiment, mark.label))
-    corpus = make_corpus(dataset.protocol, read_texts(predictions), inputs.examples, inputs.instances)
+    corpus = make_corpus(
+        dataset.protocol, read_texts(predictions), inputs.examples, inputs.instances, experiment.decode.stop
+    )
     scored = score_with_statistics(corpus, metrics_of(dataset))
     statistics = path.with_name(STATISTICS)
     save_statistics(statistics, {name: found for name, (_, found) in scored.items()})
@@ -212,7 +215,9 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
         write_card(record, run.checkpoint(mark.label), path, predictions)
 
 
-def make_corpus(protocol: str, texts: list[str], examples: list[Example], instances: list[Example]) -> Corpus:
+def make_corpus(
+    protocol: str, texts: list[str], examples: list[Example], instances: list[Example], stop: Sequence[str]
+) -> Corpus:
     """Predictions and references as the protocol's scorer reads them.
 
     Args:
@@ -220,12 +225,13 @@ def make_corpus(protocol: str, texts: list[str], examples: list[Example], instan
         texts: the prediction for each of `examples`.
         examples: the contexts that were decoded.
         instances: what is scored; each has the prediction of its context.
+        stop: the marks that end a text.
     """
     if len(texts) != len(examples):
         raise LodaError(f"there are {len(texts)} predictions for {len(examples)} contexts; decode this split again")
     contexts = (example.context for example in examples)
-    predicted = dict(zip(contexts, prepare(protocol, texts), strict=True))
-    references = [pad_references(protocol, prepare(protocol, instance.references)) for instance in instances]
+    predicted = dict(zip(contexts, prepare(protocol, texts, stop), strict=True))
+    references = [pad_references(protocol, prepare(protocol, instance.references, stop)) for instance in instances]
     hypotheses = (predicted[instance.context] for instance in instances)
     return Corpus(protocol, tuple(hypotheses), tuple(map(tuple, references)))
 

@@ -1,6 +1,7 @@
 """From generated ids to texts that a scorer reads (LoRA's gpt2_decode.py).
 
-A text ends at the first end-of-text mark or blank line. The WebNLG and DART recipes then lower-case and put spaces
+A text ends at the first of the marks that end a hypothesis (`decode.stop`; LoRA's: the end-of-text mark, a blank line).
+The WebNLG and DART recipes then lower-case and put spaces
 around every character that is not part of a word. They differ in what is scored against which references:
 
     webnlg, dart        every distinct context; exactly six references, the first one repeated where there are fewer
@@ -14,19 +15,19 @@ for the same outputs), so that numbers of the two recipes cannot be compared.
 import re
 from collections.abc import Sequence
 
-END = re.compile(r"<\|endoftext\|>|\n\n")
 NUM_REFERENCES = 6
 LEADERBOARD = "dart_leaderboard"
 LEADERBOARD_REFERENCES = 3
 
 
-def clean(text: str) -> str:
-    """Cut at the first end-of-text mark, then at the first blank line; strip.
+def clean(text: str, stop: Sequence[str]) -> str:
+    """Cut at the first of the marks `stop`; strip.
 
-    A single line break inside a text becomes a space (the reference leaves it, which breaks its files of one text per
+    A line break inside a text becomes a space (the reference leaves it, which breaks its files of one text per
     line).
     """
-    return " ".join(END.split(text, maxsplit=1)[0].strip().split("\n"))
+    end = re.compile("|".join(map(re.escape, stop)))
+    return " ".join(end.split(text, maxsplit=1)[0].strip().split("\n"))
 
 
 def tokenize(text: str) -> str:
@@ -34,9 +35,9 @@ def tokenize(text: str) -> str:
     return " ".join(re.sub(r"(\W)", r" \1 ", text).split())
 
 
-def prepare(protocol: str, texts: Sequence[str]) -> list[str]:
+def prepare(protocol: str, texts: Sequence[str], stop: Sequence[str]) -> list[str]:
     """Texts as the protocol's scorer expects them: as they are for e2e, lower-cased and tokenised otherwise."""
-    cleaned = [clean(text) for text in texts]
+    cleaned = [clean(text, stop) for text in texts]
     return cleaned if protocol == "e2e" else [tokenize(text.lower()) for text in cleaned]
 
 

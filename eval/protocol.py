@@ -73,15 +73,12 @@ def find_run(name: str, outputs: Path) -> RunDir:
     Raises:
         LodaError: there is none, or it has no scores yet.
     """
-    candidates = [RunDir(Path(name)), RunDir(Outputs(outputs).runs / name)]
-    run = next((run for run in candidates if run.experiment.is_file()), None)
-    if run is None:
-        raise LodaError(f"{name} is no run: neither a run's folder nor a name in {Outputs(outputs).runs}; see ls there")
+    run = Outputs(outputs).find(name)
     if not run.trained.is_file() or not run.all_scores:
         reason = "its last attempt failed, see failed.json there" if run.failed.is_file() else "repeat its command"
         missing = "scores.json" if run.trained.is_file() else "train.json"
         raise LodaError(f"{run.path} is not finished, it has no {missing}; {reason}")
-    return RunDir(run.path.resolve())
+    return run
 
 
 def read_run(run: RunDir) -> list[Record]:

@@ -32,12 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.resamples < 1:
             raise LodaError(f"--resamples {options.resamples} must be at least 1; 1000 are usual")
-        groups = [
-            [_record(name, outputs, options.split, options.epoch) for name in names]
-            for names in (options.runs, options.against)
-        ]
+        runs = [[outputs.find(name) for name in names] for names in (options.runs, options.against)]
+        groups = [[_record(run, options.split, options.epoch) for run in side] for side in runs]
         check_alike([record for group in groups for record in group])
-        ours, theirs = (Resampled(group, outputs, options.resamples) for group in groups)
+        ours, theirs = (Resampled(*side, options.resamples) for side in zip(groups, runs, strict=True))
         print(report(ours, theirs))
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -45,11 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _record(name: str, outputs: Outputs, split: str, epoch: float | None) -> Record:
+def _record(run: RunDir, split: str, epoch: float | None) -> Record:
     """The one score of a run that the options name."""
-    run = next((run for run in (RunDir(Path(name)), outputs.run_named(name)) if run.path.is_dir()), None)
-    if run is None:
-        raise LodaError(f"{name} is no run: neither a folder nor a name in {outputs.runs}; see ls there")
     records = [record for record in map(read_record, run.all_scores) if record.split == split]
     epochs = sorted({record.epoch for record in records})
     if not records or (epoch is not None and epoch not in epochs):

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loda.config import part_to_dict
+from loda.errors import LodaError
 from loda.lab.config import Experiment
 from loda.lab.fingerprint import decode_key, train_key
 
@@ -159,6 +160,17 @@ class Outputs:
     def run_named(self, name: str) -> RunDir:
         """The folder of the run of that name."""
         return RunDir(self.runs / name)
+
+    def find(self, name: str) -> RunDir:
+        """The folder of a run, given by its path or by its name in this outputs folder.
+
+        Raises:
+            LodaError: there is no such run.
+        """
+        found = next((run for run in (RunDir(Path(name)), self.run_named(name)) if run.path.is_dir()), None)
+        if found is None:
+            raise LodaError(f"{name} is no run: neither a run's folder nor a name in {self.runs}; see ls there")
+        return RunDir(found.path.resolve())
 
     def run(self, experiment: Experiment) -> RunDir:
         """The folder of `experiment`, whether it exists or not."""

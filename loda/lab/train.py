@@ -60,7 +60,9 @@ def frozen_tensors(experiment: Experiment, base: PreTrainedModel, outputs: Outpu
     approx = part_to_dict(experiment.method.approx)
     if approx["name"] == "dense":
         return None
-    key = digest({"protocol": PROTOCOL, "model": model_identity(experiment.model), "approx": approx})
+    what = experiment.method.to_dict()
+    determining = {"approx": approx} | {name: what[name] for name in ("targets", "joint") if name in what}
+    key = digest({"protocol": PROTOCOL, "model": model_identity(experiment.model), **determining})
     folder = outputs.frozen / f"{experiment.model.name}-{approx['name']}-{key}"
     if not folder.exists():
         tensors = approximate(base, experiment.method)

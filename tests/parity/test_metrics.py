@@ -182,7 +182,7 @@ def test_dart_leaderboard(shared: Path) -> None:
     texts = (folder / "hypothesis").read_text(encoding="utf-8").split("\n")
     examples = [Example(entry.context, ()) for entry in entries]
 
-    corpus = make_corpus("dart_leaderboard", texts, examples, entries)
+    corpus = make_corpus("dart_leaderboard", texts, examples, entries, ("<|endoftext|>", "\n\n"))
     scores = score(corpus, ["bleu", "meteor", "ter"])
 
     assert len(corpus.hypotheses) == 5097

@@ -12,6 +12,8 @@ from eval.postprocess import NUM_REFERENCES
 from loda.lab.data import Pair, group, load_pairs
 from loda.lab.models import load_tokenizer
 
+LORA_STOP = ("<|endoftext|>", "\n\n")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -33,7 +35,7 @@ def case(request, shared: Path) -> Case:
     last = {lines[p["id"]].context: p["predict"] for p in golden["predictions_file_order"]}
     tokenizer = load_tokenizer(shared / "data/gpt2_tokenizer")
     texts = [tokenizer.decode(last[example.context], skip_special_tokens=False) for example in examples]
-    return Case(golden, lines, make_corpus(protocol, texts, examples, examples))
+    return Case(golden, lines, make_corpus(protocol, texts, examples, examples, LORA_STOP))
 
 
 def test_postprocess_reads_the_same_lines(case):

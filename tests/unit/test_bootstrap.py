@@ -39,30 +39,35 @@ def scored(root, adapter, seed, values, split="test", **changes):
     return read_record(path)
 
 
+def side(root, *records, resamples=1000):
+    """These records of runs in `root`, resampled."""
+    return Resampled(records, [Outputs(root).run_named(record.run) for record in records], resamples)
+
+
 @pytest.fixture
 def mean_metric(monkeypatch):
     """All metrics are a mean over contexts here, so that what a resample gives is known."""
     monkeypatch.setattr("eval.bootstrap.load_by_key", lambda key: ter)
 
 
-@pytest.mark.parametrize(("protocol", "metric"), [("e2e", bleu), ("dart", bleu)])
+@pytest.mark.parametrize("protocol", ["e2e", "dart"])
 @given(instances=INSTANCES, counts=st.data())
-def test_weighted_sums_give_the_score_of_the_corpus_with_repeated_contexts(protocol, metric, instances, counts):
+def test_weighted_sums_give_the_score_of_the_corpus_with_repeated_contexts(protocol, instances, counts):
     """BLEU knows nothing of the corpus but its instances, so a resample can be scored as a corpus of its own."""
     times = counts.draw(st.lists(st.integers(0, 3), min_size=len(instances), max_size=len(instances)).filter(any))
     hypotheses, references = zip(*instances, strict=True)
-    statistics = np.array(metric.statistics(Corpus(protocol, hypotheses, references)))
+    statistics = np.array(bleu.statistics(Corpus(protocol, hypotheses, references)))
     repeated = [instance for instance, n in zip(instances, times, strict=True) for _ in range(n)]
     alone = Corpus(protocol, *map(tuple, zip(*repeated, strict=True)))
-    expected = metric.combine(add_up(metric.statistics(alone)), protocol)
-    assert metric.combine((np.array(times) @ statistics).tolist(), protocol) == pytest.approx(expected, rel=1e-12)
+    expected = bleu.combine(add_up(bleu.statistics(alone)), protocol)
+    assert bleu.combine((np.array(times) @ statistics).tolist(), protocol) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.usefixtures("mean_metric")
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution(tmp_path):
     """mean ± 1.96 s / sqrt(n): 60 values are enough for 10 % of its width."""
     values = np.random.default_rng(0).normal(0.5, 0.1, CONTEXTS)
-    found = Resampled([scored(tmp_path, "lora", 0, values)], Outputs(tmp_path), 4000).interval("BLEU")
+    found = side(tmp_path, scored(tmp_path, "lora", 0, values), resamples=4000).interval("BLEU")
     half = 1.96 * values.std() / CONTEXTS**0.5
     assert found.value == pytest.approx(values.mean())
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
@@ -71,8 +76,8 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution(tmp_path):
 
 @pytest.mark.usefixtures("mean_metric")
 def test_a_side_against_itself_has_no_difference(tmp_path):
-    side = Resampled([scored(tmp_path, "lora", 0, np.linspace(0, 1, CONTEXTS))], Outputs(tmp_path))
-    found = side.minus(side, "BLEU")
+    one = side(tmp_path, scored(tmp_path, "lora", 0, np.linspace(0, 1, CONTEXTS)))
+    found = one.minus(one, "BLEU")
     assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
     assert not found.is_significant
 
@@ -81,8 +86,8 @@ def test_a_side_against_itself_has_no_difference(tmp_path):
 def test_pairing_finds_a_small_difference_that_every_context_shows(tmp_path):
     """Contexts differ by 1, the two sides by 0.01 on each: unpaired, the intervals overlap almost wholly."""
     values = np.linspace(0, 1, CONTEXTS)
-    better = Resampled([scored(tmp_path, "loda", seed, values + 0.01) for seed in (0, 1)], Outputs(tmp_path))
-    worse = Resampled([scored(tmp_path, "lora", seed, values) for seed in (0, 1)], Outputs(tmp_path))
+    better = side(tmp_path, *(scored(tmp_path, "loda", seed, values + 0.01) for seed in (0, 1)))
+    worse = side(tmp_path, *(scored(tmp_path, "lora", seed, values) for seed in (0, 1)))
     found, reverse = better.minus(worse, "BLEU"), worse.minus(better, "BLEU")
     assert found.is_significant
     assert found.value == pytest.approx(0.01)
@@ -96,7 +101,7 @@ def test_noise_is_not_called_a_difference(tmp_path):
     """Two sides of the same distribution: over 20 pairs, no more than a few intervals of 95 % leave out 0."""
     generator = np.random.default_rng(1)
     sides = [
-        Resampled([scored(tmp_path, "lora", seed, generator.normal(0.5, 0.1, CONTEXTS))], Outputs(tmp_path), 200)
+        side(tmp_path, scored(tmp_path, "lora", seed, generator.normal(0.5, 0.1, CONTEXTS)), resamples=200)
         for seed in range(40)
     ]
     pairs = zip(sides[::2], sides[1::2], strict=True)
@@ -113,20 +118,19 @@ def test_nist_keeps_the_information_of_the_whole_test_set():
 
 def test_statistics_that_are_missing_or_changed_are_refused(tmp_path):
     record = scored(tmp_path, "lora", 0, np.ones(CONTEXTS))
-    outputs = Outputs(tmp_path)
-    load_statistics(record, outputs)
+    run = Outputs(tmp_path).run_named(record.run)
+    load_statistics(record, run)
     (path,) = tmp_path.rglob(STATISTICS)
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(LodaError, match=r"missing or were changed; delete its scores\.json"):
-        load_statistics(record, outputs)
+        load_statistics(record, run)
     path.unlink()
     with pytest.raises(LodaError, match="missing or were changed"):
-        load_statistics(record, outputs)
+        load_statistics(record, run)
 
 
 @pytest.mark.usefixtures("mean_metric")
 def test_only_what_was_scored_alike_is_compared(tmp_path):
-    outputs = Outputs(tmp_path)
     one = scored(tmp_path, "lora", 0, np.ones(CONTEXTS))
     for other, message in [
         (scored(tmp_path, "loda", 0, np.ones(CONTEXTS), hashes={"metrics": "others"}), "differ in metrics"),
@@ -134,17 +138,20 @@ def test_only_what_was_scored_alike_is_compared(tmp_path):
         (scored(tmp_path, "loda", 2, np.ones(CONTEXTS), split="valid"), "different contexts"),
     ]:
         with pytest.raises(LodaError, match=message):
-            Resampled([one], outputs).minus(Resampled([other], outputs), "BLEU")
+            side(tmp_path, one).minus(side(tmp_path, other), "BLEU")
 
 
 @pytest.mark.usefixtures("mean_metric")
-def test_two_groups_of_seeds_from_the_command_line(tmp_path, capsys):
+@pytest.mark.parametrize("by_path", [False, True], ids=["names", "folders of another outputs folder"])
+def test_two_groups_of_seeds_from_the_command_line(tmp_path, capsys, by_path):
     values = np.linspace(0, 0.9, CONTEXTS)
     groups = {
         adapter: [scored(tmp_path, adapter, seed, values + shift).run for seed in (0, 1)]
         for adapter, shift in (("loda", 0.1), ("lora", 0))
     }
-    assert compare_scores.main([*groups["loda"], "--against", *groups["lora"], "--outputs", str(tmp_path)]) == 0
+    loda, lora = ([str(Outputs(tmp_path).run_named(run).path) if by_path else run for run in groups[k]] for k in groups)
+    where = [] if by_path else ["--outputs", str(tmp_path)]
+    assert compare_scores.main([*loda, "--against", *lora, *where]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("BLEU"))
     assert "+0.1000 [+0.1000, +0.1000]" in line
     assert line.endswith("*")
