@@ -39,8 +39,8 @@ table1 table2 table3:
 tune: setup  ## learning-rate sweep for every row of TABLE (default table1) under one budget; wants a GPU, as table1
 	$(BIN)/python -m scripts.tune $(or $(TABLE),table1) --profile paper $(FLAGS) $(SET)
 
-status: setup  ## list the runs in outputs/: done, running, failed, stopped; with TABLE=table1 what it lacks
-	$(BIN)/python -m scripts.status $(TABLE)
+status: setup  ## list the runs in outputs/: done, running, failed, stopped; with TABLE=table1 what it lacks (PROFILE=toy)
+	$(BIN)/python -m scripts.status $(if $(TABLE),$(TABLE) $(if $(PROFILE),--profile $(PROFILE)) $(SET))
 
 verify: setup  ## check every file in outputs/ against the hash it was written with
 	$(BIN)/python -m scripts.verify $(or $(OUTPUTS),outputs)

@@ -46,8 +46,12 @@ def main(config: DictConfig) -> None:
         message = f"error: {error}" if isinstance(error, LodaError) else traceback.format_exc()
         if HydraConfig.get().mode == RunMode.RUN:
             print(message, file=sys.stderr)
+            if run is not None and run.path.exists():  # not for what was refused before it began
+                keep_failure(message, run)
             sys.exit(2)
-        tell_failure(message, run)
+        print(f"{' '.join(HydraConfig.get().overrides.task)}: {message}", file=sys.stderr)
+        if run is not None:
+            keep_failure(message, run)
         # Hydra's launchers hand this to the process that started the sweep, once all jobs have ended.
         raise LodaError("at least one job of the sweep failed; the messages are above and in failed.json") from None
 
@@ -65,14 +69,11 @@ def run_job(config: DictConfig) -> None:
         collect(experiment.outputs)
 
 
-def tell_failure(message: str, run: "RunDir | None") -> None:
-    """Say what went wrong, and leave it as `failed.json` in the run's folder."""
-    overrides = " ".join(HydraConfig.get().overrides.task)
-    print(f"{overrides}: {message}", file=sys.stderr)
-    if run is not None:
-        from eval.pipeline import record_failure
+def keep_failure(message: str, run: "RunDir") -> None:
+    """Leave what went wrong as `failed.json` in the run's folder."""
+    from eval.pipeline import record_failure
 
-        record_failure(run, overrides, message)
+    record_failure(run, " ".join(HydraConfig.get().overrides.task), message)
 
 
 def check_settings(arguments: list[str]) -> None:

@@ -5,6 +5,7 @@ one definition of "the same experiment". Runs that were decoded otherwise are ot
 other versions of the metrics are refused, never averaged or shown side by side.
 """
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -125,7 +126,9 @@ class TableData:
         if not line.missing_seeds:
             return []
         found = decodings(self.spec, line.overrides)
-        return [_command([*line.overrides, *decoding], line.missing_seeds) for decoding in found]
+        seed = "seed=" + ",".join(map(str, line.missing_seeds))
+        several = len(line.missing_seeds) > 1
+        return [train_command([*line.overrides, *decoding, seed], several) for decoding in found]
 
 
 def build(
@@ -297,7 +300,6 @@ def _refuse_mixed(records: list[Record]) -> None:
             )
 
 
-def _command(arguments: list[str], seeds: list[int]) -> str:
-    sweep = "-m " if len(seeds) > 1 else ""
-    listed = ",".join(map(str, seeds))
-    return f"python train.py {sweep}{' '.join(arguments)} seed={listed}"
+def train_command(arguments: Sequence[str], several: bool) -> str:
+    """What runs these overrides, one run or several, to be pasted into a shell."""
+    return shlex.join(["python", "train.py", *(["-m"] if several else []), *arguments])

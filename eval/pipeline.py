@@ -132,6 +132,12 @@ def summary(record: Record) -> str:
     return f"{record.run}, epoch {record.epoch:g}, {record.contexts} contexts of {record.split}\n  {scores}"
 
 
+def headline(record: Record) -> str:
+    """Split, epoch and the first of the scores, for lists of runs."""
+    name, value = next(iter(record.scores.items()))
+    return f"{record.split}, epoch {record.epoch:g}: {name} {value:.4f}"
+
+
 def _check(experiment: Experiment) -> Inputs:
     dataset = experiment.dataset
     use_threads(experiment)

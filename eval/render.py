@@ -29,7 +29,6 @@ class Entry:
     text: str
     marks: str = ""  # letters of footnotes
     is_best: bool = False
-    difference: str = ""  # ours minus published, with its sign; printed in the HTML report alone
 
 
 class Kind(Enum):
@@ -39,6 +38,7 @@ class Kind(Enum):
     interval = "interval"
     against = "against"
     paper = "paper"
+    difference = "difference"
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,8 @@ def _printed(table: TableData, line: Line) -> list[PrintedLine]:
     if any(cell.against for cell in line.cells.values()):
         lines.append((Kind.against, _below(table, f"- {table.baseline}", _against, line)))
     lines += [(Kind.paper, _published(table, line))] if line.row.published else []
+    if any(cell.difference is not None for cell in line.cells.values()):
+        lines.append((Kind.difference, _below(table, "ours - paper", _difference, line)))
     first = Entry(line.row.label + "*" * line.row.quoted, _marks(table, line.row.notes))
     return [
         PrintedLine(line, kind, [Entry("") if place else first, *entries])
@@ -218,9 +220,7 @@ def _printed(table: TableData, line: Line) -> list[PrintedLine]:
 def _ours(table: TableData, line: Line) -> list[Entry]:
     scores = []
     for name, column in table.spec.columns.items():
-        cell = line.cells[name]
-        difference = "" if cell.difference is None else f"{cell.difference:+.{column.digits}f}"
-        scores.append(Entry(_score(cell.ours, column.digits), "", table.is_best(line, name), difference))
+        scores.append(Entry(_score(line.cells[name].ours, column.digits), is_best=table.is_best(line, name)))
     facts = [Entry(_measured(line, fact, column)) for fact, column in table.spec.show.items()]
     return [*facts, Entry(f"ours ({len(line.records)})" if line.records else "ours"), *scores]
 
@@ -234,6 +234,10 @@ def _below(table: TableData, label: str, entry: Callable[[Cell, int], Entry], li
 def _interval(cell: Cell, digits: int) -> Entry:
     found = cell.interval
     return Entry("-" if found is None else f"{found.low:.{digits}f}..{found.high:.{digits}f}")
+
+
+def _difference(cell: Cell, digits: int) -> Entry:
+    return Entry("-" if cell.difference is None else f"{cell.difference:+.{digits}f}")
 
 
 def _against(cell: Cell, digits: int) -> Entry:

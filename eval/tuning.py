@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eval.aggregate import experiment_of
-from eval.pipeline import is_complete, scores_of
+from eval.pipeline import is_complete, metrics_of, scores_of
 from eval.records import Record
+from eval.score import load_metric
 from eval.table_spec import Better, Row, TableSpec, overrides
 from loda.errors import LodaError
 from loda.lab.config import Experiment
@@ -65,7 +66,8 @@ def sweeps(
         seed: of all trials.
 
     Raises:
-        LodaError: an unknown label, a factor that is not positive, or fewer than two factors.
+        LodaError: an unknown label, a factor that is not positive, fewer than two factors, or runs that are not scored
+            by what the table selects by.
     """
     known = list(dict.fromkeys(row.label for row in spec.rows if row.trained))
     if unknown := [label for label in labels if label not in known]:
@@ -73,12 +75,18 @@ def sweeps(
     if len(set(factors)) < 2 or min(factors) <= 0:
         raise LodaError(f"factors={list(factors)} must be two or more different positive numbers; default: {FACTORS}")
     rows = [row for row in spec.rows if row.trained and row.label in (labels or known)]
-    found = [
+    swept = [
         _sweep(row, [*overrides(row, spec.profiles[profile]), *settings, f"decode.split={SPLIT}"], factors, seed)
         for row in rows
         if overrides(row, spec.profiles[profile])
     ]
-    return found
+    for sweep in swept:
+        judged = [load_metric(name).key for name in metrics_of(sweep.trials[0].experiment.dataset)]
+        if spec.select_by not in judged:
+            raise LodaError(
+                f"dataset.metrics gives {', '.join(judged)}, but {spec.name} chooses by {spec.select_by}: add it"
+            )
+    return swept
 
 
 def tuned(sweep: Sweep, spec: TableSpec) -> Tuned:

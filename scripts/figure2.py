@@ -10,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 from eval.figures.energy import draw, kept_energy, name_of, summary, title_of, to_csv
 from eval.figures.style import save
 from loda.errors import LodaError
@@ -30,19 +33,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     try:
         config = compose([f"model={arguments.model}", *arguments.settings]).model
-        targets = find_targets(load_base(config, locate(config)))
-        if not 0 <= arguments.block < len(targets):
-            raise LodaError(f"--block {arguments.block} is not one of 0..{len(targets) - 1} of {config.name}")
+        weights = projections_of_blocks(load_base(config, locate(config)))
+        if not 0 <= arguments.block < len(weights):
+            raise LodaError(f"--block {arguments.block} is not one of 0..{len(weights) - 1} of {config.name}")
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    energy = kept_energy(targets[arguments.block].weight.detach())
+    energy = kept_energy(weights[arguments.block])
     folder, name = Outputs(arguments.outputs).figures, name_of(config.name, arguments.block)
     write_text(folder / f"{name}.csv", to_csv(energy))
     save(draw(energy, title_of(name)), folder, name)
     print(summary(energy))
     print(f"written: {folder / name}.png, .pdf, .csv")
     return 0
+
+
+def projections_of_blocks(model: nn.Module) -> list[Tensor]:
+    """W_proj = [W_q, W_k, W_v] of each block (d_in, d_out), which the base holds as one module or as three."""
+    parts: dict[str | None, list[Tensor]] = {}
+    for target in find_targets(model):
+        parts.setdefault(target.block, []).append(target.weight.detach())
+    return [torch.cat(weights, dim=1) for weights in parts.values()]
 
 
 if __name__ == "__main__":

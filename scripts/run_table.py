@@ -9,6 +9,7 @@ GPU: without one the command says what they would cost and stops, unless `--insi
 """
 
 import argparse
+import shlex
 import sys
 import traceback
 from collections import deque
@@ -23,21 +24,22 @@ import torch
 from tqdm import tqdm
 
 from eval.aggregate import build, decodings, experiment_of
-from eval.pipeline import is_complete, record_failure, run_experiment
+from eval.pipeline import headline, is_complete, record_failure, run_experiment
 from eval.render import FORMATS
 from eval.table import write
 from eval.table_spec import overrides, read, seeds
+from loda.config import part_name
 from loda.errors import LodaError
 from loda.lab.config import Experiment
 from loda.lab.data import count
 from loda.lab.lock import HeldError
-from loda.lab.order import steps_per_epoch
 from loda.lab.paths import Outputs
 from loda.lab.progress import ONE_RUN, Bars
+from loda.lab.train import checkpoints
 
 # For the estimate alone: a training step costs 4 FLOP per parameter and token (forward, and backward through frozen
-# weights), rows are padded to their batch's longest (mean on E2E 73 tokens, on DART's dev split 111), a 48 GB card
-# sustains about 10 TFLOP/s in fp32, two CPU cores about 0.1.
+# weights), 6 where all weights are trained; rows are padded to their batch's longest (mean on E2E 73 tokens, on DART's
+# dev split 111); a 48 GB card sustains about 10 TFLOP/s in fp32, two CPU cores about 0.1.
 TOKENS_PER_ROW = {"e2e": 73, "dart": 111, "webnlg": 101}
 SUSTAINED_FLOPS = {"an A40-class GPU": 1e13, "two CPU cores": 1e11}
 
@@ -87,16 +89,25 @@ def jobs(table: str, profile: str, settings: Sequence[str]) -> list[Job]:
 
 def estimate(todo: Sequence[Job]) -> str:
     """What training these runs would cost, from operation counts."""
+    if unknown := {job.experiment.model.name for job in todo if job.experiment.model.parameters is None}:
+        return f"{len(todo)} runs, at a cost that is unknown, for {', '.join(unknown)} has no model.parameters"
     flops = sum(_flops(job.experiment) for job in todo if job.experiment.trains)
     hours = (f"{flops / speed / 3600:,.0f} hours on {name}" for name, speed in SUSTAINED_FLOPS.items())
     return f"{len(todo)} runs, roughly {' or '.join(hours)} (estimated from operation counts, not measured)"
 
 
 def _flops(experiment: Experiment) -> float:
-    dataset, optim = experiment.dataset, experiment.optim
-    steps = optim.epochs * steps_per_epoch(count(dataset, "train"), optim.batch_size)
-    tokens = steps * optim.batch_size * TOKENS_PER_ROW.get(dataset.name, dataset.max_length)
-    return 4.0 * (experiment.model.parameters or 0) * tokens
+    dataset = experiment.dataset
+    steps = checkpoints(experiment, count(dataset, "train"))[-1].step
+    tokens = steps * experiment.optim.batch_size * TOKENS_PER_ROW.get(dataset.name, dataset.max_length)
+    per_parameter = 6.0 if part_name(experiment.method.adapter) == "ft" else 4.0
+    return per_parameter * (experiment.model.parameters or 0) * tokens
+
+
+def check_gpu(name: str, todo: Sequence[Job], profile: str, insist: bool, remedy: str) -> None:
+    """Raise LodaError, with the cost, where the paper's settings would run without a GPU and nobody insists."""
+    if todo and profile == "paper" and not (insist or torch.cuda.is_available()):
+        raise LodaError(f"{name} in the paper's settings is {estimate(todo)}, and there is no GPU here; {remedy}")
 
 
 def run(todo: Sequence[Job], processes: int) -> list[str]:
@@ -183,7 +194,7 @@ def attempt(job: Job, bars: Bars, wait_for_it: bool) -> Outcome:
         if run is not None:
             record_failure(run, " ".join(job.overrides), message)
         return Outcome(False, message)
-    return Outcome(True, "; ".join(f"{r.split}, epoch {r.epoch:g}: BLEU {r.scores['BLEU']:.4f}" for r in records))
+    return Outcome(True, "; ".join(map(headline, records)))
 
 
 def main() -> int:
@@ -201,10 +212,9 @@ def main() -> int:
         every = jobs(arguments.table, arguments.profile, arguments.settings)
         todo = [job for job in every if not all(map(is_complete, job.experiments))]
         outputs = every[0].experiment.outputs
-        if todo and arguments.profile == "paper" and not (torch.cuda.is_available() or arguments.insist):
-            print(f"{arguments.table} in the paper's settings: {estimate(todo)}.", file=sys.stderr)
-            print(f"There is no GPU here. To run it all the same: make {arguments.table} INSIST=1", file=sys.stderr)
-            return 2
+        given = f" SET={shlex.quote(' '.join(arguments.settings))}" if arguments.settings else ""
+        remedy = f"to run it all the same: make {arguments.table} INSIST=1{given}"
+        check_gpu(arguments.table, todo, arguments.profile, arguments.insist, remedy)
         print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
         failed = run(todo, arguments.processes)
         table = build(arguments.table, arguments.profile, outputs, arguments.settings)

@@ -17,14 +17,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.pipeline import is_complete
+from eval.pipeline import headline, is_complete
 from eval.records import Record, read_record
 from loda.errors import LodaError
-from loda.lab.config import restore
+from loda.lab.config import Experiment, restore
 from loda.lab.files import last_json_line, read_json
 from loda.lab.lock import holder
 from loda.lab.paths import Outputs, RunDir
-from scripts.run_table import jobs
+from scripts.run_table import Job, jobs
 
 
 class State(Enum):
@@ -48,22 +48,26 @@ class Status:
     left: float | None = None
 
 
-def status(run: RunDir, outputs: Outputs) -> Status:
-    """Look at one run folder."""
+def status(run: RunDir, outputs: Outputs, experiments: Sequence[Experiment] = ()) -> Status:
+    """Look at one run folder; it is done when all of `experiments` are, or else the one that it was begun for."""
     if held := holder(run):
         since = (datetime.now(UTC) - datetime.fromisoformat(held.since)).total_seconds()
         stage, left = _stage(run, since)
         return Status(run.name, State.running, f"{stage}, {held}", since, left)
     if run.failed.exists():
         return Status(run.name, State.failed, read_json(run.failed)["message"].strip().splitlines()[-1])
+    if not run.experiment.exists():
+        return Status(run.name, State.stopped, "prepare")
     try:
-        complete = is_complete(replace(restore(read_json(run.experiment)), outputs=str(outputs.root)))
-    except (LodaError, FileNotFoundError):
-        return Status(run.name, State.stopped, "of another version of this software")
+        scored = experiments or [replace(restore(read_json(run.experiment)), outputs=str(outputs.root))]
+        complete = all(map(is_complete, scored))
+    except (LodaError, FileNotFoundError) as error:
+        return Status(run.name, State.stopped, f"cannot be judged: {error}")
     if not complete:
         return Status(run.name, State.stopped, _stage(run, None)[0])
     records = [read_record(path) for path in run.all_scores]
-    return Status(run.name, State.done, _scores(records), sum(map(_seconds, records)) + _training_seconds(run))
+    seconds = _training_seconds(run) + sum(map(_seconds, records))
+    return Status(run.name, State.done, "; ".join(map(headline, records)), seconds)
 
 
 def _stage(run: RunDir, since: float | None) -> tuple[str, float | None]:
@@ -95,8 +99,9 @@ def _training_seconds(run: RunDir) -> float:
     return float(read_json(run.trained)["provenance"]["seconds"])
 
 
-def _scores(records: Sequence[Record]) -> str:
-    return "; ".join(f"epoch {r.epoch:g} {r.split} BLEU {r.scores['BLEU']:.4f}" for r in records if "BLEU" in r.scores)
+def _of_job(job: Job, outputs: Outputs) -> Status:
+    run = outputs.run(job.experiment)
+    return status(run, outputs, job.experiments) if run.path.exists() else Status(run.name, State.missing)
 
 
 def render(statuses: Sequence[Status]) -> str:
@@ -128,17 +133,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.status", description=__doc__.splitlines()[0])
     parser.add_argument("table", nargs="?", help="only the runs of this table, missing ones too, such as table1")
+    parser.add_argument("settings", nargs="*", help="overrides that its runs were started with, as model.path=FOLDER")
     parser.add_argument("--profile", default="paper", help="of the table: paper or toy")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     outputs = Outputs(arguments.outputs)
     try:
         if arguments.table is None:
-            runs = [RunDir(path) for path in sorted(outputs.runs.glob("*")) if path.is_dir()]
+            found = [status(RunDir(path), outputs) for path in sorted(outputs.runs.glob("*")) if path.is_dir()]
         else:
-            listed = jobs(arguments.table, arguments.profile, [f"outputs={outputs.root}"])
-            runs = [outputs.run(job.experiment) for job in listed]
-        print(render([status(r, outputs) if r.path.exists() else Status(r.name, State.missing) for r in runs]))
+            listed = jobs(arguments.table, arguments.profile, [*arguments.settings, f"outputs={outputs.root}"])
+            found = [_of_job(job, outputs) for job in listed]
+        print(render(found))
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

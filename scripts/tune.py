@@ -14,8 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-import torch
-
+from eval.aggregate import train_command
 from eval.figures import rates
 from eval.figures.style import save
 from eval.pipeline import is_complete
@@ -24,7 +23,7 @@ from eval.tuning import FACTORS, SPLIT, Sweep, Tuned, sweeps, tuned
 from loda.errors import LodaError
 from loda.lab.files import write_text
 from loda.lab.paths import Outputs
-from scripts.run_table import Job, estimate, run
+from scripts.run_table import Job, check_gpu, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,15 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed = spec.profiles[options.profile].seeds[0] if options.seed is None else options.seed
         planned = sweeps(spec, options.profile, options.settings, options.row or [], options.factors, seed)
         todo = jobs(planned, seed)
-        if todo and options.profile == "paper" and not (torch.cuda.is_available() or options.insist):
-            print(f"tuning {options.table} in the paper's settings: {estimate(todo)}.", file=sys.stderr)
-            print("There is no GPU here. To run it all the same, add --insist", file=sys.stderr)
-            return 2
+        remedy = "to run it all the same, add --insist (with make: INSIST=1)"
+        check_gpu(f"tuning {options.table}", todo, options.profile, options.insist, remedy)
         print(f"{sum(len(one.trials) for one in planned)} runs, {len(todo)} to do")
         failed = run(todo, options.processes)
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on with the runs that are missing", file=sys.stderr)
+        return 130
     found = [tuned(one, spec) for one in planned]
     report(spec, options.profile, found, seed, Outputs.of(planned[0].trials[0].experiment))
     if failed:
@@ -128,7 +128,7 @@ def _command(spec: TableSpec, profile: str, one: Tuned) -> str:
     assert one.best is not None
     arguments = [argument for argument in one.best.overrides if argument != f"decode.split={SPLIT}"]
     listed = ",".join(map(str, seeds(one.sweep.row, spec.profiles[profile])))
-    return f"python train.py {'-m ' if ',' in listed else ''}{' '.join(arguments)} seed={listed}"
+    return train_command([*arguments, f"seed={listed}"], several="," in listed)
 
 
 def _plain(one: Tuned) -> dict[str, object]:

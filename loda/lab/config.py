@@ -54,6 +54,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.path is None and (self.hub_id is None or self.revision is None):
             raise LodaError("model needs a path, or a hub_id and a revision; set model.path=FOLDER")
+        if self.revision is not None and not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            raise LodaError(
+                f"model.revision={self.revision!r} must be a commit's 40 hexadecimal digits: a branch moves on, "
+                "and two runs of one name would have two bases"
+            )
 
 
 @dataclass(frozen=True)

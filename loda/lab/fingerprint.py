@@ -1,8 +1,8 @@
 """What makes two runs the same: canonical JSON of the settings that determine a result, hashed.
 
-Not part of any identity: where files lie, device, number of processes, threads, activation checkpointing, fast
-kernels, compilation, logging, how often to log, decoding batch size. What the files contain is: base weights and data
-enter with their content. A change of the code that changes numbers must raise `PROTOCOL`.
+Not part of any identity: where files lie, device, number of processes, threads, activation checkpointing, logging,
+how often to log, decoding batch size. What the files contain is: base weights and data enter with their content. A
+change of the code that changes numbers must raise `PROTOCOL`.
 """
 
 import hashlib
@@ -41,6 +41,8 @@ def train_settings(experiment: Experiment) -> dict[str, Any]:
         # Runs from before this setting keep their names.
         settings["optim"] = optim if optim["accumulate"] > 1 else _without(optim, "accumulate")
         settings["trainer"] = {"precision": trainer.precision, "order": trainer.order, "max_steps": trainer.max_steps}
+        # Both draw dropout's noise otherwise. Runs without them keep their names.
+        settings["trainer"] |= {name: True for name in ("fast", "compile") if getattr(trainer, name)}
     return settings
 
 

@@ -92,7 +92,7 @@ def test_the_status_of_a_finished_run_is_its_score(records, outputs, capsys):
     assert status.main(["--outputs", str(outputs)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(records[0].run)]
     assert line.split()[1] == "done"
-    assert f"epoch 2 test BLEU {records[1].scores['BLEU']:.4f}" in line
+    assert f"test, epoch 2: BLEU {records[1].scores['BLEU']:.4f}" in line
 
 
 def test_the_unadapted_model_is_decoded_without_training(outputs):
@@ -130,7 +130,7 @@ def test_an_adapter_does_not_load_on_an_altered_base(records, outputs, tmp_path)
     base = load_base(config, Path(shutil.copytree(SHIPPED, tmp_path / "base")))
     with torch.no_grad():
         base.transformer.wte.weight[0, 0] += 1
-    checkpoint = Outputs(outputs).run(compose(settings(outputs, "adapter=none"))).checkpoint("untrained")
+    checkpoint = Outputs(outputs).run_named(records[0].run).checkpoint("epoch-1")
     with pytest.raises(LodaError, match="another base model"):
         loda.from_pretrained(base, checkpoint)
 

@@ -51,6 +51,14 @@ def test_every_published_value_is_printed_as_the_paper_prints_it(name, tmp_path)
     assert [line[-len(table.spec.columns) :] for line in printed] == [row.published.split() for row in published]
 
 
+def test_where_the_settings_are_the_papers_the_difference_is_printed(tmp_path):
+    write_scores(tmp_path, [*PAPER, "adapter=loda", "seed=110"], {"BLEU": 0.69})
+    table = build("table1", "paper", tmp_path)
+    (line,) = [line for line in grid(markdown(table)) if "ours - paper" in line]
+    assert line[4] == "-1.2"  # 69.0 and the paper's 70.2
+    assert "& ours - paper & -1.2 &" in latex(table)
+
+
 def test_missing_cells_are_dashes_with_the_commands_that_fill_them(table):
     lines = grid(markdown(table))
     at = next(index for index, line in enumerate(lines) if line[0].startswith("LoDA+"))

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import shlex
 import sys
 from dataclasses import replace
 from statistics import fmean, stdev
@@ -152,7 +153,7 @@ def test_selection_by_another_split_finds_its_scores(tmp_path, monkeypatch):
     table = build("table1", "toy", tmp_path)
     assert bleu(line_of(table, "S-LoDA", "Keep 40%")).mean == pytest.approx(20)
     # what is missing names the split, where a choice depends on it
-    command = f"python train.py {' '.join(S_LODA)} {{}}seed=1"
+    command = f"python train.py {shlex.join(S_LODA)} {{}}seed=1"
     assert {command.format(""), command.format("decode.split=valid ")} <= set(table.commands)
     assert not any("valid" in line for line in table.commands if "approx=" not in line)
 
@@ -269,8 +270,8 @@ def test_commands_fill_exactly_the_missing_seeds(tmp_path):
     commands = build("table1", "toy", tmp_path).commands
     assert "python train.py model=toy dataset=toy adapter=none seed=0" in commands
     assert "python train.py model=toy dataset=toy adapter=loda seed=0" in commands
-    r_loda_plus = "adapter=loda_plus approx=rank38 optim.epochs=6 optim.keep_epochs=[3]"
-    assert f"python train.py -m model=toy dataset=toy {r_loda_plus} seed=0,1" in commands
+    r_loda_plus = ["adapter=loda_plus", "approx=rank38", "optim.epochs=6", "optim.keep_epochs=[3]"]
+    assert shlex.join(["python", "train.py", "-m", "model=toy", "dataset=toy", *r_loda_plus, "seed=0,1"]) in commands
 
 
 def test_unknown_profile_is_refused(tmp_path):
