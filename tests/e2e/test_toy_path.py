@@ -175,6 +175,14 @@ def test_a_misspelt_setting_ends_in_one_sentence(override, words):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_single_run_that_fails_after_it_began_is_listed_as_failed(tmp_path, capsys):
+    (tmp_path / "data").write_text("a file where a folder belongs")
+    result = command_line(*settings(tmp_path, "adapter=lora", "trainer.max_steps=2"))
+    assert result.returncode == 2
+    assert status.main(["--outputs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 runs: 1 failed")
+
+
 def test_a_sweep_over_a_missing_base_reports_every_job(tmp_path):
     result = command_line("-m", *settings(tmp_path), "model.path=/nowhere", "adapter=lora,loda")
     assert result.returncode == 2

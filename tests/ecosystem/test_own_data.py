@@ -13,6 +13,7 @@ import loda
 from eval.beam import beam_search
 from eval.pipeline import run_experiment
 from loda.errors import LodaError
+from loda.inject import approximate
 from loda.lab.config import Experiment, compose, restore
 from loda.lab.data import Pair, load, load_pairs
 from loda.lab.fast import make_fast, pack
@@ -31,6 +32,8 @@ from loda.lab.models import (
 )
 from loda.lab.paths import Outputs
 from loda.lab.rows import Row, collate, encode, encoded
+from loda.lab.train import frozen_tensors
+from scripts.figure2 import projections_of_blocks
 from tests.ecosystem.models import SETTINGS, TOKENS, tiny
 
 WINDOWED = ["mistral", "phi3", "gemma3_text"]
@@ -282,3 +285,27 @@ def test_packed_rows_are_refused_where_a_window_would_cut_them(kind, tmp_path):
 def test_what_is_missing_is_said_before_anything_heavy(overrides, sentence, tmp_path):
     with pytest.raises(LodaError, match=sentence):
         run_experiment(compose([*overrides, f"outputs={tmp_path}"]))
+
+
+@pytest.mark.parametrize("approx", ["rank38", "keep40"])
+def test_an_approximation_is_kept_apart_for_each_of_its_kinds(approx, data, base, tmp_path):
+    """q, k and v together or each alone, and other modules, have tensors of the same names and shapes."""
+    common = [*settings(data, base, tmp_path), f"approx={approx}", *(["approx.rank=8"] if approx == "rank38" else [])]
+    model, found = load_base(compose(common).model, base), []
+    for change in ([], ["joint=true"], ["targets=[mlp.down_proj]"], []):
+        experiment = compose([*common, *change])
+        kept = frozen_tensors(experiment, model, Outputs.of(experiment))
+        fresh = approximate(model, experiment.method)
+        assert kept.keys() == fresh.keys()
+        assert all(torch.equal(kept[name][key], fresh[name][key]) for name in fresh for key in fresh[name])
+        found.append(kept)
+    assert len(list(Outputs(tmp_path).frozen.iterdir())) == 3
+
+
+def test_the_projection_of_a_block_is_q_k_and_v_where_the_base_has_three_modules():
+    model = tiny("llama")
+    first, second = projections_of_blocks(model)
+    attention = model.model.layers[1].self_attn
+    parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+    assert torch.equal(second, torch.cat([part.weight.T for part in parts], dim=1))
+    assert first.shape == second.shape

@@ -38,6 +38,14 @@ def test_a_run_that_was_begun_and_left_is_stopped(run, outputs):
     assert (found.state, found.detail) == (State.stopped, "prepare")
 
 
+def test_a_run_that_was_left_before_its_settings_were_written_is_stopped_too(outputs):
+    run = outputs.run_named("toy-toy-lora")
+    with hold(run, wait=False):
+        pass
+    found = status.status(run, outputs)
+    assert (found.state, found.detail) == (State.stopped, "prepare")
+
+
 def test_a_training_run_says_how_far_it_is_and_what_is_left(run, outputs):
     log(run, step=100, epoch=100 / 60)  # of 5 epochs with 60 steps
     with hold(run, wait=False):
@@ -67,6 +75,14 @@ def test_a_table_lists_what_is_missing_too(run, outputs, capsys):
     (mine,) = [line for line in lines if line.startswith(run.name)]
     assert "stopped" in mine
     assert f"1 stopped, {len(lines) - 2} missing" in lines[-1]
+
+
+def test_a_table_is_looked_up_with_the_settings_of_its_runs(outputs, capsys):
+    common = ["optim.lr=0.5", f"outputs={outputs.root}"]
+    experiment = compose(["model=toy", "dataset=toy", "adapter=lora", "seed=0", *common])
+    write_json(outputs.run(experiment).experiment, describe(experiment))
+    assert status.main(["table1", "optim.lr=0.5", "--profile", "toy", "--outputs", str(outputs.root)]) == 0
+    assert "1 stopped" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_an_unknown_table_ends_in_one_sentence(outputs, capsys):
