@@ -67,7 +67,8 @@ def write_card(record: Record, folder: Path, scores: Path, predictions: Path) ->
 
 def card(record: Record) -> str:
     """The text of the card, with the front matter that the hub reads."""
-    model, training, cost = record.settings["model"], record.training or {}, record.cost
+    assert record.training is not None  # an untrained model has no adapter to describe
+    model, training, cost = record.settings["model"], record.training, record.cost
     hub_id, names = model["hub_id"], list(record.scores)
     base = f'"{hub_id}", revision="{model["revision"]}"' if hub_id else f'"{record.model}"'
     method = record.settings["method"]

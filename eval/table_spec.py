@@ -194,7 +194,10 @@ class TableSpec:
         """The letter of every note that a column or row names, in order of appearance."""
         named = [key for column in self.columns.values() for key in column.notes]
         named += [key for row in self.rows for key in row.notes]
-        return dict(zip(dict.fromkeys(named), ascii_lowercase, strict=False))
+        keys = list(dict.fromkeys(named))
+        if len(keys) > len(ascii_lowercase):
+            raise LodaError(f"{self.name} marks {len(keys)} notes, there are {len(ascii_lowercase)} letters; join some")
+        return dict(zip(keys, ascii_lowercase[: len(keys)], strict=True))
 
 
 def overrides(row: Row, profile: Profile) -> list[str]:
