@@ -6,7 +6,8 @@
     torchrun --nproc_per_node 2 train.py model=gpt2_large
 
 Groups and their options are the folders of `configs/`. Finished stages are not repeated, so any launcher only does
-what is missing.
+what is missing. A training that was interrupted goes on from its last state. Exit codes: 0, all is done; 2, something
+failed; 75, stopped by SIGTERM, SIGUSR1 or Ctrl-C, repeat the command.
 """
 
 import os
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 
 from loda.errors import LodaError
 from loda.lab.config import compose, resolve
+from loda.lab.interrupt import REQUEUE, Interrupted
 from loda.lab.processes import is_main_process, process_count
 
 if TYPE_CHECKING:
@@ -95,3 +97,6 @@ if __name__ == "__main__":
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as signal:
+        print(f"stopped by {signal}; the same command goes on from here", file=sys.stderr)
+        sys.exit(REQUEUE)

@@ -1,7 +1,7 @@
 """The decoding stage: the best continuation of every distinct context, written to `predictions.jsonl`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -11,7 +11,8 @@ from eval.beam import Hypothesis, beam_search
 from loda.errors import LodaError
 from loda.lab.config import DecodeConfig
 from loda.lab.data import Example
-from loda.lab.files import read_json, sha256, write_text
+from loda.lab.files import read_json, sha256, write_sealed, write_text
+from loda.lab.fingerprint import digest
 from loda.lab.progress import Bars
 from loda.lab.rows import prompt
 
@@ -46,21 +47,63 @@ def decode(
     config: DecodeConfig,
     label: str,
     bars: Bars,
+    parts: Path,
+    made_from: Mapping[str, str],
 ) -> list[Hypothesis]:
-    """The best hypothesis for every prompt, in order."""
+    """The best hypothesis for every prompt, in order.
+
+    Args:
+        model: in evaluation mode.
+        stop: ids that end a hypothesis.
+        prompts: what it is given.
+        config: the settings.
+        label: what the bar says.
+        bars: where it stands.
+        parts: a folder that keeps every finished batch; an interrupted decoding takes up those of the same prompts and
+            the same `made_from`.
+        made_from: what determines the result besides the prompts.
+    """
+    # As in `beam_search`, so that a part is one of its batches.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found: dict[int, Hypothesis] = {}
     with bars.bar(f"decode {label}", len(prompts), "context") as progress:
-        return beam_search(
-            model,
-            prompts,
-            num_beams=config.num_beams,
-            max_new_tokens=config.max_new_tokens,
-            length_penalty=config.length_penalty,
-            no_repeat_ngram_size=config.no_repeat_ngram_size,
-            min_length=config.min_length,
-            eos_token_ids=stop,
-            batch_size=config.batch_size,
-            on_done=progress.update,
-        )
+        for start in range(0, len(order), config.batch_size):
+            chosen = order[start : start + config.batch_size]
+            batch = [prompts[i] for i in chosen]
+            path, source = parts / f"{start}.json", {**made_from, "prompts": digest(batch)}
+            done = _read_part(path, source)
+            if done is None:
+                done = _search(model, stop, batch, config)
+                write_sealed(path, {"made_from": source, "hypotheses": [[one.tokens, one.score] for one in done]})
+            found.update(zip(chosen, done, strict=True))
+            progress.update(len(chosen))
+    return [found[i] for i in range(len(prompts))]
+
+
+def _search(
+    model: PreTrainedModel, stop: Sequence[int], batch: Sequence[Sequence[int]], config: DecodeConfig
+) -> list[Hypothesis]:
+    return beam_search(
+        model,
+        batch,
+        num_beams=config.num_beams,
+        max_new_tokens=config.max_new_tokens,
+        length_penalty=config.length_penalty,
+        no_repeat_ngram_size=config.no_repeat_ngram_size,
+        min_length=config.min_length,
+        eos_token_ids=stop,
+        batch_size=config.batch_size,
+    )
+
+
+def _read_part(path: Path, source: Mapping[str, str]) -> list[Hypothesis] | None:
+    """A finished batch; None where it is not there or is of another adapter or other prompts."""
+    if not path.exists():
+        return None
+    content = read_json(path)
+    if content["made_from"] != source:
+        return None
+    return [Hypothesis(tokens, score) for tokens, score in content["hypotheses"]]
 
 
 def write_predictions(path: Path, tokenizer: Tokenizer, hypotheses: Sequence[Hypothesis]) -> None:

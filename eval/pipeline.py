@@ -4,6 +4,7 @@ Everything that can be wrong is checked before anything heavy is loaded, in the 
 data files, the base model's files, the shapes.
 """
 
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -28,6 +29,7 @@ from loda.lab.config import DatasetConfig, Experiment
 from loda.lab.data import Example, count, load, load_entries, load_pairs
 from loda.lab.files import read_json, sha256, write_sealed
 from loda.lab.fingerprint import data_key, decode_key, digest, train_key
+from loda.lab.interrupt import listening
 from loda.lab.lock import check_held, hold
 from loda.lab.loop import Milestone, pick_device
 from loda.lab.models import load_tokenizer, locate, preflight, token_id
@@ -77,13 +79,15 @@ def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN, wait: bool = Tr
     Raises:
         LodaError: something that the user can mend; `HeldError` if another process has the run and `wait` is false,
             or this is one of several that share it.
+        Interrupted: a signal asked to stop (see `loda.lab.interrupt`); what there was to save is saved.
     """
     outputs = Outputs.of(experiment)
     run = outputs.run(experiment)
     if not is_complete(experiment):
         inputs = _check(experiment)
         # Over several processes none may wait: the others would go on to the training and wait there.
-        with hold(run, wait and process_count() == 1) if is_main_process() else nullcontext():
+        held = hold(run, wait and process_count() == 1) if is_main_process() else nullcontext()
+        with listening(), held:
             _do_missing(experiment, inputs, outputs, bars)
     if not is_main_process():
         return []
@@ -164,14 +168,15 @@ def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Ou
         return
     started = monotonic()
     model = load_trained(experiment, inputs.folder, mark.label, outputs)
-    hypotheses = decode(model, inputs.stop, inputs.prompts, experiment.decode, mark.label, bars)
+    made_from = {"adapter": adapter_hash(run, mark.label), "decode": decode_key(experiment)}
+    parts = predictions.with_name("parts")
+    hypotheses = decode(model, inputs.stop, inputs.prompts, experiment.decode, mark.label, bars, parts, made_from)
     check_held(run)
     write_predictions(predictions, inputs.tokenizer, hypotheses)
     origin = provenance(monotonic() - started, pick_device(experiment.trainer.device))
-    write_sealed(
-        summary_file,
-        {"predictions": sha256(predictions), "adapter": adapter_hash(run, mark.label), "provenance": origin},
-    )
+    hashes = {"predictions": sha256(predictions), "adapter": made_from["adapter"]}
+    write_sealed(summary_file, {**hashes, "provenance": origin})
+    shutil.rmtree(parts, ignore_errors=True)
 
 
 def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs) -> None:

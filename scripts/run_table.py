@@ -13,11 +13,12 @@ import shlex
 import sys
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from loda.config import part_name
 from loda.errors import LodaError
 from loda.lab.config import Experiment
 from loda.lab.data import count
+from loda.lab.interrupt import REQUEUE, listening
 from loda.lab.lock import HeldError
 from loda.lab.paths import Outputs
 from loda.lab.progress import ONE_RUN, Bars
@@ -140,7 +142,7 @@ def _run_together(todo: Sequence[Job], processes: int) -> list[str]:
     workers = ProcessPoolExecutor(processes, mp_context=context, initializer=_share_screen, initargs=(lock, lines))
     waiting = deque((number, job, False) for number, job in enumerate(todo, start=1))
     running, failed = dict[Future[Outcome], tuple[int, Job]](), list[str]()
-    with workers, ONE_RUN.bar("runs", len(todo), "run") as progress:
+    with listening(), _stopped_together(workers), ONE_RUN.bar("runs", len(todo), "run") as progress:
         while waiting or running:
             while waiting and len(running) < processes:
                 number, job, wait_for_it = waiting.popleft()
@@ -158,6 +160,19 @@ def _run_together(todo: Sequence[Job], processes: int) -> list[str]:
                 if isinstance(future.exception(), BrokenProcessPool):
                     return [*failed, *(job.label for _, job in running.values()), *(job.label for _, job, _ in waiting)]
     return failed
+
+
+@contextmanager
+def _stopped_together(workers: ProcessPoolExecutor) -> Iterator[None]:
+    """Wait for the workers at the end; where this process is told to stop, so are they."""
+    with workers:
+        try:
+            yield
+        except KeyboardInterrupt:
+            workers.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                worker.terminate()
+            raise
 
 
 def _share_screen(lock: Any, lines: Any) -> None:
@@ -223,8 +238,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on with the runs that are missing", file=sys.stderr)
-        return 130
+        print("interrupted; the same command goes on with what is missing", file=sys.stderr)
+        return REQUEUE
     print(FORMATS["md"](table))
     print("written: " + ", ".join(map(str, written)))
     if failed:

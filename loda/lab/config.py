@@ -174,6 +174,8 @@ class TrainerConfig:
         max_steps: stop after so many batches; the schedule ends there at the latest. null: all epochs.
         threads: CPU threads; null leaves torch's choice.
         log_every: batches between two lines of the journal.
+        save_minutes: how much of a training may be lost: its state is saved as often (see `loda.lab.state`); with a
+            default, because runs of earlier versions do not have it.
     """
 
     device: str
@@ -185,12 +187,15 @@ class TrainerConfig:
     max_steps: int | None
     threads: int | None
     log_every: int
+    save_minutes: float = 15.0
 
     def __post_init__(self) -> None:
         _one_of("trainer.device", self.device, ("auto", "cuda", "cpu"))
         _one_of("trainer.precision", self.precision, ("fp32", "bf16"))
         _one_of("trainer.order", self.order, tuple(ORDERS))
         _at_least("trainer.log_every", self.log_every, 1)
+        if not self.save_minutes >= 0:
+            raise LodaError(f"trainer.save_minutes={self.save_minutes} must not be negative; 0 saves after every batch")
         for name in ("max_steps", "threads"):
             value = getattr(self, name)
             if value is not None:

@@ -22,12 +22,12 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One JSON object per line: {"step": ..., **values}."""
+    """One JSON object per line: {"step": ..., **values}; after those that are there, where the training goes on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, goes_on: bool) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("w", encoding="utf-8")
+            self.file = path.open("a" if goes_on else "w", encoding="utf-8")
         except OSError as error:
             raise unwritable(path, error) from error
 
@@ -105,9 +105,11 @@ class Journal:
             sink.close()
 
 
-def open_journal(path: Path, config: LoggerConfig, name: str, settings: dict[str, Any]) -> Journal:
-    """The journal that `config` asks for."""
-    sinks: list[Sink] = [JsonLines(path)]
+def open_journal(
+    path: Path, config: LoggerConfig, name: str, settings: dict[str, Any], goes_on: bool = False
+) -> Journal:
+    """The journal that `config` asks for, in place of an earlier one or, where the training goes on, after it."""
+    sinks: list[Sink] = [JsonLines(path, goes_on)]
     if config.name == "wandb":
         sinks.append(WandB(config, name, path.parent, settings))
     if config.name == "tensorboard":

@@ -7,12 +7,18 @@ Several processes share each batch of the run in one process. Every one knows th
 of the loss by the number of tokens of all; times the number of processes, because DistributedDataParallel takes the
 mean of the gradients. So the number of processes changes nothing but dropout, whose noise each draws for itself.
 (LoRA's code gives each process batches of its own: more rows to an update, in another order, with another schedule.)
+
+After an update, every `trainer.save_minutes` and when the process is told to stop (`loda.lab.interrupt`), the state of
+the training is saved; so it is before each adapter that is kept. A state whose losses or parameters are not finite is
+not saved: the last good one stays.
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +32,7 @@ import loda
 from loda.errors import LodaError
 from loda.lab.config import OptimConfig, TrainerConfig
 from loda.lab.fast import make_fast, pack
+from loda.lab.interrupt import Interrupted, deferred, is_requested
 from loda.lab.journal import Journal
 from loda.lab.loss import target_loss
 from loda.lab.optim import ReferenceAdamW, schedule
@@ -33,6 +40,7 @@ from loda.lab.order import batches, steps_per_epoch
 from loda.lab.processes import is_main_process, process_count, process_index
 from loda.lab.progress import Bars
 from loda.lab.rows import Batch, Row, collate
+from loda.lab.state import State, generators, put_back, put_back_generators, tensors_of, torch_generators
 
 NO_ROW = Row(ids=[0], given=1)
 """Stands in where the last batch of an epoch has fewer rows than there are processes; no position of it counts."""
@@ -57,6 +65,7 @@ class Training:
         seconds: wall-clock time.
         peak_memory_bytes: most CUDA memory in use at once, on the first process; None without CUDA.
         processes: how many shared the work.
+        resumed: how often the training was taken up again from a saved state.
     """
 
     steps: int
@@ -64,6 +73,15 @@ class Training:
     seconds: float
     peak_memory_bytes: int | None
     processes: int
+    resumed: int
+
+
+class Loss(NamedTuple):
+    """The loss of one batch, and of which."""
+
+    step: int
+    rows: Sequence[int]
+    value: Tensor
 
 
 class Objective(nn.Module):
@@ -127,22 +145,34 @@ def train(
     journal: Journal,
     keep: Callable[[Milestone], None],
     bars: Bars,
+    save: Callable[[State], None] = lambda state: None,
+    state: State | None = None,
 ) -> Training:
-    """Train the adapters of `model` in place and call `keep` at every milestone.
+    """Train the adapters of `model` in place and call `keep` at every milestone, `save` before it and now and then.
 
-    With several processes all of them call this, with the same arguments but for `journal`, `keep` and `bars`.
+    With several processes all of them call this, with the same arguments but for `journal`, `keep`, `save` and `bars`.
+    `state` is what an earlier call gave to `save`; the training goes on from there.
 
     Raises:
         LodaError: the loss became infinite or not a number; the message names the step and its rows.
+        Interrupted: a signal asked to stop; the state is saved.
     """
     marks = {mark.step: mark for mark in milestones(len(rows), optim, trainer.max_steps)}
     total, per_epoch = max(marks), steps_per_epoch(len(rows), optim.batch_size)
     accelerator = _accelerator(optim, trainer)
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(accelerator.device)
-    optimizer = ReferenceAdamW(loda.trainable_parameters(model).values(), optim)
-    objective, optimizer = accelerator.prepare(Objective(model, optim.label_smoothing), optimizer)
-    scheduler = LambdaLR(optimizer, schedule(optim.warmup_steps, horizon(len(rows), optim, trainer.max_steps)))
+    parameters = loda.trainable_parameters(model)
+    adamw = ReferenceAdamW(parameters.values(), optim)
+    objective, optimizer = accelerator.prepare(Objective(model, optim.label_smoothing), adamw)
+    start, mean, losses, earlier, resumed = 0, math.nan, list[Loss](), 0.0, 0
+    if state is not None:
+        put_back(state, parameters, adamw)
+        start, earlier, resumed = state.step, state.seconds, state.resumed + 1
+        mean = math.nan if state.loss is None else state.loss
+        losses = [Loss(start, [], loss.to(accelerator.device)) for loss in state.losses]
+    factors = schedule(optim.warmup_steps, horizon(len(rows), optim, trainer.max_steps))
+    scheduler = LambdaLR(optimizer, factors, last_epoch=start - 1)
     if trainer.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     if trainer.fast:
@@ -152,37 +182,60 @@ def train(
     lay_out = pack if trainer.fast else collate
     if not is_main_process():
         torch.manual_seed(seed + process_index())  # or all processes would drop out alike
+    if state is not None:
+        put_back_generators(state, accelerator.device)
     objective.train()
-    started, losses = time.monotonic(), []
+    started = saved = time.monotonic()
+
+    def now(step: int) -> State:
+        """The state after a batch."""
+        _check_finite(losses, parameters, step)
+        tensors = tensors_of(parameters, adamw, [loss.value for loss in losses])
+        for name, row in torch_generators(accelerator.device).items():
+            tensors[name] = row if process_count() == 1 else accelerator.gather(row.to(accelerator.device)).cpu()
+        seconds, known = earlier + time.monotonic() - started, None if math.isnan(mean) else mean
+        return State(step, adamw.updates, seconds, known, resumed, generators(), tensors)
+
     order = batches(trainer.order, [len(row.ids) for row in rows], optim.batch_size, seed, optim.epochs)
     progress = bars.bar("train", total, "step")
-    for step, indices in zip(range(1, total + 1), order, strict=False):
-        whole = [rows[i] for i in indices]
-        share = lay_out(whole[process_index() :: process_count()] or [NO_ROW]).to(accelerator.device)
-        lr = float(scheduler.get_last_lr()[0])
-        with accelerator.accumulate(objective):
-            loss = process_count() * objective(share, tokens=sum(row.counted for row in whole))
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-        scheduler.step()
-        losses.append(loss.detach())
-        if step % trainer.log_every == 0 or step in marks:
-            mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
-            _check_finite(mean, step, indices)
-            journal.log(step, loss=mean, lr=lr, epoch=step / per_epoch)
-            progress.set_postfix(loss=f"{mean:.3f}")
-            losses.clear()
-        if step in marks:
-            keep(marks[step])
-        progress.update()
+    progress.update(start)
+    if start in marks:
+        keep(marks[start])
+    with deferred():
+        for step, indices in islice(zip(range(1, total + 1), order, strict=False), start, None):
+            whole = [rows[i] for i in indices]
+            share = lay_out(whole[process_index() :: process_count()] or [NO_ROW]).to(accelerator.device)
+            lr = float(scheduler.get_last_lr()[0])
+            with accelerator.accumulate(objective):
+                loss = process_count() * objective(share, tokens=sum(row.counted for row in whole))
+                accelerator.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
+            scheduler.step()
+            losses.append(Loss(step, indices, loss.detach()))
+            if step % trainer.log_every == 0 or step in marks:
+                mean = accelerator.reduce(torch.stack([loss.value for loss in losses]).mean(), "mean").item()
+                if not math.isfinite(mean):
+                    _check_finite(losses, parameters, step)
+                journal.log(step, loss=mean, lr=lr, epoch=step / per_epoch)
+                progress.set_postfix(loss=f"{mean:.3f}")
+                losses.clear()
+            due, stops = _is_due(step, saved, accelerator, optim, trainer)
+            if due or step == total or (step in marks and step % optim.accumulate == 0):
+                save(now(step))
+                saved = time.monotonic()
+            if step in marks:
+                keep(marks[step])
+            progress.update()
+            if stops:
+                raise Interrupted("a signal")
     progress.close()
     peak = torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None
     # DistributedDataParallel has to go before its process group; the other way round the two can wait for each other.
     del objective
     accelerator.free_memory()
     accelerator.end_training()
-    return Training(total, mean, time.monotonic() - started, peak, process_count())
+    return Training(total, mean, earlier + time.monotonic() - started, peak, process_count(), resumed)
 
 
 def _accelerator(optim: OptimConfig, trainer: TrainerConfig) -> Accelerator:
@@ -202,9 +255,32 @@ def _accelerator(optim: OptimConfig, trainer: TrainerConfig) -> Accelerator:
     return accelerator
 
 
-def _check_finite(loss: float, step: int, indices: Sequence[int]) -> None:
-    if not math.isfinite(loss):
-        raise LodaError(
-            f"the loss is {loss} at step {step} (rows {', '.join(map(str, indices))}); "
-            "lower optim.lr or set trainer.precision=fp32"
-        )
+def _is_due(
+    step: int, saved: float, accelerator: Accelerator, optim: OptimConfig, trainer: TrainerConfig
+) -> tuple[bool, bool]:
+    """Whether the state is to be saved after this batch, and whether to stop then.
+
+    Only after an update, because gradients are no part of a state. Several processes agree on it where the journal is
+    written.
+    """
+    if step % optim.accumulate:
+        return False, False
+    wishes = [is_requested() or time.monotonic() - saved >= 60 * trainer.save_minutes, is_requested()]
+    if process_count() > 1:
+        if step % trainer.log_every:
+            return False, False
+        wishes = accelerator.reduce(torch.tensor(wishes, dtype=torch.float32, device=accelerator.device)).tolist()
+    return bool(wishes[0]), bool(wishes[1])
+
+
+def _check_finite(losses: Sequence[Loss], parameters: Mapping[str, nn.Parameter], step: int) -> None:
+    """Check the losses since the journal's last line, and what was trained."""
+    remedy = "lower optim.lr or set trainer.precision=fp32; repeated, the command goes on from the last good state"
+    for loss in losses:
+        value = loss.value.item()
+        if not math.isfinite(value):
+            rows = ", ".join(map(str, loss.rows))
+            raise LodaError(f"the loss is {value} at step {loss.step} (rows {rows}); {remedy}")
+    for name, parameter in parameters.items():
+        if not parameter.isfinite().all():
+            raise LodaError(f"{name} is not finite after step {step}; {remedy}")

@@ -22,8 +22,13 @@ class ReferenceAdamW(Optimizer):
     """The update above for all parameters at once; parameters without gradient are left alone."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: OptimConfig) -> None:
-        super().__init__(parameters, {"lr": config.lr})
+        super().__init__(parameters, {"lr": config.lr, "initial_lr": config.lr, "t": 0})
         self.config = config
+
+    @property
+    def updates(self) -> int:
+        """How many there were."""
+        return int(self.param_groups[0]["t"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -36,7 +41,7 @@ class ReferenceAdamW(Optimizer):
             gradients = [p.grad for p in parameters]
             means = [self._state(p)["mean"] for p in parameters]
             squares = [self._state(p)["square"] for p in parameters]
-            group["t"] = group.get("t", 0) + 1
+            group["t"] += 1
             torch._foreach_lerp_(means, gradients, 1 - config.beta1)
             torch._foreach_mul_(squares, config.beta2)
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - config.beta2)

@@ -6,10 +6,12 @@
       runs/<slug>-<hash>/
         experiment.json                        the settings, readable
         train.jsonl                            the journal of the training
+        state/                                 of a training that goes on: what it resumes from (loda.lab.state)
         checkpoints/epoch-5/                   adapter_config.json, adapter_model.safetensors
         train.json                             written last: the training is complete
         failed.json                            what went wrong, where a run failed
         decode/<hash>/epoch-5/test/            predictions.jsonl, then decode.json: the decoding is complete
+                                   parts/      of one that is not: its finished batches
                                    e2e/        statistics.safetensors, then scores.json, by protocol
         running.json, lock                     who is working on the run
       results.jsonl                            all scores.json, one line each
@@ -54,6 +56,11 @@ class RunDir:
     def journal(self) -> Path:
         """One JSON object per logged update."""
         return self.path / "train.jsonl"
+
+    @property
+    def state(self) -> Path:
+        """What an unfinished training resumes from."""
+        return self.path / "state"
 
     @property
     def trained(self) -> Path:

@@ -19,6 +19,7 @@ from loda.lab.data import load_pairs
 from loda.lab.files import read_json, sha256, write_folder, write_sealed
 from loda.lab.fingerprint import PROTOCOL, data_key, digest
 from loda.lab.journal import Journal, open_journal
+from loda.lab.lock import check_held
 from loda.lab.loop import Milestone, milestones, pick_device, train
 from loda.lab.models import identity as model_identity
 from loda.lab.models import load_base
@@ -28,6 +29,7 @@ from loda.lab.progress import HIDDEN, Bars
 from loda.lab.provenance import provenance
 from loda.lab.rows import FORMAT as ROWS_FORMAT
 from loda.lab.rows import Row, encoded
+from loda.lab.state import State, load_state, save_state
 from loda.sealed import check_folder, write_sealed_folder
 
 DEFAULT_THREADS = torch.get_num_threads()
@@ -74,13 +76,16 @@ def frozen_tensors(experiment: Experiment, base: PreTrainedModel, outputs: Outpu
 def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs: Outputs, bars: Bars) -> None:
     """Train, unless it was done: afterwards every checkpoint and `train.json` exist.
 
-    Of several processes only the first writes into the run's folder.
+    A training that was interrupted goes on from its last state. Of several processes only the first writes into the
+    run's folder.
     """
     run = outputs.run(experiment)
     if run.trained.exists():
         return
+    state = load_state(run.state, run.journal)
     if is_main_process():
-        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+        if state is None:
+            shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
         write_sealed(run.experiment, describe(experiment))
     started = time.monotonic()
     set_seed(experiment.seed)
@@ -88,7 +93,7 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
     loda.inject(model, experiment.method, frozen_tensors(experiment, model, outputs))
     summary = {"cost": asdict(loda.cost(model)), "training": None}
     if experiment.trains:
-        with _journal(experiment, run) as journal:
+        with _journal(experiment, run, goes_on=state is not None) as journal:
             done = train(
                 model,
                 rows,
@@ -98,6 +103,8 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
                 journal,
                 keep=lambda mark: _save(model, run, mark),
                 bars=bars if is_main_process() else HIDDEN,
+                save=lambda now: _save_state(now, run),
+                state=state,
             )
         summary["training"] = asdict(done)
     else:
@@ -105,7 +112,9 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
     if is_main_process():
         origin = provenance(time.monotonic() - started, pick_device(experiment.trainer.device))
         saved = {mark.label: adapter_hash(run, mark.label) for mark in checkpoints(experiment, len(rows))}
+        check_held(run)
         write_sealed(run.trained, {**summary, "checkpoints": saved, "provenance": origin})
+        shutil.rmtree(run.state, ignore_errors=True)
 
 
 def load_trained(experiment: Experiment, folder: Path, label: str, outputs: Outputs) -> PreTrainedModel:
@@ -150,13 +159,19 @@ def use_threads(experiment: Experiment) -> None:
     torch.set_num_threads(experiment.trainer.threads or DEFAULT_THREADS)
 
 
-def _journal(experiment: Experiment, run: RunDir) -> Journal:
+def _journal(experiment: Experiment, run: RunDir, goes_on: bool) -> Journal:
     if not is_main_process():
         return Journal([])
-    return open_journal(run.journal, experiment.logger, run.name, describe(experiment))
+    return open_journal(run.journal, experiment.logger, run.name, describe(experiment), goes_on)
 
 
 def _save(model: PreTrainedModel, run: RunDir, mark: Milestone) -> None:
-    if not is_main_process():
-        return
-    write_folder(run.checkpoint(mark.label), lambda folder: loda.save_pretrained(model, folder))
+    if is_main_process() and not run.checkpoint(mark.label).exists():
+        check_held(run)
+        write_folder(run.checkpoint(mark.label), lambda folder: loda.save_pretrained(model, folder))
+
+
+def _save_state(state: State, run: RunDir) -> None:
+    if is_main_process():
+        check_held(run)
+        save_state(state, run.state, run.journal)
