@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from loda.lab.config import compose
+from loda.lab.lock import hold
 from loda.lab.models import SHIPPED, load_tokenizer
 from loda.lab.paths import Outputs, RunDir
 from loda.lab.progress import HIDDEN
@@ -37,7 +38,8 @@ def start(*command: str, **environment: str) -> subprocess.CompletedProcess:
 def in_one_process(outputs: Outputs) -> RunDir:
     experiment = compose([*RUN, f"outputs={outputs.root}"])
     rows = training_rows(experiment, load_tokenizer(SHIPPED), outputs)
-    run_training(experiment, SHIPPED, rows, outputs, HIDDEN)
+    with hold(outputs.run(experiment), wait=False):
+        run_training(experiment, SHIPPED, rows, outputs, HIDDEN)
     return outputs.run(experiment)
 
 
