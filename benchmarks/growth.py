@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import nn
 from transformers import PreTrainedModel
 
 import loda
 from benchmarks.decoding import search
 from benchmarks.report import Row as Line
-from benchmarks.report import begin, finish, parser
+from benchmarks.report import begin, duration, finish, parser
 from benchmarks.timing import Step, Timing, interleave
 from benchmarks.train_step import SMOOTHING, pad_to_512, reference_loss
 from benchmarks.workload import SHAPES, VOCABULARY, prompts, random_gpt2
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     panels = {
         "growth_training": (training(arguments.model, arguments.device, arguments.repeats), "seconds per step"),
         "growth_decoding": (decoding(arguments.model, arguments.device, arguments.repeats), "seconds"),
-        "growth_overhead": (overhead(arguments.width, arguments.device, arguments.repeats), "time over dense"),
+        "growth_overhead": (overhead(arguments.width, arguments.device, arguments.repeats), "time over that without"),
     }
     lines = []
     for name, (series, label) in panels.items():
@@ -59,8 +60,9 @@ def main(argv: list[str] | None = None) -> None:
         for axis, lines_of_axis in series.items():
             for line, points in lines_of_axis.items():
                 first, last = min(points), max(points)
-                note = f"at {axis} {last}; {points[last] / points[first]:.1f} times that at {first}"
-                lines.append(Line(f"{name}, {line}", points[last], note=note))
+                growth = f"{points[last] / points[first]:.1f} times that at {first}"
+                value = duration(points[last]) if label.startswith("seconds") else f"{points[last]:.2f}"
+                lines.append(Line(f"{name}, {line}", None, note=f"{value} at {axis} {last}; {growth}"))
     finish("growth", arguments, started, lines, {name: series for name, (series, _) in panels.items()})
 
 
@@ -126,7 +128,12 @@ def draw(panels: Mapping[str, Series], label: str) -> Figure:
             for colour, marker, (name, points) in zip((BLUE, ORANGE, VERMILLION), "osP", series.items(), strict=False):
                 axes.plot(list(points), list(points.values()), color=colour, marker=marker, label=name)
             axes.set_xscale("log", base=2)
+            axes.set_xticks(sorted({x for points in series.values() for x in points}))
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_minor_locator(NullLocator())
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter("{x:g}")
             axes.set_xlabel(title)
             axes.grid()
         drawn.axes[0].set_ylabel(label)

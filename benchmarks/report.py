@@ -21,7 +21,7 @@ class Row:
     """One line of a table: what was timed, the median in seconds, a ratio to another line, and what else to say."""
 
     name: str
-    seconds: float
+    seconds: float | None
     ratio: float | None = None
     against: str = ""
     note: str = ""
@@ -64,7 +64,15 @@ def finish(
 
 def table(rows: list[Row]) -> str:
     """Aligned text: name, median, ratio, note."""
-    cells = [(r.name, duration(r.seconds), f"{r.ratio:.2f}x {r.against}" if r.ratio else "", r.note) for r in rows]
+    cells = [
+        (
+            r.name,
+            "" if r.seconds is None else duration(r.seconds),
+            f"{r.ratio:.2f}x {r.against}" if r.ratio else "",
+            r.note,
+        )
+        for r in rows
+    ]
     widths = [max(len(line[i]) for line in cells) for i in range(3)]
     return "\n".join(
         f"  {name:<{widths[0]}}  {seconds:>{widths[1]}}  {ratio:<{widths[2]}}  {note}".rstrip()

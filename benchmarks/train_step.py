@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 import loda
 from benchmarks.report import Row as Line
@@ -186,6 +186,7 @@ def _hugging_face(base: PreTrainedModel, chosen: list[list[Row]], device: str, p
         data_collator=_pad_to_longest,
         callbacks=[watch],
     )
+    trainer.remove_callback(PrinterCallback)
 
     def step() -> float:
         trainer.train()
