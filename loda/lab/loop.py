@@ -197,7 +197,7 @@ def train(
         return State(step, adamw.updates, seconds, known, resumed, generators(), tensors)
 
     order = batches(trainer.order, [len(row.ids) for row in rows], optim.batch_size, seed, optim.epochs)
-    progress = bars.bar("train", total, "step")
+    progress = bars.bar("train", total, "example", optim.batch_size)
     progress.update(start)
     if start in marks:
         keep(marks[start])

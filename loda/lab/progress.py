@@ -25,12 +25,13 @@ class Bars:
     only_on_terminal: bool = False
     hidden: bool = False
 
-    def bar(self, stage: str, total: int, unit: str) -> "tqdm[Any]":
-        """A bar that counts to `total`, with rate and remaining time."""
+    def bar(self, stage: str, total: int, unit: str, size: int = 1) -> "tqdm[Any]":
+        """A bar that counts to `total`, with rate and remaining time; each count stands for `size` units."""
         return tqdm(
             total=total,
             desc=f"{self.label} {stage}".strip(),
             unit=unit,
+            unit_scale=size,
             position=self.line,
             leave=self.line is None,
             mininterval=0.5,
