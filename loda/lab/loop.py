@@ -159,70 +159,23 @@ def train(
     """
     marks = {mark.step: mark for mark in milestones(len(rows), optim, trainer.max_steps)}
     total, per_epoch = max(marks), steps_per_epoch(len(rows), optim.batch_size)
-    accelerator = _accelerator(optim, trainer)
-    if accelerator.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(accelerator.device)
-    parameters = loda.trainable_parameters(model)
-    adamw = ReferenceAdamW(parameters.values(), optim)
-    objective, optimizer = accelerator.prepare(Objective(model, optim.label_smoothing), adamw)
-    start, mean, losses, earlier, resumed = 0, math.nan, list[Loss](), 0.0, 0
-    if state is not None:
-        put_back(state, parameters, adamw)
-        start, earlier, resumed = state.step, state.seconds, state.resumed + 1
-        mean = math.nan if state.loss is None else state.loss
-        losses = [Loss(start, [], loss.to(accelerator.device)) for loss in state.losses]
-    factors = schedule(optim.warmup_steps, horizon(len(rows), optim, trainer.max_steps))
-    scheduler = LambdaLR(optimizer, factors, last_epoch=start - 1)
-    if trainer.activation_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    if trainer.fast:
-        make_fast(model)
-    if trainer.compile:
-        model.base_model.compile(dynamic=True)
-    lay_out = pack if trainer.fast else collate
-    if not is_main_process():
-        torch.manual_seed(seed + process_index())  # or all processes would drop out alike
-    if state is not None:
-        put_back_generators(state, accelerator.device)
-    objective.train()
-    started = saved = time.monotonic()
-
-    def now(step: int) -> State:
-        """The state after a batch."""
-        _check_finite(losses, parameters, step)
-        tensors = tensors_of(parameters, adamw, [loss.value for loss in losses])
-        for name, row in torch_generators(accelerator.device).items():
-            tensors[name] = row if process_count() == 1 else accelerator.gather(row.to(accelerator.device)).cpu()
-        seconds, known = earlier + time.monotonic() - started, None if math.isnan(mean) else mean
-        return State(step, adamw.updates, seconds, known, resumed, generators(), tensors)
-
+    loop = _Loop(model, horizon(len(rows), optim, trainer.max_steps), seed, optim, trainer, state)
     order = batches(trainer.order, [len(row.ids) for row in rows], optim.batch_size, seed, optim.epochs)
+    start, saved = loop.steps, time.monotonic()
     progress = bars.bar("train", total, "example", optim.batch_size)
     progress.update(start)
     if start in marks:
         keep(marks[start])
     with deferred():
         for step, indices in islice(zip(range(1, total + 1), order, strict=False), start, None):
-            whole = [rows[i] for i in indices]
-            share = lay_out(whole[process_index() :: process_count()] or [NO_ROW]).to(accelerator.device)
-            lr = float(scheduler.get_last_lr()[0])
-            with accelerator.accumulate(objective):
-                loss = process_count() * objective(share, tokens=sum(row.counted for row in whole))
-                accelerator.backward(loss)
-                optimizer.step()
-                optimizer.zero_grad()
-            scheduler.step()
-            losses.append(Loss(step, indices, loss.detach()))
+            lr = loop.learning_rate
+            loop.step(indices, [rows[i] for i in indices])
             if step % trainer.log_every == 0 or step in marks:
-                mean = accelerator.reduce(torch.stack([loss.value for loss in losses]).mean(), "mean").item()
-                if not math.isfinite(mean):
-                    _check_finite(losses, parameters, step)
-                journal.log(step, loss=mean, lr=lr, epoch=step / per_epoch)
-                progress.set_postfix(loss=f"{mean:.3f}")
-                losses.clear()
-            due, stops = _is_due(step, saved, accelerator, optim, trainer)
+                journal.log(step, loss=loop.take_mean_loss(), lr=lr, epoch=step / per_epoch)
+                progress.set_postfix(loss=f"{loop.mean_loss:.3f}")
+            due, stops = _is_due(step, saved, loop.accelerator, optim, trainer)
             if due or step == total or (step in marks and step % optim.accumulate == 0):
-                save(now(step))
+                save(loop.state())
                 saved = time.monotonic()
             if step in marks:
                 keep(marks[step])
@@ -230,12 +183,116 @@ def train(
             if stops:
                 raise Interrupted("a signal")
     progress.close()
-    peak = torch.cuda.max_memory_allocated() if accelerator.device.type == "cuda" else None
-    # DistributedDataParallel has to go before its process group; the other way round the two can wait for each other.
-    del objective
-    accelerator.free_memory()
-    accelerator.end_training()
-    return Training(total, mean, earlier + time.monotonic() - started, peak, process_count(), resumed)
+    return loop.end()
+
+
+class _Loop:
+    """A training under way: model, optimiser and schedule as accelerate wraps them, and how far it has come.
+
+    Args:
+        model: with adapters; trained in place.
+        horizon: the step at which the learning rate reaches 0.
+        seed: of the run.
+        optim, trainer: its settings.
+        state: where it goes on from; None at the beginning.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        horizon: int,
+        seed: int,
+        optim: OptimConfig,
+        trainer: TrainerConfig,
+        state: State | None,
+    ) -> None:
+        self.accelerator = _accelerator(optim, trainer)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.accelerator.device)
+        self.parameters = loda.trainable_parameters(model)
+        self.adamw = ReferenceAdamW(self.parameters.values(), optim)
+        self.objective, self.optimizer = self.accelerator.prepare(Objective(model, optim.label_smoothing), self.adamw)
+        self.steps, self.mean_loss, self.losses = 0, math.nan, list[Loss]()
+        self.earlier, self.resumed = 0.0, 0
+        if state is not None:
+            self._take_up(state)
+        factors = schedule(optim.warmup_steps, horizon)
+        self.scheduler = LambdaLR(self.optimizer, factors, last_epoch=self.steps - 1)
+        if trainer.activation_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        if trainer.fast:
+            make_fast(model)
+        if trainer.compile:
+            model.base_model.compile(dynamic=True)
+        self.lay_out = pack if trainer.fast else collate
+        if not is_main_process():
+            torch.manual_seed(seed + process_index())  # or all processes would drop out alike
+        if state is not None:
+            put_back_generators(state, self.accelerator.device)
+        self.objective.train()
+        self.started = time.monotonic()
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next batch."""
+        return float(self.scheduler.get_last_lr()[0])
+
+    def step(self, indices: Sequence[int], rows: list[Row]) -> None:
+        """Train on one batch: `rows`, whose places in the data are `indices`."""
+        share = self.lay_out(rows[process_index() :: process_count()] or [NO_ROW]).to(self.accelerator.device)
+        with self.accelerator.accumulate(self.objective):
+            loss = process_count() * self.objective(share, tokens=sum(row.counted for row in rows))
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self.scheduler.step()
+        self.steps += 1
+        self.losses.append(Loss(self.steps, indices, loss.detach()))
+
+    def take_mean_loss(self) -> float:
+        """The mean loss of the batches since the last call, over all processes.
+
+        Raises:
+            LodaError: it is not finite.
+        """
+        mean = self.accelerator.reduce(torch.stack([loss.value for loss in self.losses]).mean(), "mean").item()
+        if not math.isfinite(mean):
+            _check_finite(self.losses, self.parameters, self.steps)
+        self.mean_loss = mean
+        self.losses.clear()
+        return self.mean_loss
+
+    def state(self) -> State:
+        """From where the training can go on.
+
+        Raises:
+            LodaError: a loss or a parameter is not finite.
+        """
+        _check_finite(self.losses, self.parameters, self.steps)
+        tensors = tensors_of(self.parameters, self.adamw, [loss.value for loss in self.losses])
+        for name, row in torch_generators(self.accelerator.device).items():
+            gathered = self.accelerator.gather(row.to(self.accelerator.device)).cpu() if process_count() > 1 else row
+            tensors[name] = gathered
+        known = None if math.isnan(self.mean_loss) else self.mean_loss
+        return State(self.steps, self.adamw.updates, self._seconds(), known, self.resumed, generators(), tensors)
+
+    def end(self) -> Training:
+        """Let go of the processes and the device."""
+        peak = torch.cuda.max_memory_allocated() if self.accelerator.device.type == "cuda" else None
+        # DistributedDataParallel goes before its process group; the other way round they can wait for each other.
+        del self.objective
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+        return Training(self.steps, self.mean_loss, self._seconds(), peak, process_count(), self.resumed)
+
+    def _take_up(self, state: State) -> None:
+        put_back(state, self.parameters, self.adamw)
+        self.steps, self.earlier, self.resumed = state.step, state.seconds, state.resumed + 1
+        self.mean_loss = math.nan if state.loss is None else state.loss
+        self.losses = [Loss(state.step, [], loss.to(self.accelerator.device)) for loss in state.losses]
+
+    def _seconds(self) -> float:
+        return self.earlier + time.monotonic() - self.started
 
 
 def _accelerator(optim: OptimConfig, trainer: TrainerConfig) -> Accelerator:
