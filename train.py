@@ -60,7 +60,8 @@ def main(config: DictConfig) -> None:
 
 def run_job(config: DictConfig) -> None:
     """Do what is missing of an experiment and print what it scored."""
-    from eval.pipeline import run_experiment, summary
+    from eval.completion import summary
+    from eval.pipeline import run_experiment
     from eval.records import collect
 
     experiment = resolve(config)

@@ -17,29 +17,31 @@ from tokenizers import Tokenizer
 
 from eval.bootstrap import save_statistics
 from eval.card import write_card
+from eval.completion import is_complete, is_current, marks_of, metrics_key, metrics_of, scores_of
 from eval.decode import decode, encode_prompts, read_texts, write_predictions
 from eval.metrics.corpus import Corpus
 from eval.postprocess import LEADERBOARD, pad_references, prepare
-from eval.records import Record, read_record
-from eval.score import DEFAULT_METRICS, check_metrics, metrics_fingerprint, score_with_statistics
+from eval.records import Record
+from eval.score import check_metrics, score_with_statistics
 from loda.config import part_name
 from loda.cost import Cost
 from loda.errors import LodaError
-from loda.lab.config import DatasetConfig, Experiment
-from loda.lab.data import Example, count, load, load_entries, load_pairs
+from loda.lab.bases import locate
+from loda.lab.config import Experiment
+from loda.lab.data import Example, load, load_entries, load_pairs
 from loda.lab.files import read_json, sha256, write_sealed
-from loda.lab.fingerprint import data_key, decode_key, digest, train_key
+from loda.lab.fingerprint import data_key, decode_key, train_key
 from loda.lab.interrupt import listening
 from loda.lab.lock import check_held, hold
-from loda.lab.loop import Milestone, pick_device
-from loda.lab.models import load_tokenizer, locate, preflight, token_id
+from loda.lab.loop import pick_device
+from loda.lab.milestones import Milestone
+from loda.lab.models import load_tokenizer, preflight, token_id
 from loda.lab.paths import STATISTICS, Outputs, RunDir
 from loda.lab.processes import check_processes, is_main_process, process_count
 from loda.lab.progress import ONE_RUN, Bars
 from loda.lab.provenance import provenance
 from loda.lab.train import (
     adapter_hash,
-    checkpoints,
     describe,
     load_trained,
     run_training,
@@ -58,11 +60,6 @@ class Inputs:
     examples: list[Example]  # what is decoded: every distinct context
     prompts: list[list[int]]  # of these, encoded
     instances: list[Example]  # what is scored: the same, or every entry of the file
-
-
-def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
-    """The metrics that a data set asks for, or those of its protocol."""
-    return dataset.metrics or DEFAULT_METRICS[dataset.protocol]
 
 
 def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN, wait: bool = True) -> list[Record]:
@@ -103,43 +100,15 @@ def record_failure(run: RunDir, overrides: str, message: str) -> None:
         print(f"the failure of {run.name} could not be recorded: {error}", file=sys.stderr)
 
 
-def scores_of(experiment: Experiment) -> list[Record]:
-    """The scores of a complete experiment, one record for each checkpoint."""
-    run = Outputs.of(experiment).run(experiment)
-    return [read_record(run.scores(experiment, mark.label)) for mark in _marks(experiment)]
-
-
-def is_complete(experiment: Experiment) -> bool:
-    """Whether every checkpoint of an experiment has been scored with the present scorer."""
-    run = Outputs.of(experiment).run(experiment)
-    return all(_is_current(run, experiment, mark.label) for mark in _marks(experiment))
-
-
 def _do_missing(experiment: Experiment, inputs: Inputs, outputs: Outputs, bars: Bars) -> None:
     rows = training_rows(experiment, inputs.tokenizer, outputs) if experiment.trains else []
     run_training(experiment, inputs.folder, rows, outputs, bars)
     if not is_main_process():
         return
-    for mark in _marks(experiment):
+    for mark in marks_of(experiment):
         _decode(experiment, inputs, mark, outputs, bars)
         check_held(outputs.run(experiment))
         _score(experiment, inputs, mark, outputs)
-
-
-def _marks(experiment: Experiment) -> list[Milestone]:
-    return checkpoints(experiment, count(experiment.dataset, "train"))
-
-
-def summary(record: Record) -> str:
-    """Two lines: which run, and what it scored."""
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in record.scores.items())
-    return f"{record.run}, epoch {record.epoch:g}, {record.contexts} contexts of {record.split}\n  {scores}"
-
-
-def headline(record: Record) -> str:
-    """Split, epoch and the first of the scores, for lists of runs."""
-    name, value = next(iter(record.scores.items()))
-    return f"{record.split}, epoch {record.epoch:g}: {name} {value:.4f}"
 
 
 def _check(experiment: Experiment) -> Inputs:
@@ -182,7 +151,7 @@ def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Ou
 def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs) -> None:
     dataset, run = experiment.dataset, outputs.run(experiment)
     path, predictions = run.scores(experiment, mark.label), run.predictions(experiment, mark.label)
-    if _is_current(run, experiment, mark.label):
+    if is_current(run, experiment, mark.label):
         return
     started = monotonic()
     trained, decoded = read_json(run.trained), read_json(run.decoded(experiment, mark.label))
@@ -247,27 +216,7 @@ def make_corpus(
     return Corpus(protocol, tuple(hypotheses), tuple(map(tuple, references)))
 
 
-def metrics_key(dataset: DatasetConfig) -> str:
-    """Identity of the scorer: protocol, metrics, and the versions their digits depend on."""
-    return digest({"protocol": dataset.protocol, "metrics": metrics_fingerprint(metrics_of(dataset))})
-
-
 def _is_decoded(run: RunDir, experiment: Experiment, label: str) -> bool:
     """Whether there are predictions of the present adapter."""
     summary_file = run.decoded(experiment, label)
     return summary_file.exists() and read_json(summary_file).get("adapter") in (None, adapter_hash(run, label))
-
-
-def _is_current(run: RunDir, experiment: Experiment, label: str) -> bool:
-    """Whether scores exist of the present predictions by the present scorer; anything else is computed again."""
-    path, summary_file = run.scores(experiment, label), run.decoded(experiment, label)
-    if not path.exists():
-        return False
-    read_json(path)  # damage is told, not overwritten
-    try:
-        hashes = read_record(path).hashes
-    except LodaError:
-        return False
-    decoded = read_json(summary_file)["predictions"] if summary_file.exists() else None
-    of_these = decoded is None or hashes.get("predictions", decoded) == decoded
-    return of_these and hashes["metrics"] == metrics_key(experiment.dataset)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eval.aggregate import experiment_of
-from eval.pipeline import is_complete, metrics_of, scores_of
+from eval.completion import is_complete, metrics_of, scores_of
 from eval.records import Record
 from eval.score import load_metric
 from eval.table_spec import Better, Row, TableSpec, overrides

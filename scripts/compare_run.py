@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from eval.pipeline import summary
+from eval.completion import summary
 from eval.protocol import Finding, Side, compare, counterpart, facts, find_run, points, read_run, sources
 from eval.records import Record
 from loda.errors import LodaError

@@ -17,27 +17,27 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from eval.aggregate import build, decodings, experiment_of
-from eval.pipeline import headline, is_complete, record_failure, run_experiment
+from eval.aggregate import build
+from eval.completion import headline, is_complete
+from eval.jobs import Job, jobs
 from eval.render import FORMATS
 from eval.table import write
-from eval.table_spec import overrides, read, seeds
 from loda.config import part_name
 from loda.errors import LodaError
 from loda.lab.config import Experiment
 from loda.lab.data import count
 from loda.lab.interrupt import REQUEUE, listening
 from loda.lab.lock import HeldError
+from loda.lab.milestones import checkpoints
 from loda.lab.paths import Outputs
 from loda.lab.progress import ONE_RUN, Bars
-from loda.lab.train import checkpoints
 
 # For the estimate alone: a training step costs 4 FLOP per parameter and token (forward, and backward through frozen
 # weights), 6 where all weights are trained; rows are padded to their batch's longest (mean on E2E 73 tokens, on DART's
@@ -50,43 +50,12 @@ screen_line: int | None = None
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of a table: its experiment for each split that it is scored on, the first being the reported one."""
-
-    label: str
-    overrides: list[str]
-    experiments: list[Experiment]
-
-    @property
-    def experiment(self) -> Experiment:
-        """The run on the reported split."""
-        return self.experiments[0]
-
-
-@dataclass(frozen=True)
 class Outcome:
     """How a run ended: its scores in a line, or what went wrong."""
 
     succeeded: bool
     message: str
     held: bool = False  # by another process, which may be about to finish it
-
-
-def jobs(table: str, profile: str, settings: Sequence[str]) -> list[Job]:
-    """Every run of a table, row by row, seed by seed; `settings` are overrides for all of them."""
-    spec = read(table)
-    if profile not in spec.profiles:
-        raise LodaError(f"unknown profile {profile!r} of {table}; choose one of {', '.join(spec.profiles)}")
-    found = []
-    for row in spec.rows:
-        arguments = overrides(row, spec.profiles[profile])
-        for seed in seeds(row, spec.profiles[profile]):
-            label = f"{row.label} (r={row.r})" if row.r else row.label
-            common = [*arguments, *settings]
-            composed = [experiment_of((*common, *decoding)) for decoding in decodings(spec, common)]
-            experiments = [replace(experiment, seed=seed) for experiment in composed]
-            found.append(Job(f"{label}, seed {seed}", [*common, f"seed={seed}"], experiments))
-    return found
 
 
 def estimate(todo: Sequence[Job]) -> str:
@@ -198,6 +167,8 @@ def attempt(job: Job, bars: Bars, wait_for_it: bool) -> Outcome:
 
     Where another process is working on the same run, others can be done first; `wait_for_it` waits instead.
     """
+    from eval.pipeline import record_failure, run_experiment  # seconds, which a finished table need not wait for
+
     run = None
     try:
         run = Outputs.of(job.experiment).run(job.experiment)

@@ -17,14 +17,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.pipeline import headline, is_complete
+from eval.completion import headline, is_complete
+from eval.jobs import Job, jobs
 from eval.records import Record, read_record
 from loda.errors import LodaError
 from loda.lab.config import Experiment, restore
 from loda.lab.files import last_json_line, read_json
 from loda.lab.lock import holder
 from loda.lab.paths import Outputs, RunDir
-from scripts.run_table import Job, jobs
 
 
 class State(Enum):

@@ -15,15 +15,16 @@ import sys
 from collections.abc import Sequence
 
 from eval.aggregate import train_command
+from eval.completion import is_complete
 from eval.figures import rates
 from eval.figures.style import save
-from eval.pipeline import is_complete
+from eval.jobs import Job
 from eval.table_spec import TableSpec, read, seeds
 from eval.tuning import FACTORS, SPLIT, Sweep, Tuned, sweeps, tuned
 from loda.errors import LodaError
 from loda.lab.files import write_text
 from loda.lab.paths import Outputs
-from scripts.run_table import Job, check_gpu, run
+from scripts.run_table import check_gpu, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from loda.lab.bases import identity as model_identity
 from loda.lab.config import Experiment
 from loda.lab.data import identity as data_identity
-from loda.lab.models import identity as model_identity
 
 PROTOCOL = 1
 """Raised by hand whenever a change of the code changes results."""

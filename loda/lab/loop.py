@@ -35,6 +35,7 @@ from loda.lab.fast import make_fast, pack
 from loda.lab.interrupt import Interrupted, deferred, is_requested
 from loda.lab.journal import Journal
 from loda.lab.loss import target_loss
+from loda.lab.milestones import Milestone, horizon, milestones
 from loda.lab.optim import ReferenceAdamW, schedule
 from loda.lab.order import batches, steps_per_epoch
 from loda.lab.processes import is_main_process, process_count, process_index
@@ -44,15 +45,6 @@ from loda.lab.state import State, generators, put_back, put_back_generators, ten
 
 NO_ROW = Row(ids=[0], given=1)
 """Stands in where the last batch of an epoch has fewer rows than there are processes; no position of it counts."""
-
-
-@dataclass(frozen=True)
-class Milestone:
-    """A moment whose adapter is kept: its label and the number of batches seen by then."""
-
-    label: str
-    step: int
-    epoch: float
 
 
 @dataclass(frozen=True)
@@ -95,33 +87,6 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, tokens: int) -> Tensor:
         """See `target_loss`."""
         return target_loss(self.model, batch, self.label_smoothing, tokens)
-
-
-def milestones(rows: int, optim: OptimConfig, max_steps: int | None) -> list[Milestone]:
-    """The adapters that a run keeps: those of `keep_epochs` that it reaches, and the last.
-
-    A run that `max_steps` ends before its last epoch keeps its end as "step-N".
-
-    Raises:
-        LodaError: the run ends before its first update.
-    """
-    per_epoch = steps_per_epoch(rows, optim.batch_size)
-    total = min(optim.epochs * per_epoch, max_steps or math.inf)
-    if total < optim.accumulate:
-        raise LodaError(
-            f"optim.accumulate={optim.accumulate} batches make one update, but the run has only {total}; "
-            "lower it, or train longer"
-        )
-    kept = sorted({epoch for epoch in (*optim.keep_epochs, optim.epochs) if epoch * per_epoch <= total})
-    found = [Milestone(f"epoch-{epoch}", epoch * per_epoch, epoch) for epoch in kept]
-    if not found or found[-1].step != total:
-        found.append(Milestone(f"step-{total}", int(total), round(total / per_epoch, 3)))
-    return found
-
-
-def horizon(rows: int, optim: OptimConfig, max_steps: int | None) -> int:
-    """The step at which the learning rate reaches 0."""
-    return int(min(optim.schedule_epochs * steps_per_epoch(rows, optim.batch_size), max_steps or math.inf))
 
 
 def pick_device(device: str) -> torch.device:

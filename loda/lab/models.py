@@ -1,4 +1,4 @@
-"""Base models: where they come from, how they are checked, how they are loaded.
+"""Base models: how they are checked, how they are loaded.
 
 The only dropout of the reference is LoRA's own, so the dropouts of a checkpoint's configuration are switched off
 (protocol: LoRA's NLG code ignores them), by the names that the architectures of `loda.targets` have for them. Weights
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -21,12 +19,8 @@ import loda
 from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import Experiment, ModelConfig
-from loda.lab.data.source import content_hash
 from loda.lab.files import read_json
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
-SHARDS = "model.safetensors.index.json"
-"""In the place of model.safetensors where the weights are in several files."""
 END_OF_TEXT = "<|endoftext|>"
 DROPOUTS = (
     *("attn_pdrop", "embd_pdrop", "resid_pdrop"),  # GPT-2, GPT-J, Phi-3
@@ -35,34 +29,6 @@ DROPOUTS = (
 )
 PACKABLE = ("gpt2", "gpt_neox", "opt", "phi3", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
 """The architectures whose losses `trainer.fast` was tested to keep; others add more to attention than its mask."""
-SHIPPED = Path(__file__).resolve().parent / "toy" / "base"
-
-
-def identity(config: ModelConfig) -> dict[str, Any]:
-    """What determines the base: commit on the hub, or the sha256 of the local files."""
-    if config.path is None:
-        return {"hub_id": config.hub_id, "revision": config.revision}
-    folder = _local(config.path)
-    return {name: content_hash(folder / name) for name in _files(folder)}
-
-
-def locate(config: ModelConfig) -> Path:
-    """The folder of the base model, downloaded on first use.
-
-    Raises:
-        LodaError: a file is missing, or the download failed.
-    """
-    if config.path is not None:
-        return _local(config.path)
-    assert config.hub_id is not None
-    try:
-        return Path(snapshot_download(config.hub_id, revision=config.revision, allow_patterns=list(FILES)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise LodaError(
-            f"the base model {config.hub_id} (commit {str(config.revision)[:12]}) could not be downloaded from the "
-            f"Hugging Face hub; give a local folder with {', '.join(FILES)} as model.path=FOLDER, or run `make demo`, "
-            "which needs no download"
-        ) from error
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -210,19 +176,3 @@ def _check_parameters(config: ModelConfig, model: PreTrainedModel) -> None:
             f"the base model has {found:,} parameters, model={config.name} has {config.parameters:,}; "
             "give the right folder, or model=local for another model"
         )
-
-
-def _local(path: str) -> Path:
-    folder = SHIPPED if path == "toy" else Path(path)
-    missing = [name for name in _files(folder) if not (folder / name).is_file()]
-    if missing:
-        raise LodaError(f"model.path={path} lacks {', '.join(missing)}; it needs {', '.join(FILES)}")
-    return folder
-
-
-def _files(folder: Path) -> list[str]:
-    """The names of the files of a base in a folder."""
-    index = folder / SHARDS
-    if not index.is_file() or (folder / "model.safetensors").is_file():
-        return list(FILES)
-    return ["config.json", SHARDS, *sorted(set(read_json(index)["weight_map"].values())), "tokenizer.json"]

@@ -14,14 +14,15 @@ from loda.checkpoint import CONFIG_FILE, FROZEN_FILE, load_frozen, save_frozen
 from loda.config import part_to_dict
 from loda.errors import LodaError
 from loda.inject import FrozenTensors, approximate
+from loda.lab.bases import identity as model_identity
 from loda.lab.config import Experiment
 from loda.lab.data import load_pairs
 from loda.lab.files import read_json, sha256, write_folder, write_sealed
 from loda.lab.fingerprint import PROTOCOL, data_key, digest
 from loda.lab.journal import Journal, open_journal
 from loda.lab.lock import check_held
-from loda.lab.loop import Milestone, milestones, pick_device, train
-from loda.lab.models import identity as model_identity
+from loda.lab.loop import pick_device, train
+from loda.lab.milestones import UNTRAINED, Milestone, checkpoints
 from loda.lab.models import load_base
 from loda.lab.paths import Outputs, RunDir
 from loda.lab.processes import is_main_process
@@ -33,14 +34,6 @@ from loda.lab.state import State, load_state, save_state
 from loda.sealed import check_folder, write_sealed_folder
 
 DEFAULT_THREADS = torch.get_num_threads()
-UNTRAINED = Milestone("untrained", 0, 0.0)
-
-
-def checkpoints(experiment: Experiment, rows: int) -> list[Milestone]:
-    """The checkpoints of a finished run; a run without adapter has the untrained model alone."""
-    if not experiment.trains:
-        return [UNTRAINED]
-    return milestones(rows, experiment.optim, experiment.trainer.max_steps)
 
 
 def training_rows(experiment: Experiment, tokenizer: Tokenizer, outputs: Outputs) -> list[Row]:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from loda.lab.bases import SHIPPED
 from loda.lab.config import compose
 from loda.lab.lock import hold
-from loda.lab.models import SHIPPED, load_tokenizer
+from loda.lab.models import load_tokenizer
 from loda.lab.paths import Outputs, RunDir
 from loda.lab.progress import HIDDEN
 from loda.lab.train import run_training, training_rows

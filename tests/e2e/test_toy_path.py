@@ -16,8 +16,9 @@ from eval.aggregate import build
 from eval.pipeline import run_experiment
 from eval.render import FORMATS
 from loda.errors import LodaError
+from loda.lab.bases import SHIPPED
 from loda.lab.config import compose
-from loda.lab.models import SHIPPED, load_base
+from loda.lab.models import load_base
 from loda.lab.paths import Outputs
 from scripts import compare_run, figure2, status
 

@@ -14,22 +14,13 @@ from eval.beam import beam_search
 from eval.pipeline import run_experiment
 from loda.errors import LodaError
 from loda.inject import approximate
+from loda.lab.bases import SHIPPED, locate
 from loda.lab.config import Experiment, compose, restore
 from loda.lab.data import Pair, load, load_pairs
 from loda.lab.fast import make_fast, pack
 from loda.lab.fingerprint import data_key
 from loda.lab.loss import target_loss
-from loda.lab.models import (
-    END_OF_TEXT,
-    PACKABLE,
-    SHIPPED,
-    _configuration,
-    load_base,
-    load_tokenizer,
-    locate,
-    preflight,
-    token_id,
-)
+from loda.lab.models import END_OF_TEXT, PACKABLE, _configuration, load_base, load_tokenizer, preflight, token_id
 from loda.lab.paths import Outputs
 from loda.lab.rows import Row, collate, encode, encoded
 from loda.lab.train import frozen_tensors

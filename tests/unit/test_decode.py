@@ -10,10 +10,11 @@ from eval.beam import beam_search
 from eval.decode import encode_prompts
 from loda.adapters import FullRank, LoRA
 from loda.errors import LodaError
+from loda.lab.bases import SHIPPED
 from loda.lab.config import compose
 from loda.lab.data import Example, load
 from loda.lab.fingerprint import decode_key
-from loda.lab.models import SHIPPED, load_tokenizer
+from loda.lab.models import load_tokenizer
 from loda.lab.rows import prompt
 from tests.unit.models import ADAPTERS, VOCABULARY, perturb, tiny_gpt2
 

@@ -9,12 +9,13 @@ import torch
 import loda
 from loda.adapters import LoRA
 from loda.errors import LodaError
+from loda.lab.bases import SHIPPED
 from loda.lab.config import LoggerConfig, compose
 from loda.lab.fast import pack
 from loda.lab.journal import open_journal
 from loda.lab.loop import NO_ROW, train
 from loda.lab.loss import target_loss
-from loda.lab.models import SHIPPED, load_base
+from loda.lab.models import load_base
 from loda.lab.processes import check_processes, is_main_process
 from loda.lab.progress import HIDDEN
 from loda.lab.rows import Row, collate

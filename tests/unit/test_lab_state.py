@@ -20,11 +20,12 @@ from eval.pipeline import run_experiment
 from loda.adapters import LoDAPlus
 from loda.errors import LodaError
 from loda.lab import loop
+from loda.lab.bases import SHIPPED
 from loda.lab.config import LoggerConfig, compose
 from loda.lab.interrupt import REQUEUE, Interrupted, deferred, listening
 from loda.lab.journal import open_journal
 from loda.lab.loop import train
-from loda.lab.models import SHIPPED, load_base
+from loda.lab.models import load_base
 from loda.lab.progress import HIDDEN
 from loda.lab.rows import Row
 from loda.lab.state import load_state, save_state

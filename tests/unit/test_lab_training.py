@@ -15,11 +15,13 @@ from tokenizers.normalizers import Lowercase
 
 from loda.errors import LodaError
 from loda.lab import train
+from loda.lab.bases import SHIPPED
 from loda.lab.config import compose
 from loda.lab.data import Pair
 from loda.lab.data.toy import FILES
-from loda.lab.loop import horizon, milestones, pick_device
-from loda.lab.models import SHIPPED, load_tokenizer, token_id
+from loda.lab.loop import pick_device
+from loda.lab.milestones import horizon, milestones
+from loda.lab.models import load_tokenizer, token_id
 from loda.lab.optim import schedule
 from loda.lab.order import ORDERS, batches, steps_per_epoch
 from loda.lab.paths import Outputs

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.aggregate import build, select_epoch, statistic
+from eval.jobs import jobs
 from eval.records import Record
 from eval.render import markdown
 from eval.table import main, write
@@ -21,7 +22,6 @@ from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.paths import Outputs
-from scripts.run_table import jobs
 from tests.score_files import TOY, write_scores
 
 LODA = [*TOY, "adapter=loda"]
@@ -161,7 +161,7 @@ def test_selection_by_another_split_finds_its_scores(tmp_path, monkeypatch):
 def test_a_run_with_a_choice_is_scored_on_both_splits_by_one_job(monkeypatch):
     """Two jobs might train the same run at the same time."""
     spec = replace(read("table1"), select_split="valid")
-    monkeypatch.setattr("scripts.run_table.read", lambda name: spec)
+    monkeypatch.setattr("eval.jobs.read", lambda name: spec)
     found = {job.label: [e.decode.split for e in job.experiments] for job in jobs("table1", "toy", [])}
     assert found["S-LoDA, seed 0"] == ["test", "valid"]
     assert found["LoDA, seed 0"] == ["test"]

@@ -35,7 +35,7 @@ def test_the_test_split_has_no_say(tmp_path):
 @pytest.fixture
 def current(monkeypatch):
     """Scores count as those of the present scorer, so that no Java has to be there."""
-    monkeypatch.setattr("eval.pipeline.metrics_key", lambda dataset: "metrics")
+    monkeypatch.setattr("eval.completion.metrics_key", lambda dataset: "metrics")
 
 
 def score(root, adapter, rate, bleu, split="valid"):
