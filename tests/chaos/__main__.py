@@ -41,8 +41,7 @@ SETTINGS = ["model=toy", "dataset=toy", "adapter=loda_plus", "approx=rank38", "t
             "decode.num_beams=2", "decode.max_new_tokens=12", "decode.batch_size=8", "seed=0",
             "dataset.metrics=[bleu,nist,rouge_l,cider]"]  # fmt: skip
 FINISHED = ("data/*", "frozen/*", "runs/*/checkpoints/*", "runs/*/train.json", "runs/*/decode/*/*/*/parts/*.json",
-            "runs/*/decode/*/*/*/predictions.jsonl", "runs/*/decode/*/*/*/decode.json",
-            "runs/*/decode/*/*/*/*/scores.json")  # fmt: skip
+            "runs/*/decode/*/*/*/decode.json", "runs/*/decode/*/*/*/*/scores.json")  # fmt: skip
 COMPARED = ("runs/*/checkpoints/*/adapter_*", "runs/*/train.jsonl", "runs/*/decode/*/*/*/predictions.jsonl",
             "runs/*/decode/*/*/*/*/statistics.safetensors", "tables/*.csv", "tables/*.md")  # fmt: skip
 
@@ -107,8 +106,9 @@ def stage(outputs: Path) -> str:
 
 
 def finished(outputs: Path) -> dict[Path, tuple[int, int]]:
-    """Every finished artefact with what changes when it is written anew."""
-    paths = (path for pattern in FINISHED for path in outputs.glob(pattern) if not path.name.startswith("."))
+    """Every finished artefact with what changes when it is written anew; predictions are, once decode.json says so."""
+    paths = [path for pattern in FINISHED for path in outputs.glob(pattern) if not path.name.startswith(".")]
+    paths += [path.with_name("predictions.jsonl") for path in paths if path.name == "decode.json"]
     return {path: (path.stat().st_ino, 0 if path.is_dir() else path.stat().st_mtime_ns) for path in paths}
 
 
