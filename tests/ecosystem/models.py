@@ -18,6 +18,11 @@ _COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_tok
 _GPT: dict[str, Any] = {"n_embd": D, "n_layer": 2, "n_head": 4, "n_positions": 32}
 _WIDE: dict[str, Any] = {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
 _LLAMA: dict[str, Any] = {**_WIDE, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 32}
+# Shorter than TOKENS, so that it hides something.
+_WINDOW: dict[str, Any] = {"sliding_window": 4}
+_QWEN: dict[str, Any] = {**_LLAMA, **_WINDOW, "use_sliding_window": True, "max_window_layers": 1}
+# Heads that are together wider than the model.
+_HEADS: dict[str, Any] = {"head_dim": 16}
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "gpt2": _GPT,
@@ -27,19 +32,20 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "num_heads": 4,
         "attention_types": [[["global", "local"], 1]],
         "max_position_embeddings": 32,
+        "window_size": 4,
     },
     "gptj": {**_GPT, "rotary_dim": 4},
     "gpt_neox": {**_WIDE, "intermediate_size": 48, "max_position_embeddings": 32},
     "opt": {**_WIDE, "ffn_dim": 48, "max_position_embeddings": 32, "word_embed_proj_dim": D},
     "bloom": {"hidden_size": D, "n_layer": 2, "n_head": 4},
-    "phi3": _LLAMA,
+    "phi3": {**_LLAMA, **_WINDOW},
     "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": {**_LLAMA, "head_dim": 8},
-    "gemma": {**_LLAMA, "head_dim": 8},
-    "gemma2": {**_LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8},
-    "gemma3_text": {**_LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "mistral": {**_LLAMA, **_WINDOW},
+    "qwen2": _QWEN,
+    "qwen3": {**_QWEN, **_HEADS},
+    "gemma": {**_LLAMA, **_HEADS},
+    "gemma2": {**_LLAMA, **_WINDOW, **_HEADS, "query_pre_attn_scalar": 16},
+    "gemma3_text": {**_LLAMA, **_WINDOW, **_HEADS, "query_pre_attn_scalar": 16},
 }
 
 

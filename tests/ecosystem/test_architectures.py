@@ -35,6 +35,12 @@ def test_every_row_of_the_table_is_tested():
     assert set(SETTINGS) == set(ARCHITECTURES)
 
 
+@pytest.mark.parametrize("kind", ["gpt_neo", "phi3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"])
+def test_the_windows_of_these_models_hide_something(kind):
+    name = "window_size" if kind == "gpt_neo" else "sliding_window"
+    assert not torch.allclose(logits(tiny(kind)), logits(tiny(kind, **{name: TOKENS.shape[1]})), atol=1e-3)
+
+
 @every_architecture
 @pytest.mark.parametrize("slices", [("q", "v"), ("k",)], ids="".join)
 def test_only_the_named_slices_change(kind, slices):
@@ -104,10 +110,11 @@ def test_the_costs_are_those_of_the_shapes(kind):
     # Grouped-query models of SETTINGS have 2 heads of keys and values for 4 of queries.
     model = loda.inject(tiny(kind), loda.LodaConfig(LoRA(r=2)))
     config = model.config
-    few = D * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads) // config.num_attention_heads
+    head = SETTINGS[kind].get("head_dim", D // 4)
+    many, few = 4 * head, (getattr(config, "num_key_value_heads", None) or 4) * head
     cost = loda.cost(model)
-    assert cost.base_macs_per_token == 2 * D * (D + 2 * few)
-    assert cost.trainable_parameters == cost.macs_per_token - cost.base_macs_per_token == 2 * 2 * (2 * D + D + few)
+    assert cost.base_macs_per_token == 2 * D * (many + 2 * few)
+    assert cost.trainable_parameters == cost.macs_per_token - cost.base_macs_per_token == 2 * 2 * (2 * D + many + few)
 
 
 @every_architecture

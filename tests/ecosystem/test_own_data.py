@@ -27,7 +27,7 @@ from loda.lab.train import frozen_tensors
 from scripts.figure2 import projections_of_blocks
 from tests.ecosystem.models import SETTINGS, TOKENS, tiny
 
-WINDOWED = ["mistral", "phi3", "gemma3_text"]
+WINDOWED = ["mistral", "phi3", "qwen2", "qwen3", "gemma3_text"]
 WIDE = {"sliding_window": 16}
 LINES = [{"context": "a : b", "references": ["one .", "two ."]}, {"prompt": "c : d", "completion": "three ."}]
 
