@@ -97,6 +97,13 @@ def parts(model: PreTrainedModel, kind: str, x: Tensor) -> list[dict[str, Tensor
     return blocks
 
 
+def changed_parts(kind: str, model: PreTrainedModel) -> list[set[str]]:
+    """Which of q, k, v compute other numbers than the base's, bit for bit, in each block."""
+    x = torch.randn(2, 5, D, dtype=model.dtype)
+    pairs = zip(parts(tiny(kind, dtype=model.dtype), kind, x), parts(model, kind, x), strict=True)
+    return [{name for name in "qkv" if not torch.equal(base[name], found[name])} for base, found in pairs]
+
+
 BLOCKS = {
     "gpt2": "transformer.h",
     "gpt_neo": "transformer.h",

@@ -12,7 +12,7 @@ from loda.config import part_name
 from loda.errors import LodaError
 from loda.inject import adapter_parameters, projections
 from loda.targets import ARCHITECTURES, Layout
-from tests.ecosystem.models import SETTINGS, TOKENS, D, logits, parts, tiny
+from tests.ecosystem.models import SETTINGS, TOKENS, D, changed_parts, logits, tiny
 from tests.unit.models import perturb, same_state, state
 
 every_architecture = pytest.mark.parametrize("kind", SETTINGS)
@@ -22,13 +22,6 @@ BASELINES = [AdapterH(r=4), AdapterL(r=4), FineTuning(), FineTuningTop2()]
 
 def adapted(kind: str, config: loda.LodaConfig) -> nn.Module:
     return perturb(loda.inject(tiny(kind), config))
-
-
-def changed_parts(kind: str, model: nn.Module) -> list[set[str]]:
-    """Which of q, k, v compute other numbers than the base's, bit for bit, in each block."""
-    x = torch.randn(2, 5, D, dtype=model.dtype)
-    pairs = zip(parts(tiny(kind, dtype=model.dtype), kind, x), parts(model, kind, x), strict=True)
-    return [{name for name in "qkv" if not torch.equal(base[name], found[name])} for base, found in pairs]
 
 
 def test_every_row_of_the_table_is_tested():

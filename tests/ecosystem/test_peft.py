@@ -17,7 +17,7 @@ from loda.approx import LowRank
 from loda.errors import LodaError
 from loda.inject import projections
 from tests.ecosystem.models import SETTINGS, TOKENS, D, logits, parts, tiny
-from tests.unit.models import same_state, state
+from tests.unit.models import give_values, same_state, state
 
 LOWRANK = {"name": "lowrank", "rank": 8}
 
@@ -28,10 +28,7 @@ def config(**settings: object) -> loda.peft.LodaConfig:
 
 def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
     """Give what trains random values, as if it had been trained."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in loda.trainable_parameters(model).values():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    give_values(loda.trainable_parameters(model), seed)
     return model.eval()
 
 

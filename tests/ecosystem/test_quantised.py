@@ -16,7 +16,7 @@ from loda.config import part_name
 from loda.errors import LodaError
 from loda.inject import adapter_parameters
 from tests.ecosystem.models import TOKENS, logits, tiny
-from tests.unit.models import same_state, state
+from tests.unit.models import give_values, same_state, state
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
@@ -68,10 +68,7 @@ def fresh(folders, bits, kind):
 
 
 def perturb(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in loda.trainable_parameters(model).values():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    give_values(loda.trainable_parameters(model))
     return model
 
 

@@ -1,6 +1,6 @@
 """A tiny GPT-2 and what the tests do with it: look at its logits, give its adapters values, watch it for changes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -38,10 +38,11 @@ def tiny_gpt2(width: int = 32, layers: int = 2, seed: int = 0) -> GPT2LMHeadMode
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = GPT2LMHeadModel(settings)
+        model: GPT2LMHeadModel = GPT2LMHeadModel(settings)
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=width**-0.5)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def wide_gpt2() -> GPT2LMHeadModel:
@@ -52,16 +53,22 @@ def wide_gpt2() -> GPT2LMHeadModel:
 def logits(model: nn.Module) -> Tensor:
     """Logits of TOKENS."""
     with torch.no_grad():
-        return model(TOKENS).logits
+        found: Tensor = model(TOKENS).logits
+    return found
 
 
 def perturb(model: nn.Module) -> nn.Module:
     """Give every adapter parameter random values, as if it had been trained."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in adapter_parameters(model).values():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    give_values(adapter_parameters(model))
     return model
+
+
+def give_values(parameters: Mapping[str, nn.Parameter], seed: int = 1) -> None:
+    """Random values, always the same."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
 
 def train(model: nn.Module, steps: int = 3) -> None:
