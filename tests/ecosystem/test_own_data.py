@@ -239,6 +239,18 @@ def test_embeddings_may_be_narrower_than_the_blocks(tmp_path):
     assert cost.base_macs_per_token == 2 * 3 * 32 * 32
 
 
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_the_loss_is_that_of_the_model_itself(kind):
+    # Gemma 2 caps its logits outside of its head.
+    model = tiny(kind, **({"final_logit_softcapping": 1.0} if kind == "gemma2" else {}))
+    batch = collate([Row(TOKENS[0].tolist(), 4), Row(TOKENS[1, :7].tolist(), 2)])
+    labels = batch.inputs.clone()
+    labels[:, 1:][~batch.mask[:, :-1]] = -100
+    labels[:, 0] = -100
+    expected = model(batch.inputs, attention_mask=torch.ones_like(labels), labels=labels).loss.item()
+    assert target_loss(model, batch, label_smoothing=0.0).item() == pytest.approx(expected, rel=2e-5)
+
+
 @pytest.mark.parametrize("kind", PACKABLE)
 def test_packed_rows_have_the_losses_of_padded_ones(kind, tmp_path):
     preflight(*of_base(kind, tmp_path, "trainer.fast=true", **(WIDE if kind in WINDOWED else {})))

@@ -209,6 +209,17 @@ def test_several_adapters_are_set_disabled_and_deleted():
     assert not any("second" in name for name, _ in model.named_parameters())
 
 
+def test_a_refused_pair_of_adapters_leaves_the_active_one_active_everywhere():
+    # The first layer holds one of the two alone, so it could not tell.
+    model = adapted(variant="lora")
+    model.add_adapter("second", config(approx=LOWRANK, layers_to_transform=[1]))
+    model.set_adapter("second")
+    before = logits(perturb(model, seed=2))
+    with pytest.raises(LodaError, match="cannot be active together"):
+        model.base_model.set_adapter(["default", "second"])
+    assert torch.equal(logits(model), before)
+
+
 def test_two_adapters_act_together():
     model = adapted(variant="lora")
     one = logits(model)
@@ -306,21 +317,74 @@ def test_the_trainer_trains_the_adapters_alone_and_its_checkpoint_loads(tmp_path
     assert torch.equal(logits(loaded.eval()), logits(model.eval()))
 
 
-def test_a_plain_loop_over_completions_lowers_the_loss():
-    # What TRL's SFTTrainer does: get_peft_model by itself, gradient checkpointing, loss on the completion alone.
-    model = get_peft_model(tiny("llama"), config(approx=LOWRANK)).train()
-    model.enable_input_require_grads()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    labels = TOKENS.masked_fill(torch.arange(TOKENS.shape[1]) < 4, -100)
-    optimizer = torch.optim.AdamW(loda.trainable_parameters(model).values(), lr=0.05)
-    losses = []
-    for _ in range(6):
-        loss = model(TOKENS, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+def completions(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A batch whose loss is of the completion alone, as TRL's collator makes it from a mask."""
+    ids = torch.stack([row["input_ids"] for row in rows])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": ids.masked_fill(torch.arange(ids.shape[1]) < 4, -100),
+    }
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_it_trains_in_the_way_of_an_sft_trainer(kind, tmp_path):
+    # What TRL's SFTTrainer does on top of Trainer: completions, activations computed again, several rows to a step.
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=6,
+        learning_rate=0.05,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=2,
+        gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    model = get_peft_model(tiny(kind), config(approx=LOWRANK))
+    before = state(model)
+    trainer = Trainer(model, arguments, data_collator=completions, train_dataset=Rows())
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses[-1] < losses[0] - 0.1
+    trained = set(loda.trainable_parameters(model))
+    assert {name for name, (value, _) in state(model).items() if not torch.equal(value, before[name][0])} == trained
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny(kind), tmp_path)
+    assert torch.equal(logits(loaded.eval()), logits(model.eval()))
+
+
+def test_two_adapters_are_saved_and_loaded_by_their_names(tmp_path):
+    model = adapted("llama", approx=LOWRANK)
+    model.add_adapter("second", config(variant="lora", r=2, slices=("k",)))
+    model.set_adapter("second")
+    perturb(model, seed=2)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny("llama"), tmp_path / "second", adapter_name="second")
+    loaded.load_adapter(tmp_path, "default")
+    for name in ("default", "second"):
+        model.set_adapter(name)
+        loaded.set_adapter(name)
+        assert torch.equal(logits(loaded), logits(model))
+
+
+def test_modules_to_save_train_and_travel_with_the_adapter(tmp_path):
+    model = adapted("llama", modules_to_save=["lm_head"])
+    assert any("lm_head" in name for name in loda.trainable_parameters(model))
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny("llama"), tmp_path)
+    assert torch.equal(logits(loaded), logits(model))
+    assert not torch.equal(logits(model.unload()), logits(loaded))
+
+
+def test_a_module_at_two_places_is_refused():
+    base = tiny("gpt2")
+    base.transformer.h[1].attn.c_attn = base.transformer.h[0].attn.c_attn
+    with pytest.raises(LodaError, match="are one module"):
+        get_peft_model(base, config())
 
 
 def test_other_modules_are_adapted_as_a_whole():
