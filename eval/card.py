@@ -9,13 +9,14 @@ from huggingface_hub import HfApi
 HfApi().upload_folder(folder_path="outputs/runs/RUN/checkpoints/epoch-5", repo_id="NAME/REPOSITORY")
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from eval.records import Record
-from loda.lab.files import write_text
+from loda.lab.files import write_sealed, write_text
 
 TEMPLATE = """---
 {front_matter}
@@ -58,10 +59,10 @@ The model was trained on rows of the context, the base's end-of-text token, and 
 """
 
 
-def write_card(record: Record, folder: Path, scores: Path, predictions: Path) -> None:
+def write_card(record: Record, folder: Path, predictions: Path) -> None:
     """Put the card of a scored adapter, its scores and its predictions into the adapter's folder."""
-    for path in (scores, predictions):
-        write_text(folder / path.name, path.read_text(encoding="utf-8"))
+    write_text(folder / predictions.name, predictions.read_text(encoding="utf-8"))
+    write_sealed(folder / "scores.json", asdict(record))
     write_text(folder / "README.md", card(record))
 
 

@@ -60,6 +60,8 @@ def is_current(run: RunDir, experiment: Experiment, label: str) -> bool:
         hashes = read_record(path).hashes
     except LodaError:
         return False
-    decoded = read_json(summary_file)["predictions"] if summary_file.exists() else None
-    of_these = decoded is None or hashes.get("predictions", decoded) == decoded
+    decoded = read_json(summary_file) if summary_file.exists() else {}
+    of_these = "predictions" not in decoded or hashes.get("predictions") in (None, decoded["predictions"])
+    if decoded.get("adapter") is not None:
+        of_these &= run.trained.exists() and decoded["adapter"] == run.adapter_hash(label)
     return of_these and hashes["metrics"] == metrics_key(experiment.dataset)

@@ -41,7 +41,6 @@ from loda.lab.processes import check_processes, is_main_process, process_count
 from loda.lab.progress import ONE_RUN, Bars
 from loda.lab.provenance import provenance
 from loda.lab.train import (
-    adapter_hash,
     describe,
     load_trained,
     run_training,
@@ -137,7 +136,7 @@ def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Ou
         return
     started = monotonic()
     model = load_trained(experiment, inputs.folder, mark.label, outputs)
-    made_from = {"adapter": adapter_hash(run, mark.label), "decode": decode_key(experiment)}
+    made_from = {"adapter": run.adapter_hash(mark.label), "decode": decode_key(experiment)}
     parts = predictions.with_name("parts")
     hypotheses = decode(model, inputs.stop, inputs.prompts, experiment.decode, mark.label, bars, parts, made_from)
     check_held(run)
@@ -190,9 +189,10 @@ def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Out
             "scoring": provenance(monotonic() - started, torch.device("cpu")),
         },
     )
-    write_sealed(path, asdict(record))
+    check_held(run)
     if experiment.trains:
-        write_card(record, run.checkpoint(mark.label), path, predictions)
+        write_card(record, run.checkpoint(mark.label), predictions)
+    write_sealed(path, asdict(record))  # the last: where it is, all is
 
 
 def make_corpus(
@@ -219,4 +219,4 @@ def make_corpus(
 def _is_decoded(run: RunDir, experiment: Experiment, label: str) -> bool:
     """Whether there are predictions of the present adapter."""
     summary_file = run.decoded(experiment, label)
-    return summary_file.exists() and read_json(summary_file).get("adapter") in (None, adapter_hash(run, label))
+    return summary_file.exists() and read_json(summary_file).get("adapter") in (None, run.adapter_hash(label))

@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 
 from loda.errors import LodaError
 
+PARTIAL = ".partial"
+"""How the temporary names end; they begin with a dot."""
 REMEDIES = {
     errno.ENOSPC: "make space on the disk",
     errno.EDQUOT: "make space within your quota",
@@ -35,15 +37,15 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     """
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
         os.close(descriptor)
         temporary = Path(name)
         try:
             fill(temporary)
-            _flush(temporary)
+            flush(temporary)
             temporary.chmod(0o644)
             temporary.replace(path)
-            _flush(path.parent)
+            flush(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -64,18 +66,18 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
     """
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
         try:
             fill(temporary)
             for part in (*temporary.rglob("*"), temporary):
-                _flush(part)
+                flush(part)
             temporary.chmod(0o755)
             try:
                 temporary.rename(path)
             except OSError:
                 if not path.is_dir():
                     raise
-            _flush(path.parent)
+            flush(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -106,7 +108,7 @@ def unwritable(path: Path, error: OSError) -> LodaError:
     )
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Have what a file or folder holds written to the disk itself, so that a power cut cannot empty it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -17,9 +17,9 @@ from eval.decode import read_texts
 from eval.records import read_record
 from loda.checkpoint import CONFIG_FILE, check_saved
 from loda.errors import LodaError
+from loda.files import PARTIAL
 from loda.lab.files import read_json, sha256
 from loda.lab.paths import STATISTICS, Outputs, RunDir
-from loda.lab.train import adapter_hash
 from loda.sealed import check_folder, is_sealed
 
 
@@ -54,7 +54,7 @@ def verify(outputs: Outputs) -> Findings:
     for folder in sorted(outputs.runs.glob("*/")):
         for path, check in _checks(RunDir(folder)):
             findings.look(path, check)
-    findings.left_behind = sorted(path for path in outputs.root.rglob(".*") if path.name != ".gitignore")
+    findings.left_behind = sorted(outputs.root.rglob(f".*{PARTIAL}"))
     return findings
 
 
@@ -88,13 +88,20 @@ def _checkpoints(run: RunDir) -> bool:
     """Whether the checkpoints are those that the training saved."""
     saved: dict[str, str] = read_json(run.trained).get("checkpoints", {})
     for label, expected in saved.items():
-        if adapter_hash(run, label) != expected:
+        if run.adapter_hash(label) != expected:
             raise LodaError(f"{run.checkpoint(label) / CONFIG_FILE} is not what the training saved")
     return bool(saved)
 
 
 def _predictions(path: Path) -> bool:
+    """Whether the predictions are those that were decoded, from the adapter that is there."""
     read_texts(path)
+    run, label = RunDir(path.parents[4]), path.parents[1].name
+    decoded = read_json(path.with_name("decode.json")).get("adapter")
+    if decoded not in (None, run.adapter_hash(label)):
+        raise LodaError(
+            f"{path} was decoded from another adapter than {run.checkpoint(label)} holds; repeat the command"
+        )
     return True
 
 

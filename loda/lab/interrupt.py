@@ -39,6 +39,7 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _requested = None
 
 
 @contextmanager

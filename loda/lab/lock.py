@@ -8,16 +8,20 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from loda.errors import LodaError
-from loda.files import unwritable
+from loda.files import PARTIAL, unwritable
 from loda.lab.files import read_json, write_json
 from loda.lab.paths import RunDir
+
+_held: dict[Path, tuple[int, int]] = {}
+"""The locks that this process holds, and which files they are."""
 
 
 class HeldError(LodaError):
@@ -48,7 +52,8 @@ def hold(run: RunDir, wait: bool) -> Iterator[None]:
         HeldError: another process is, and `wait` is false. The message names it.
         LodaError: the folder cannot be written to.
     """
-    lock = FileLock(run.lock)
+    # Not filelock's stand-in where the system has no locks: that one would outlive a killed process.
+    lock = FileLock(run.lock, fallback_to_soft=False)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=1)  # a look at who holds it, as `holder` takes, is shorter
@@ -61,31 +66,45 @@ def hold(run: RunDir, wait: bool) -> Iterator[None]:
     except OSError as error:
         raise unwritable(run.path, error) from error
     try:
+        _held[run.lock] = _identity(run.lock)
         _clear_away(run)
         write_json(run.running, Holder(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(" ", "seconds")))
         yield
     finally:
-        run.running.unlink(missing_ok=True)
+        mine = _held.pop(run.lock, None)
+        with suppress(OSError):  # where the folder has vanished, or is another's by now, so is the note
+            if _identity(run.lock) == mine:
+                run.running.unlink(missing_ok=True)
         lock.release()
 
 
 def check_held(run: RunDir) -> None:
-    """Check that the folder is still there, before more is written into it.
+    """Check that the folder is still there and still this process's own, before more is written into it.
 
     Without this a folder that was deleted or unmounted would come back with a part of its files.
 
     Raises:
         LodaError: it has vanished.
     """
-    if not run.lock.exists():
+    try:
+        found = _identity(run.lock)
+    except OSError:
+        found = None
+    if found is None or found != _held.get(run.lock):
         raise LodaError(
             f"{run.path} has vanished while it was being worked on; bring it back, or repeat the command to begin anew"
         )
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file lies there: a folder that was deleted and made again has another lock."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def _clear_away(run: RunDir) -> None:
-    """Delete what a killed process was writing; its names begin with a dot (see `loda.files`)."""
-    for path in sorted(run.path.rglob(".*")):
+    """Delete what a killed process was writing (see `loda.files`)."""
+    for path in sorted(run.path.rglob(f".*{PARTIAL}")):
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -103,7 +122,7 @@ def holder(run: RunDir) -> Holder | None:
 
 
 def _is_free(run: RunDir) -> bool:
-    lock = FileLock(run.lock)
+    lock = FileLock(run.lock, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

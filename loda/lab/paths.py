@@ -27,8 +27,10 @@ adapter in adapter_config.json, that in train.json, predictions in decode.json, 
 from dataclasses import dataclass
 from pathlib import Path
 
+from loda.checkpoint import CONFIG_FILE
 from loda.config import part_to_dict
 from loda.errors import LodaError
+from loda.files import sha256
 from loda.lab.config import Experiment
 from loda.lab.fingerprint import decode_key, train_key
 
@@ -94,6 +96,17 @@ class RunDir:
     def checkpoint(self, label: str) -> Path:
         """The adapters after an epoch, in the library's format."""
         return self.path / "checkpoints" / label
+
+    def adapter_hash(self, label: str) -> str:
+        """The sha256 of a checkpoint's configuration, which has those of its tensors.
+
+        Raises:
+            LodaError: there is none.
+        """
+        path = self.checkpoint(label) / CONFIG_FILE
+        if not path.is_file():
+            raise LodaError(f"{path} is missing; restore it from a copy, or delete {self.trained} to train again")
+        return sha256(path)
 
     def predictions(self, experiment: Experiment, label: str) -> Path:
         """The decoded texts of one checkpoint."""

@@ -9,6 +9,7 @@ The order of the rows follows from the seed and the number of batches seen; so d
 state at a time: the one before goes when the next is complete, and the last when the training is.
 """
 
+import hashlib
 import random
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loda.errors import LodaError
-from loda.files import sha256
+from loda.files import flush, sha256, unwritable
 from loda.lab.files import read_json, write_sealed
 from loda.lab.optim import ReferenceAdamW
 from loda.lab.processes import process_count, process_index
@@ -132,7 +133,14 @@ def save_state(state: State, folder: Path, journal: Path) -> None:
         LodaError: it cannot be written.
     """
     content = {name: value for name, value in vars(state).items() if name != "tensors"}
-    content["journal"] = {"bytes": journal.stat().st_size, "sha256": sha256(journal)} if journal.exists() else None
+    if journal.exists():
+        try:
+            flush(journal)  # or a power cut could leave a state whose journal is shorter than it says
+        except OSError as error:
+            raise unwritable(journal, error) from error
+        content["journal"] = {"bytes": journal.stat().st_size, "sha256": sha256(journal)}
+    else:
+        content["journal"] = None
 
     def fill(temporary: Path) -> None:
         save_file(state.tensors, temporary / TENSORS)
@@ -159,14 +167,16 @@ def load_state(folder: Path, journal: Path) -> State | None:
     kept = content.pop("journal")
     if kept is not None:
         _cut(journal, kept["bytes"], kept["sha256"], folder)
-    return State(**content, tensors=load_file(places[-1] / TENSORS))
+    # Copies: load_file maps the file, which the next state deletes.
+    return State(**content, tensors={name: t.clone() for name, t in load_file(places[-1] / TENSORS).items()})
 
 
 def _cut(journal: Path, size: int, expected: str, folder: Path) -> None:
     try:
         with journal.open("r+b") as file:
-            file.truncate(size)
-        found = sha256(journal)
+            found = hashlib.sha256(file.read(size)).hexdigest()
+            if found == expected:
+                file.truncate(size)
     except OSError as error:
         raise LodaError(f"{journal} cannot be read ({error.strerror}); delete {folder} to train anew") from error
     if found != expected:

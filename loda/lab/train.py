@@ -17,7 +17,7 @@ from loda.inject import FrozenTensors, approximate
 from loda.lab.bases import identity as model_identity
 from loda.lab.config import Experiment
 from loda.lab.data import load_pairs
-from loda.lab.files import read_json, sha256, write_folder, write_sealed
+from loda.lab.files import read_json, write_folder, write_sealed
 from loda.lab.fingerprint import PROTOCOL, data_key, digest
 from loda.lab.journal import Journal, open_journal
 from loda.lab.lock import check_held
@@ -104,7 +104,7 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
         _save(model, run, UNTRAINED)
     if is_main_process():
         origin = provenance(time.monotonic() - started, pick_device(experiment.trainer.device))
-        saved = {mark.label: adapter_hash(run, mark.label) for mark in checkpoints(experiment, len(rows))}
+        saved = {mark.label: run.adapter_hash(mark.label) for mark in checkpoints(experiment, len(rows))}
         check_held(run)
         write_sealed(run.trained, {**summary, "checkpoints": saved, "provenance": origin})
         shutil.rmtree(run.state, ignore_errors=True)
@@ -118,7 +118,7 @@ def load_trained(experiment: Experiment, folder: Path, label: str, outputs: Outp
     """
     run = outputs.run(experiment)
     saved = read_json(run.trained).get("checkpoints", {}).get(label)
-    if saved not in (None, adapter_hash(run, label)):
+    if saved not in (None, run.adapter_hash(label)):
         raise LodaError(
             f"{run.checkpoint(label) / CONFIG_FILE} is not what the training saved; restore it from a copy, or delete "
             f"{run.trained} to train again"
@@ -128,18 +128,6 @@ def load_trained(experiment: Experiment, folder: Path, label: str, outputs: Outp
     loda.from_pretrained(model, run.checkpoint(label), frozen=frozen)
     trained: PreTrainedModel = model.eval().to(pick_device(experiment.trainer.device))
     return trained
-
-
-def adapter_hash(run: RunDir, label: str) -> str:
-    """The sha256 of a checkpoint's configuration, which has those of its tensors.
-
-    Raises:
-        LodaError: there is none.
-    """
-    path = run.checkpoint(label) / CONFIG_FILE
-    if not path.is_file():
-        raise LodaError(f"{path} is missing; restore it from a copy, or delete {run.trained} to train again")
-    return sha256(path)
 
 
 def describe(experiment: Experiment) -> dict[str, object]:

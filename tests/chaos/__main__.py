@@ -170,10 +170,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # a process with threads cannot be forked
-    build("table1", "toy", Path("nowhere"))  # composes the settings of its rows, for all attempts
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        tally = chaos(options.kills, options.seed, Path(folder))
+        build("table1", "toy", Path(folder) / "none")  # composes the settings of its rows, for all attempts
+        tally = chaos(options.kills, options.seed, Path(folder) / "worlds")
     stages = ", ".join(f"{count} in {name}" for name, count in tally.kills.most_common())
     print(f"{sum(tally.kills.values())} kills ({stages}) in {tally.worlds} worlds, {time.monotonic() - started:.0f} s")
     print(f"trainings taken up again: {tally.resumes}")

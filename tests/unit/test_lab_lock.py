@@ -1,14 +1,16 @@
 """Two processes never work on one run; the lock of a dead one is free."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
 
-from loda.lab.lock import HeldError, hold, holder
-from loda.lab.paths import RunDir
+from loda.errors import LodaError
+from loda.lab.lock import HeldError, check_held, hold, holder
+from loda.lab.paths import Outputs, RunDir
 
 HOLD = """
 import sys, time
@@ -63,3 +65,14 @@ def test_a_failure_inside_frees_the_run(run):
     assert not run.running.exists()
     with hold(run, wait=False):
         pass
+
+
+def test_a_folder_that_another_process_began_anew_is_not_written_to(tmp_path):
+    run = Outputs(tmp_path).run_named("one")
+    with hold(run, wait=False):
+        shutil.rmtree(run.path)
+        with hold(run, wait=False):
+            check_held(run)
+        run.path.mkdir(exist_ok=True)
+        with pytest.raises(LodaError, match="has vanished while it was being worked on"):
+            check_held(run)

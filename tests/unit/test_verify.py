@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.completion import is_complete
 from eval.pipeline import run_experiment
 from loda.errors import LodaError
 from loda.lab.config import compose
@@ -102,8 +103,8 @@ def test_a_run_that_reads_an_altered_file_stops_and_names_it(name, outputs):
 
 def test_what_a_killed_process_left_is_listed_and_cleared_away_by_the_next(outputs, capsys):
     run = Outputs(outputs).run(compose([*SHORT, f"outputs={outputs}"]))
-    (run.path / "checkpoints" / ".step-2.x8").mkdir()
-    (run.path / "checkpoints" / ".step-2.x8" / ".half").touch()
+    (run.path / "checkpoints" / ".step-2.x8.partial").mkdir()
+    (run.path / "checkpoints" / ".step-2.x8.partial" / "half").touch()
     assert verify.main([str(outputs)]) == 0
     assert "left by a killed process, of no use: " in capsys.readouterr().out
     run.all_scores[0].unlink()
@@ -128,3 +129,21 @@ def test_every_byte_of_sealed_json_counts():
             altered[place] ^= bit
             with pytest.raises(ValueError):  # noqa: PT011
                 loads(altered.decode())
+
+
+def test_scores_of_another_adapter_do_not_count(outputs):
+    """A training that is repeated, by other threads or on a GPU, may end with another adapter: both splits are its."""
+    experiment = compose([*SHORT, f"outputs={outputs}"])
+    run = Outputs(outputs).run(experiment)
+    assert is_complete(experiment)
+    train = run.trained.read_bytes()
+    run.trained.unlink()
+    assert not is_complete(experiment)
+    run.trained.write_bytes(train)
+    (config,) = run.path.glob("checkpoints/*/adapter_config.json")
+    before = config.read_bytes()
+    config.write_bytes(before + b"\n")
+    assert not is_complete(experiment)
+    assert verify.main([str(outputs)]) == 1
+    config.write_bytes(before)
+    assert is_complete(experiment)
