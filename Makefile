@@ -7,7 +7,7 @@ SET    ?=
 FLAGS  := $(if $(INSIST),--insist)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table3 tune status verify chaos figure2 bench report demo-report toy clean clean-outputs
+.PHONY: help setup demo test table1 table2 table3 tune status verify reproduce chaos figure2 bench report demo-report toy clean clean-outputs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -47,6 +47,9 @@ verify: setup  ## check every file in outputs/ against the hash it was written w
 
 chaos: setup  ## kill the toy pipeline at KILLS random moments (default 60) and compare with a run left in peace
 	$(BIN)/python -m tests.chaos --kills $(or $(KILLS),60)
+
+reproduce: setup  ## run the finished RUN again from its record and compare adapters, predictions and scores
+	$(BIN)/python -m scripts.reproduce $(RUN)
 
 figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations of GPT2-medium's first block
 	$(BIN)/python -m scripts.figure2 --model gpt2_medium $(SET)

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from loda.errors import LodaError
 from loda.lab.config import compose, resolve
-from loda.lab.interrupt import REQUEUE, Interrupted
+from loda.lab.interrupt import REQUEUE, Interrupted, listening
 from loda.lab.processes import is_main_process, process_count
 
 if TYPE_CHECKING:
@@ -93,8 +93,9 @@ if __name__ == "__main__":
     # Hydra would cut a traceback short and exit by itself; here every exception arrives whole.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        check_settings(sys.argv[1:])
-        main()
+        with listening():
+            check_settings(sys.argv[1:])
+            main()
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

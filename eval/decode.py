@@ -13,6 +13,7 @@ from loda.lab.config import DecodeConfig
 from loda.lab.data import Example
 from loda.lab.files import read_json, sha256, write_sealed, write_text
 from loda.lab.fingerprint import digest
+from loda.lab.memory import advised
 from loda.lab.progress import Bars
 from loda.lab.rows import prompt
 
@@ -83,17 +84,18 @@ def decode(
 def _search(
     model: PreTrainedModel, stop: Sequence[int], batch: Sequence[Sequence[int]], config: DecodeConfig
 ) -> list[Hypothesis]:
-    return beam_search(
-        model,
-        batch,
-        num_beams=config.num_beams,
-        max_new_tokens=config.max_new_tokens,
-        length_penalty=config.length_penalty,
-        no_repeat_ngram_size=config.no_repeat_ngram_size,
-        min_length=config.min_length,
-        eos_token_ids=stop,
-        batch_size=config.batch_size,
-    )
+    with advised("decoding", "lower decode.batch_size, which does not change the texts"):
+        return beam_search(
+            model,
+            batch,
+            num_beams=config.num_beams,
+            max_new_tokens=config.max_new_tokens,
+            length_penalty=config.length_penalty,
+            no_repeat_ngram_size=config.no_repeat_ngram_size,
+            min_length=config.min_length,
+            eos_token_ids=stop,
+            batch_size=config.batch_size,
+        )
 
 
 def _read_part(path: Path, source: Mapping[str, str]) -> list[Hypothesis] | None:

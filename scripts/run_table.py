@@ -111,7 +111,7 @@ def _run_together(todo: Sequence[Job], processes: int) -> list[str]:
     workers = ProcessPoolExecutor(processes, mp_context=context, initializer=_share_screen, initargs=(lock, lines))
     waiting = deque((number, job, False) for number, job in enumerate(todo, start=1))
     running, failed = dict[Future[Outcome], tuple[int, Job]](), list[str]()
-    with listening(), _stopped_together(workers), ONE_RUN.bar("runs", len(todo), "run") as progress:
+    with _stopped_together(workers), ONE_RUN.bar("runs", len(todo), "run") as progress:
         while waiting or running:
             while waiting and len(running) < processes:
                 number, job, wait_for_it = waiting.popleft()
@@ -202,9 +202,10 @@ def main() -> int:
         remedy = f"to run it all the same: make {arguments.table} INSIST=1{given}"
         check_gpu(arguments.table, todo, arguments.profile, arguments.insist, remedy)
         print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
-        failed = run(todo, arguments.processes)
-        table = build(arguments.table, arguments.profile, outputs, arguments.settings)
-        written = write(table, outputs)
+        with listening():
+            failed = run(todo, arguments.processes)
+            table = build(arguments.table, arguments.profile, outputs, arguments.settings)
+            written = write(table, outputs)
     except LodaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -60,7 +60,10 @@ def verify(outputs: Outputs) -> Findings:
 
 def _checks(run: RunDir) -> Iterator[tuple[Path, Callable[[], bool]]]:
     """Every artefact of a run with what checks it."""
-    for path in sorted(run.path.rglob("*.json")):
+    for state in sorted(run.state.glob("step-*")):
+        yield state, partial(_cache, state)
+    others = (path for path in run.path.rglob("*.json") if path != run.running and run.state not in path.parents)
+    for path in sorted(others):
         yield path, partial(_json, path)
     for config in sorted(run.path.glob(f"checkpoints/*/{CONFIG_FILE}")):
         yield config.parent, partial(check_saved, config.parent)

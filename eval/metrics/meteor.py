@@ -56,9 +56,8 @@ def statistics(corpus: Corpus) -> list[Statistics]:
 def count_matches(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[Statistics]:
     """`statistics` of tokenised texts."""
     with _lock:
-        process = _running()
         answers = [
-            process.ask(" ||| ".join(["SCORE", *map(_field, dict.fromkeys(group)), _field(text)]))
+            _ask(" ||| ".join(["SCORE", *map(_field, dict.fromkeys(group)), _field(text)]))
             for text, group in zip(hypotheses, references, strict=True)
         ]
     return [_without_chunk_of_equal_texts(*map(float, answer.split())) for answer in answers]
@@ -172,6 +171,14 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 _lock = threading.Lock()
 _process: MeteorProcess | None = None
+
+
+def _ask(question: str) -> str:
+    """The answer to one question; a process that dies or hangs over it is started once more."""
+    try:
+        return _running().ask(question)
+    except LodaError:
+        return _running().ask(question)
 
 
 def _running() -> MeteorProcess:

@@ -35,6 +35,7 @@ from loda.lab.fast import make_fast, pack
 from loda.lab.interrupt import Interrupted, deferred, is_requested
 from loda.lab.journal import Journal
 from loda.lab.loss import target_loss
+from loda.lab.memory import advised
 from loda.lab.milestones import Milestone, horizon, milestones
 from loda.lab.optim import ReferenceAdamW, schedule
 from loda.lab.order import batches, steps_per_epoch
@@ -43,6 +44,10 @@ from loda.lab.progress import Bars
 from loda.lab.rows import Batch, Row, collate
 from loda.lab.state import State, generators, put_back, put_back_generators, tensors_of, torch_generators
 
+MEMORY_REMEDY = (
+    "halve optim.batch_size and double optim.accumulate, or set trainer.activation_checkpointing=true, "
+    "trainer.fast=true or trainer.precision=bf16"
+)
 NO_ROW = Row(ids=[0], given=1)
 """Stands in where the last batch of an epoch has fewer rows than there are processes; no position of it counts."""
 
@@ -134,7 +139,8 @@ def train(
     with deferred():
         for step, indices in islice(zip(range(1, total + 1), order, strict=False), start, None):
             lr = loop.learning_rate
-            loop.step(indices, [rows[i] for i in indices])
+            with advised("a training step", MEMORY_REMEDY):
+                loop.step(indices, [rows[i] for i in indices])
             if step % trainer.log_every == 0 or step in marks:
                 journal.log(step, loss=loop.take_mean_loss(), lr=lr, epoch=step / per_epoch)
                 progress.set_postfix(loss=f"{loop.mean_loss:.3f}")

@@ -31,7 +31,7 @@ class Bars:
             total=total,
             desc=f"{self.label} {stage}".strip(),
             unit=unit,
-            unit_scale=size,
+            unit_scale=size if size > 1 else False,  # 1 would be taken for True: round numbers, 13.0 of 24.0
             position=self.line,
             leave=self.line is None,
             mininterval=0.5,

@@ -20,7 +20,7 @@ from loda.lab.bases import SHIPPED
 from loda.lab.config import compose
 from loda.lab.models import load_base
 from loda.lab.paths import Outputs
-from scripts import compare_run, figure2, status
+from scripts import compare_run, figure2, reproduce, status
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHORT = ["model=toy", "dataset=toy", "decode.num_beams=2", "decode.max_new_tokens=12", "seed=0"]
@@ -216,3 +216,13 @@ def test_figure_2_of_the_toy_base(tmp_path):
         assert energies[-1] == pytest.approx(1)
     assert (tmp_path / "figures" / "figure2-toy-block0.png").stat().st_size > 10_000
     assert figure2.main(["--model", "toy", "--block", "99"]) == 2
+
+
+def test_a_result_is_reproduced_from_its_record(records, outputs, tmp_path, capsys):
+    (run,) = {record.run for record in records}
+    assert reproduce.main([run, "--outputs", str(outputs), "--keep", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{run}: the same adapters, predictions and scores"
+    altered = next(tmp_path.glob("runs/*/checkpoints/epoch-1/adapter_model.safetensors"))
+    altered.write_bytes(altered.read_bytes()[:-1])
+    (finding,) = reproduce.compare(Outputs(outputs).run_named(run), Outputs(tmp_path).run_named(run))
+    assert finding == "checkpoints/epoch-1/adapter_model.safetensors is another"

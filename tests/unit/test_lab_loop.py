@@ -15,6 +15,7 @@ from loda.lab.fast import pack
 from loda.lab.journal import open_journal
 from loda.lab.loop import NO_ROW, train
 from loda.lab.loss import target_loss
+from loda.lab.memory import advised
 from loda.lab.models import load_base
 from loda.lab.processes import check_processes, is_main_process
 from loda.lab.progress import HIDDEN
@@ -150,3 +151,24 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     check_processes(EXPERIMENT)  # on the CPU
     with pytest.raises(LodaError, match="no GPU to itself"):
         check_processes(compose(["trainer.device=cuda"]))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_says_what_to_lower(error):
+    with (
+        pytest.raises(LodaError, match=r"a training step ran out of memory .*; lower optim\.batch_size, and repeat"),
+        advised("a training step", "lower optim.batch_size"),
+    ):
+        raise error
+
+
+def test_other_errors_are_not_taken_for_want_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), advised("decoding", "lower decode.batch_size"):
+        raise RuntimeError("shapes do not match")

@@ -13,12 +13,13 @@ and, where the same pairs come in several forms, each form by its name:
 Training uses the pairs in file order; decoding and scoring use each distinct context once, with all its references.
 """
 
+import csv
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from loda.errors import LodaError
 from loda.lab.data.source import SourceFile, content_hash, locate, read
@@ -26,6 +27,7 @@ from loda.lab.data.source import SourceFile, content_hash, locate, read
 if TYPE_CHECKING:
     from loda.lab.config import DatasetConfig
 
+T = TypeVar("T")
 SPLITS = ("train", "valid", "test")
 PARTS = {"test_seen": True, "test_unseen": False}
 """Parts of the test split by `Pair.seen`, for decoding and scoring."""
@@ -42,6 +44,11 @@ class Pair:
     context: str
     completion: str
     seen: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what a file of another form would give."""
+        if not (isinstance(self.context, str) and isinstance(self.completion, str)):
+            raise TypeError(f"{self.completion!r} of {self.context!r} is no text")
 
 
 @dataclass(frozen=True)
@@ -82,10 +89,7 @@ def load_pairs(name: str, split: str, path: str | Path | None = None, variant: s
         raise LodaError(f"split={split!r} is not one of {', '.join((*SPLITS, *PARTS))}")
     file = form.files["test" if split in PARTS else split]
     data = read(name, file, path)
-    try:
-        pairs = form.pairs(data)
-    except LodaError as error:
-        raise LodaError(f"{file.name} in {path}: {error}") from error
+    pairs = _parsed(form.pairs, data, file.name, name, path)
     if file.pairs not in (None, len(pairs)):
         raise LodaError(f"{file.name} of {name} gave {len(pairs)} pairs instead of {file.pairs}; fetch the file again")
     if split not in PARTS:
@@ -104,8 +108,19 @@ def load_entries(name: str, split: str, path: str | Path | None = None, variant:
     module, form = _module(name), _form(name, variant)
     if split not in SPLITS or not hasattr(module, "entries"):
         return load(name, split, path, variant)
-    entries: list[list[Pair]] = module.entries(read(name, form.files[split], path))
+    file = form.files[split]
+    entries: list[list[Pair]] = _parsed(module.entries, read(name, file, path), file.name, name, path)
     return [Example(pairs[0].context, tuple(pair.completion for pair in pairs)) for pairs in entries]
+
+
+def _parsed(parse: Callable[[bytes], T], data: bytes, file: str, name: str, path: str | Path | None) -> T:
+    """What `parse` makes of a file; whatever it stumbles over is the file's fault."""
+    try:
+        return parse(data)
+    except LodaError as error:
+        raise LodaError(f"{file} in {path}: {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        raise LodaError(f"{file} is not in the form of dataset.name={name} ({error}); fetch the file again") from error
 
 
 def group(pairs: Iterable[Pair]) -> list[Example]:
