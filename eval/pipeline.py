@@ -4,7 +4,6 @@ Everything that can be wrong is checked before anything heavy is loaded, in the 
 data files, the base model's files, the shapes.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ from eval.score import check_metrics, score_with_statistics
 from loda.config import part_name
 from loda.cost import Cost
 from loda.errors import LodaError
+from loda.files import discard_folder
 from loda.lab.bases import locate
 from loda.lab.config import Experiment
 from loda.lab.data import Example, load, load_entries, load_pairs
@@ -144,7 +144,7 @@ def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Ou
     origin = provenance(monotonic() - started, pick_device(experiment.trainer.device))
     hashes = {"predictions": sha256(predictions), "adapter": made_from["adapter"]}
     write_sealed(summary_file, {**hashes, "provenance": origin})
-    shutil.rmtree(parts, ignore_errors=True)
+    discard_folder(parts)
 
 
 def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs) -> None:

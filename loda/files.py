@@ -82,6 +82,20 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def discard_folder(path: Path) -> None:
+    """Delete a folder, if it is there, so that it vanishes as a whole whatever interrupts this.
+
+    Raises:
+        LodaError: it cannot be deleted.
+    """
+    if not path.is_dir():
+        return
+    with _told(path):
+        doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
 def sha256(path: Path) -> str:
     """The hash of a file, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -11,7 +11,6 @@ state at a time: the one before goes when the next is complete, and the last whe
 
 import hashlib
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loda.errors import LodaError
-from loda.files import flush, sha256, unwritable
+from loda.files import discard_folder, flush, sha256, unwritable
 from loda.lab.files import read_json, write_sealed
 from loda.lab.optim import ReferenceAdamW
 from loda.lab.processes import process_count, process_index
@@ -150,7 +149,7 @@ def save_state(state: State, folder: Path, journal: Path) -> None:
     write_sealed_folder(place, fill)
     for other in folder.glob("step-*"):
         if other != place:
-            shutil.rmtree(other)
+            discard_folder(other)
 
 
 def load_state(folder: Path, journal: Path) -> State | None:

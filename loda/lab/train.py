@@ -1,6 +1,5 @@
 """The first stages of a run: prepare data and base, approximate, train. Each does only what is missing."""
 
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ import loda
 from loda.checkpoint import CONFIG_FILE, FROZEN_FILE, load_frozen, save_frozen
 from loda.config import part_to_dict
 from loda.errors import LodaError
+from loda.files import discard_folder
 from loda.inject import FrozenTensors, approximate
 from loda.lab.bases import identity as model_identity
 from loda.lab.config import Experiment
@@ -78,7 +78,7 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
     state = load_state(run.state, run.journal)
     if is_main_process():
         if state is None:
-            shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+            discard_folder(run.path / "checkpoints")
         write_sealed(run.experiment, describe(experiment))
     started = time.monotonic()
     set_seed(experiment.seed)
@@ -107,7 +107,7 @@ def run_training(experiment: Experiment, folder: Path, rows: list[Row], outputs:
         saved = {mark.label: run.adapter_hash(mark.label) for mark in checkpoints(experiment, len(rows))}
         check_held(run)
         write_sealed(run.trained, {**summary, "checkpoints": saved, "provenance": origin})
-        shutil.rmtree(run.state, ignore_errors=True)
+        discard_folder(run.state)
 
 
 def load_trained(experiment: Experiment, folder: Path, label: str, outputs: Outputs) -> PreTrainedModel:

@@ -159,6 +159,24 @@ def test_meteor_that_dies_is_reported_with_its_last_words_and_started_anew(fake_
     assert meteor.count_matches(["a"], [["a"]]) == [tuple(range(23))]
 
 
+@pytest.mark.parametrize("trouble", ["sys.exit(1)", "time.sleep(60)"], ids=["dies", "hangs"])
+def test_meteor_is_started_once_more_for_the_question_that_it_did_not_answer(
+    fake_java, monkeypatch, tmp_path, trouble
+):
+    """The first process answers one question and comes to grief over the second, which its successor answers."""
+    monkeypatch.setattr(meteor, "_SECONDS_PER_ANSWER", 1.0)
+    fake_java(f"""
+from pathlib import Path
+first = not Path({str(tmp_path / "seen")!r}).exists()
+Path({str(tmp_path / "seen")!r}).touch()
+for number, line in enumerate(sys.stdin):
+    if first and number == 1:
+        {trouble}
+    print(*[len(line)] * 23, flush=True)
+""")
+    assert meteor.count_matches(["a", "bb"], [["a"], ["b"]]) == [(18.0,) * 23, (19.0,) * 23]
+
+
 def test_meteor_that_hangs_is_killed(fake_java, monkeypatch):
     monkeypatch.setattr(meteor, "_SECONDS_PER_ANSWER", 0.2)
     fake_java("time.sleep(60)")
