@@ -160,9 +160,7 @@ def test_meteor_that_dies_is_reported_with_its_last_words_and_started_anew(fake_
 
 
 @pytest.mark.parametrize("trouble", ["sys.exit(1)", "time.sleep(60)"], ids=["dies", "hangs"])
-def test_meteor_is_started_once_more_for_the_question_that_it_did_not_answer(
-    fake_java, monkeypatch, tmp_path, trouble
-):
+def test_meteor_is_started_once_more_for_the_question_that_it_did_not_answer(fake_java, monkeypatch, tmp_path, trouble):
     """The first process answers one question and comes to grief over the second, which its successor answers."""
     monkeypatch.setattr(meteor, "_SECONDS_PER_ANSWER", 1.0)
     fake_java(f"""
