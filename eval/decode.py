@@ -1,7 +1,7 @@
 """The decoding stage: the best continuation of every distinct context, written to `predictions.jsonl`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -50,6 +50,7 @@ def decode(
     bars: Bars,
     parts: Path,
     made_from: Mapping[str, str],
+    check: Callable[[], object],
 ) -> list[Hypothesis]:
     """The best hypothesis for every prompt, in order.
 
@@ -63,6 +64,7 @@ def decode(
         parts: a folder that keeps every finished batch; an interrupted decoding takes up those of the same prompts and
             the same `made_from`.
         made_from: what determines the result besides the prompts.
+        check: called before a part is written; raises where the run's folder is no longer this process's own.
     """
     # As in `beam_search`, so that a part is one of its batches.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -75,6 +77,7 @@ def decode(
             done = _read_part(path, source)
             if done is None:
                 done = _search(model, stop, batch, config)
+                check()
                 write_sealed(path, {"made_from": source, "hypotheses": [[one.tokens, one.score] for one in done]})
             found.update(zip(chosen, done, strict=True))
             progress.update(len(chosen))

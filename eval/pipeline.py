@@ -138,7 +138,17 @@ def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Ou
     model = load_trained(experiment, inputs.folder, mark.label, outputs)
     made_from = {"adapter": run.adapter_hash(mark.label), "decode": decode_key(experiment)}
     parts = predictions.with_name("parts")
-    hypotheses = decode(model, inputs.stop, inputs.prompts, experiment.decode, mark.label, bars, parts, made_from)
+    hypotheses = decode(
+        model,
+        inputs.stop,
+        inputs.prompts,
+        experiment.decode,
+        mark.label,
+        bars,
+        parts,
+        made_from,
+        check=lambda: check_held(run),
+    )
     check_held(run)
     write_predictions(predictions, inputs.tokenizer, hypotheses)
     origin = provenance(monotonic() - started, pick_device(experiment.trainer.device))
