@@ -12,7 +12,7 @@ always takes `max_new_tokens` steps; here an example leaves the batch as soon as
 which gives the same result. Prompts are computed once, not once per beam.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +61,6 @@ def beam_search(
     min_length: int = 0,
     eos_token_ids: Sequence[int],
     batch_size: int,
-    on_done: Callable[[int], object] | None = None,
 ) -> list[Hypothesis]:
     """The best continuation of every prompt, in the order of the prompts.
 
@@ -75,7 +74,6 @@ def beam_search(
         min_length: no end token before so many tokens.
         eos_token_ids: tokens that end a hypothesis.
         batch_size: prompts searched together; it does not change the result.
-        on_done: called with the number of prompts just finished, for progress bars.
 
     Raises:
         LodaError: an empty prompt, one that leaves no room for `max_new_tokens` among the model's positions, a
@@ -109,8 +107,6 @@ def beam_search(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         found.update(zip(chosen, _search(model, [prompts[i] for i in chosen], rules), strict=True))
-        if on_done is not None:
-            on_done(len(chosen))
     return [found[i] for i in range(len(prompts))]
 
 

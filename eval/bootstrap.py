@@ -23,7 +23,7 @@ from eval.metrics.corpus import Statistics
 from eval.records import Record
 from eval.score import load_by_key
 from loda.errors import LodaError
-from loda.lab.files import sha256, write_file
+from loda.files import sha256, write_file
 from loda.lab.paths import RunDir
 
 RESAMPLES = 1000

@@ -16,7 +16,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from eval.records import Record
-from loda.lab.files import write_sealed, write_text
+from loda.files import write_text
+from loda.sealed import write_sealed
 
 TEMPLATE = """---
 {front_matter}

@@ -5,10 +5,10 @@ from eval.score import DEFAULT_METRICS, metrics_fingerprint
 from loda.errors import LodaError
 from loda.lab.config import DatasetConfig, Experiment
 from loda.lab.data import count
-from loda.lab.files import read_json
 from loda.lab.fingerprint import digest
 from loda.lab.milestones import Milestone, checkpoints
 from loda.lab.paths import Outputs, RunDir
+from loda.sealed import read_json
 
 
 def scores_of(experiment: Experiment) -> list[Record]:
@@ -55,10 +55,10 @@ def is_current(run: RunDir, experiment: Experiment, label: str) -> bool:
     path, summary_file = run.scores(experiment, label), run.decoded(experiment, label)
     if not path.exists():
         return False
-    read_json(path)  # damage is told, not overwritten
     try:
         hashes = read_record(path).hashes
     except LodaError:
+        read_json(path)  # damage is told, not overwritten; what remains is a record of another version
         return False
     decoded = read_json(summary_file) if summary_file.exists() else {}
     of_these = "predictions" not in decoded or hashes.get("predictions") in (None, decoded["predictions"])

@@ -9,13 +9,14 @@ from transformers import PreTrainedModel
 
 from eval.beam import Hypothesis, beam_search
 from loda.errors import LodaError
+from loda.files import sha256, write_text
 from loda.lab.config import DecodeConfig
 from loda.lab.data import Example
-from loda.lab.files import read_json, sha256, write_sealed, write_text
 from loda.lab.fingerprint import digest
 from loda.lab.memory import advised
 from loda.lab.progress import Bars
 from loda.lab.rows import prompt
+from loda.sealed import read_json, write_sealed
 
 PLAIN = "{context}"
 

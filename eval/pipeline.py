@@ -25,11 +25,10 @@ from eval.score import check_metrics, score_with_statistics
 from loda.config import part_name
 from loda.cost import Cost
 from loda.errors import LodaError
-from loda.files import discard_folder
+from loda.files import discard_folder, sha256
 from loda.lab.bases import locate
 from loda.lab.config import Experiment
 from loda.lab.data import Example, load, load_entries, load_pairs
-from loda.lab.files import read_json, sha256, write_sealed
 from loda.lab.fingerprint import data_key, decode_key, train_key
 from loda.lab.interrupt import listening
 from loda.lab.lock import check_held, hold
@@ -40,13 +39,8 @@ from loda.lab.paths import STATISTICS, Outputs, RunDir
 from loda.lab.processes import check_processes, is_main_process, process_count
 from loda.lab.progress import ONE_RUN, Bars
 from loda.lab.provenance import provenance
-from loda.lab.train import (
-    describe,
-    load_trained,
-    run_training,
-    training_rows,
-    use_threads,
-)
+from loda.lab.train import describe, load_trained, run_training, training_rows, use_threads
+from loda.sealed import read_json, write_sealed
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,8 @@ def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN, wait: bool = Tr
             _do_missing(experiment, inputs, outputs, bars)
     if not is_main_process():
         return []
-    run.failed.unlink(missing_ok=True)
+    if run.failed.exists():
+        run.failed.unlink()
     return scores_of(experiment)
 
 

@@ -1,8 +1,8 @@
 """From generated ids to texts that a scorer reads (LoRA's gpt2_decode.py).
 
 A text ends at the first of the marks that end a hypothesis (`decode.stop`; LoRA's: the end-of-text mark, a blank line).
-The WebNLG and DART recipes then lower-case and put spaces
-around every character that is not part of a word. They differ in what is scored against which references:
+The WebNLG and DART recipes then lower-case and put spaces around every character that is not part of a word. They
+differ in what is scored against which references:
 
     webnlg, dart        every distinct context; exactly six references, the first one repeated where there are fewer
     dart_leaderboard    every entry of the test file; its first three references, an empty line where there are fewer

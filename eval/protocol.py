@@ -22,9 +22,9 @@ from loda.checkpoint import CONFIG_FILE
 from loda.errors import LodaError
 from loda.lab.config import CONFIG_FOLDER, restore
 from loda.lab.data import identity
-from loda.lab.files import read_json
 from loda.lab.fingerprint import digest
 from loda.lab.paths import Outputs, RunDir
+from loda.sealed import read_json
 
 FILE = CONFIG_FOLDER / "protocol.yaml"
 Facts = dict[str, list[str]]

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from loda.cost import Cost
 from loda.errors import LodaError
-from loda.lab.files import write_text
+from loda.files import write_text
 from loda.lab.paths import Outputs, run_of
 from loda.sealed import loads
 

@@ -25,9 +25,10 @@ from eval.origins import Counts, hashes, provenances
 from eval.records import Record, collect
 from eval.render import Entry, PrintedLine, blocks, caption, header, notes
 from eval.table_spec import FigureKind, Row
-from loda.lab.files import read_json, write_text
+from loda.files import write_text
 from loda.lab.paths import Outputs
 from loda.lab.provenance import provenance
+from loda.sealed import read_json
 
 TEMPLATE = "report.html.jinja"
 KINDS = {FigureKind.curves: curves, FigureKind.tradeoff: tradeoff}

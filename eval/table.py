@@ -13,7 +13,7 @@ from eval.aggregate import TableData, build
 from eval.intervals import with_intervals
 from eval.render import FORMATS
 from loda.errors import LodaError
-from loda.lab.files import write_text
+from loda.files import write_text
 from loda.lab.paths import Outputs
 
 WRITTEN = ("md", "tex", "csv", "json")

@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from loda.approximation import FrozenTensors
 from loda.config import LodaConfig, part_name
 from loda.errors import LodaError
 from loda.files import sha256, write_file
 from loda.fingerprint import fingerprint
 from loda.inject import (
-    FrozenTensors,
     adapter_parameters,
     adapter_state,
     attachment,

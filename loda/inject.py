@@ -7,9 +7,8 @@ An adapter trains modules of its own, beside a projection or inserted elsewhere,
 are trained as copies: the base's own are set aside, untouched, for `unload`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -17,17 +16,17 @@ from torch import Tensor, nn
 
 from loda.approx.dense import Frozen as DenseFrozen
 from loda.approx.dense import Kept
+from loda.approximation import FrozenTensors, approximate_targets, check_approximation, check_frozen
 from loda.config import LodaConfig, part_name
 from loda.errors import LodaError
 from loda.fingerprint import fingerprint
 from loda.insertion import insertions, remove_insertions
 from loda.linear import keep_layout
 from loda.projection import AdaptedProjection
-from loda.protocols import ApproxConfig, LinearAdapter, Reparametrised
+from loda.protocols import LinearAdapter, Reparametrised
 from loda.targets import WHOLE, Target, check_slices, find_targets, plain_projection
 
 Model = TypeVar("Model", bound=nn.Module)
-FrozenTensors = Mapping[str, Mapping[str, Tensor]]
 _ATTRIBUTE = "loda_attachment"
 
 
@@ -76,7 +75,7 @@ def inject(model: Model, config: LodaConfig, frozen: FrozenTensors | None = None
     _check(model, targets, config)
     config.adapter.check(model)
     if frozen is not None:
-        _check_frozen(frozen, targets, config)
+        check_frozen(frozen, targets, config.approx, config.joint)
     tensors = approximate_targets(targets, config.approx, config.joint) if frozen is None else frozen
     keep_layout(model)
     trained_before = frozenset(trainable_parameters(model))
@@ -110,52 +109,6 @@ def approximate(model: nn.Module, config: LodaConfig) -> FrozenTensors:
     targets = find_targets(model, config.targets)
     _check(model, targets, config)
     return approximate_targets(targets, config.approx, config.joint)
-
-
-def check_approximation(targets: Sequence[Target], approx: ApproxConfig, joint: bool) -> None:
-    """Raise LodaError where the weights of `targets` cannot be approximated so."""
-    for target in targets:
-        if not target.is_plain and part_name(approx) != "dense":
-            raise LodaError(
-                f"{target.name} is a {type(target.module).__name__}, whose weight is quantised already: "
-                f"approx={part_name(approx)} of rounded numbers would keep their errors, and storing it would "
-                "undo the saving; load the base unquantised, or leave approx out"
-            )
-    for group in _groups(targets, joint):
-        approx.check(group[0].shape[0], sum(target.shape[1] for target in group))
-
-
-def approximate_targets(
-    targets: Sequence[Target], approx: ApproxConfig, joint: bool, of: Callable[[Tensor], Tensor] = Tensor.detach
-) -> FrozenTensors:
-    """The tensors of the approximation of each of `targets`, by name.
-
-    Args:
-        targets: as `find_targets` returns them.
-        approx: the approximation.
-        joint: as in `LodaConfig`.
-        of: makes what is approximated from a weight.
-    """
-    tensors: dict[str, Mapping[str, Tensor]] = {}
-    for group in _groups(targets, joint):
-        weights = [of(target.weight) for target in group]
-        if len(group) == 1:
-            parts = [approx.approximate(weights[0])]
-        else:
-            whole = approx.approximate(torch.cat(weights, dim=1))
-            parts = approx.split(whole, [weight.shape[1] for weight in weights])
-        tensors |= zip((target.name for target in group), parts, strict=True)
-    return tensors
-
-
-def _groups(targets: Sequence[Target], joint: bool) -> list[list[Target]]:
-    """The plain targets that are approximated together: with `joint` q, k and v of a block, otherwise each alone."""
-    groups: dict[str, list[Target]] = {}
-    for target in targets:
-        if target.is_plain:
-            together = joint and target.block is not None
-            groups.setdefault(f"block {target.block}" if together else target.name, []).append(target)
-    return [sorted(group, key=lambda target: "qkv".find(next(iter(target.slices)))) for group in groups.values()]
 
 
 def attachment(model: nn.Module) -> Attachment:
@@ -296,36 +249,6 @@ def _check(model: nn.Module, targets: Sequence[Target], config: LodaConfig) -> N
         if missing:
             raise LodaError(f"slices={config.slices}: the model has no slice {missing[0]!r}, it has {', '.join(known)}")
     check_approximation(targets, config.approx, config.joint)
-
-
-def _check_frozen(frozen: FrozenTensors, targets: Sequence[Target], config: LodaConfig) -> None:
-    # On the meta device the approximation costs nothing and tells the names and shapes of its tensors, and the
-    # values of those that depend on the settings alone, such as the number of kept entries.
-    empty = partial(torch.empty_like, device="meta")
-    all_expected = approximate_targets(targets, config.approx, config.joint, empty)
-    if set(frozen) != set(all_expected):
-        raise LodaError(
-            f"the given approximation is of the projections {sorted(frozen)}, not of this model's; "
-            "leave `frozen` out to compute it"
-        )
-    for target_name, expected in all_expected.items():
-        found = frozen[target_name]
-        if _shapes(found) != _shapes(expected):
-            raise LodaError(
-                f"the given approximation of {target_name} has the tensors {_shapes(found)}, approx="
-                f"{part_name(config.approx)} has {_shapes(expected)}; leave `frozen` out to compute it"
-            )
-        for name, tensor in expected.items():
-            # Which part of a joint approximation keeps how many is not for the settings to say.
-            if not config.joint and not tensor.is_meta and not torch.equal(tensor, found[name].cpu()):
-                raise LodaError(
-                    f"the given approximation of {target_name} has {name}={found[name].tolist()}, the settings "
-                    f"{config.approx} ask for {tensor.tolist()}; leave `frozen` out to compute it"
-                )
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _beside(weight: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 import loda.config
 from loda.approx import Dense
+from loda.approximation import approximate_targets, check_approximation
 from loda.bottleneck import BottleneckConfig
 from loda.config import part_class, part_from_dict, part_names
 from loda.errors import LodaError
 from loda.fingerprint import fingerprint_of
-from loda.inject import approximate_targets, check_approximation
 from loda.linear import keep_layout
 from loda.protocols import ApproxConfig, LinearAdapter
 from loda.targets import PARTS, WHOLE, Target, architecture, check_places, check_slices, is_bare, is_linear, target_of

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from eval.figures.energy import draw, kept_energy, name_of, summary, title_of, to_csv
 from eval.figures.style import save
 from loda.errors import LodaError
+from loda.files import write_text
 from loda.lab.bases import locate
 from loda.lab.config import compose
-from loda.lab.files import write_text
 from loda.lab.models import load_base
 from loda.lab.paths import Outputs
 from loda.targets import find_targets

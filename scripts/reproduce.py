@@ -20,8 +20,8 @@ from eval.completion import headline
 from eval.protocol import find_run
 from eval.records import Record, read_record
 from loda.errors import LodaError
+from loda.files import sha256
 from loda.lab.config import restore
-from loda.lab.files import sha256
 from loda.lab.paths import Outputs, RunDir
 
 

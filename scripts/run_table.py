@@ -193,16 +193,16 @@ def main() -> int:
     parser.add_argument("--insist", action="store_true", help="run the paper's settings without a GPU")
     arguments = parser.parse_intermixed_args()
     try:
-        if arguments.processes < 1:
-            raise LodaError(f"--processes {arguments.processes} must be at least 1")
-        every = jobs(arguments.table, arguments.profile, arguments.settings)
-        todo = [job for job in every if not all(map(is_complete, job.experiments))]
-        outputs = every[0].experiment.outputs
-        given = f" SET={shlex.quote(' '.join(arguments.settings))}" if arguments.settings else ""
-        remedy = f"to run it all the same: make {arguments.table} INSIST=1{given}"
-        check_gpu(arguments.table, todo, arguments.profile, arguments.insist, remedy)
-        print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
         with listening():
+            if arguments.processes < 1:
+                raise LodaError(f"--processes {arguments.processes} must be at least 1")
+            every = jobs(arguments.table, arguments.profile, arguments.settings)
+            todo = [job for job in every if not all(map(is_complete, job.experiments))]
+            outputs = every[0].experiment.outputs
+            given = f" SET={shlex.quote(' '.join(arguments.settings))}" if arguments.settings else ""
+            remedy = f"to run it all the same: make {arguments.table} INSIST=1{given}"
+            check_gpu(arguments.table, todo, arguments.profile, arguments.insist, remedy)
+            print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
             failed = run(todo, arguments.processes)
             table = build(arguments.table, arguments.profile, outputs, arguments.settings)
             written = write(table, outputs)

@@ -22,9 +22,10 @@ from eval.jobs import Job, jobs
 from eval.records import Record, read_record
 from loda.errors import LodaError
 from loda.lab.config import Experiment, restore
-from loda.lab.files import last_json_line, read_json
+from loda.lab.files import last_json_line
 from loda.lab.lock import holder
 from loda.lab.paths import Outputs, RunDir
+from loda.sealed import read_json
 
 
 class State(Enum):

@@ -20,7 +20,7 @@ import loda.peft
 from loda.adapters import AdapterH, AdapterL, FineTuning, FineTuningTop2, FullRank, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import LowRank, Sparse
 from loda.errors import LodaError
-from loda.lab.files import write_text
+from loda.files import write_text
 from loda.protocols import AdapterConfig, ApproxConfig
 from loda.targets import ARCHITECTURES
 from tests.ecosystem.models import changed_parts, logits, tiny

@@ -22,7 +22,7 @@ from eval.jobs import Job
 from eval.table_spec import TableSpec, read, seeds
 from eval.tuning import FACTORS, SPLIT, Sweep, Tuned, sweeps, tuned
 from loda.errors import LodaError
-from loda.lab.files import write_text
+from loda.files import write_text
 from loda.lab.paths import Outputs
 from scripts.run_table import check_gpu, run
 

@@ -17,10 +17,9 @@ from eval.decode import read_texts
 from eval.records import read_record
 from loda.checkpoint import CONFIG_FILE, check_saved
 from loda.errors import LodaError
-from loda.files import PARTIAL
-from loda.lab.files import read_json, sha256
+from loda.files import PARTIAL, sha256
 from loda.lab.paths import STATISTICS, Outputs, RunDir
-from loda.sealed import check_folder, is_sealed
+from loda.sealed import check_folder, is_sealed, read_json
 
 
 @dataclass

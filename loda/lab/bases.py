@@ -6,7 +6,7 @@ from typing import Any
 from loda.errors import LodaError
 from loda.lab.config import ModelConfig
 from loda.lab.data.source import content_hash
-from loda.lab.files import read_json
+from loda.sealed import read_json
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 SHARDS = "model.safetensors.index.json"

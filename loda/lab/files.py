@@ -1,16 +1,11 @@
-"""Plain JSON into the outputs folder, and what others are writing out of it; the door is that of `loda.files`."""
+"""Plain JSON for others to read, and lines that others are writing; all else is in `loda.files` and `loda.sealed`."""
 
 import json
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from loda.files import sha256 as sha256
-from loda.files import write_file as write_file
-from loda.files import write_folder as write_folder
-from loda.files import write_text as write_text
-from loda.sealed import read_json as read_json
-from loda.sealed import write_sealed as write_sealed
+from loda.files import write_text
 
 
 def write_json(path: Path, value: Any) -> None:

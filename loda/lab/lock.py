@@ -17,8 +17,9 @@ from filelock import FileLock, Timeout
 
 from loda.errors import LodaError
 from loda.files import PARTIAL, unwritable
-from loda.lab.files import read_json, write_json
+from loda.lab.files import write_json
 from loda.lab.paths import RunDir
+from loda.sealed import read_json
 
 _held: dict[Path, tuple[int, int]] = {}
 """The locks that this process holds, and which files they are."""
@@ -127,5 +128,7 @@ def _is_free(run: RunDir) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return False
+    except OSError:  # a folder that cannot be written, in which nobody works
+        return True
     lock.release()
     return True

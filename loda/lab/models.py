@@ -19,7 +19,7 @@ import loda
 from loda.cost import Cost
 from loda.errors import LodaError
 from loda.lab.config import Experiment, ModelConfig
-from loda.lab.files import read_json
+from loda.sealed import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 DROPOUTS = (

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from loda.errors import LodaError
 from loda.files import discard_folder, flush, sha256, unwritable
-from loda.lab.files import read_json, write_sealed
 from loda.lab.optim import ReferenceAdamW
 from loda.lab.processes import process_count, process_index
-from loda.sealed import check_folder, write_sealed_folder
+from loda.sealed import check_folder, read_json, write_sealed, write_sealed_folder
 
 TENSORS, SUMMARY = "tensors.safetensors", "state.json"
 

@@ -9,15 +9,15 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel, set_seed
 
 import loda
+from loda.approximation import FrozenTensors
 from loda.checkpoint import CONFIG_FILE, FROZEN_FILE, load_frozen, save_frozen
 from loda.config import part_to_dict
 from loda.errors import LodaError
-from loda.files import discard_folder
-from loda.inject import FrozenTensors, approximate
+from loda.files import discard_folder, write_folder
+from loda.inject import approximate
 from loda.lab.bases import identity as model_identity
 from loda.lab.config import Experiment
 from loda.lab.data import load_pairs
-from loda.lab.files import read_json, write_folder, write_sealed
 from loda.lab.fingerprint import PROTOCOL, data_key, digest
 from loda.lab.journal import Journal, open_journal
 from loda.lab.lock import check_held
@@ -31,7 +31,7 @@ from loda.lab.provenance import provenance
 from loda.lab.rows import FORMAT as ROWS_FORMAT
 from loda.lab.rows import Row, encoded
 from loda.lab.state import State, load_state, save_state
-from loda.sealed import check_folder, write_sealed_folder
+from loda.sealed import check_folder, read_json, write_sealed, write_sealed_folder
 
 DEFAULT_THREADS = torch.get_num_threads()
 

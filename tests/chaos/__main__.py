@@ -29,10 +29,11 @@ import torch
 from eval.aggregate import build
 from eval.pipeline import run_experiment
 from eval.table import write
+from loda.files import sha256
 from loda.lab.config import compose
-from loda.lab.files import read_json, sha256
 from loda.lab.paths import Outputs
 from loda.lab.progress import HIDDEN
+from loda.sealed import read_json
 from scripts.verify import verify
 
 COMMON = ["trainer.device=cpu", "trainer.max_steps=24", "trainer.log_every=5", "trainer.save_minutes=0",

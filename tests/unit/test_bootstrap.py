@@ -16,7 +16,7 @@ from eval.records import read_record
 from eval.render import json_text, markdown
 from eval.score import add_up
 from loda.errors import LodaError
-from loda.lab.files import sha256
+from loda.files import sha256
 from loda.lab.paths import STATISTICS, Outputs
 from scripts import compare_scores
 from tests.score_files import TOY, write_scores

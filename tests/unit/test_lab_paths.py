@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from loda.files import write_folder, write_text
 from loda.lab.bases import SHIPPED
 from loda.lab.config import compose
-from loda.lab.files import write_folder, write_json, write_text
+from loda.lab.files import write_json
 from loda.lab.fingerprint import decode_key, train_key, train_settings
 from loda.lab.paths import Outputs
 

@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.approx import LowRank
+from loda.approximation import FrozenTensors
 from loda.checkpoint import CONFIG_FILE, FROZEN_FILE, TENSOR_FILE
 from loda.errors import LodaError
 from loda.files import sha256
-from loda.inject import FrozenTensors, adapter_state, approximate
+from loda.inject import adapter_state, approximate
 from loda.sealed import read_json, write_sealed
 from tests.unit.models import ADAPTERS, APPROXIMATIONS, logits, perturb, tiny_gpt2, train, untouched, wide_gpt2
 

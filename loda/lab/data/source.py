@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from loda.errors import LodaError
-from loda.lab.files import sha256, write_file
+from loda.files import sha256, write_file
 
 TIMEOUT_SECONDS = 20
 
