@@ -7,7 +7,7 @@ SET    ?=
 FLAGS  := $(if $(INSIST),--insist)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table3 tune status verify reproduce chaos figure2 bench report demo-report toy clean clean-outputs
+.PHONY: help setup demo test table1 table2 table3 status verify reproduce chaos figure2 bench report demo-report toy clean clean-outputs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -35,9 +35,6 @@ table2: setup  ## Table 2 (DART), likewise
 table3: setup  ## Table 3 (bottleneck dimensions r), likewise
 table1 table2 table3:
 	$(BIN)/python -m scripts.run_table $@ --profile paper $(FLAGS) $(SET)
-
-tune: setup  ## learning-rate sweep for every row of TABLE (default table1) under one budget; wants a GPU, as table1
-	$(BIN)/python -m scripts.tune $(or $(TABLE),table1) --profile paper $(FLAGS) $(SET)
 
 status: setup  ## list the runs in outputs/: done, running, failed, stopped; with TABLE=table1 what it lacks (PROFILE=toy)
 	$(BIN)/python -m scripts.status $(if $(TABLE),$(TABLE) $(if $(PROFILE),--profile $(PROFILE)) $(SET))

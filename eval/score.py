@@ -190,8 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metrics",
         nargs="+",
-        help="modules of eval.metrics, instead of the protocol's; ter_extra_segment is TER as eval.py prints it for "
-        "files that end with a newline",
+        help="modules of eval.metrics, instead of the protocol's",
     )
     return parser
 

@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.completion import headline
-from eval.protocol import find_run
 from eval.records import Record, read_record
 from loda.errors import LodaError
 from loda.files import sha256
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="a folder for the second run, which is deleted otherwise")
     options = parser.parse_args(arguments)
     try:
-        first = find_run(options.run, options.outputs)
+        first = Outputs(options.outputs).find(options.run)
         with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory() as folder:
             second = repeat(first, Path(folder))
             told = [*circumstances(first, second), *(differences := compare(first, second))]

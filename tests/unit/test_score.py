@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from eval import score as score_module
-from eval.metrics import bleu, java, ter, ter_extra_segment, words
+from eval.metrics import bleu, java, ter, words
 from eval.metrics.corpus import Corpus
 from eval.metrics.files import read_corpus
 from eval.score import DEFAULT_METRICS, check_metrics, load_metric, main, metrics_fingerprint, score
 from loda.errors import LodaError
 from tests.conftest import REPOSITORY
 
-METRICS = ["bleu", "cider", "meteor", "nist", "rouge_l", "ter", "ter_extra_segment"]
+METRICS = ["bleu", "cider", "meteor", "nist", "rouge_l", "ter"]
 REFERENCES = "The Vaults is a cheap pub.\nA cheap pub is The Vaults.\n\nWildwood serves good food.\n"
 
 
@@ -173,13 +173,6 @@ def test_dart_reference_files_of_one_length(files, capsys):
 def test_dart_needs_as_many_hypotheses_as_lines(files, capsys):
     write_columns(files, "a\nb\nc\n", "a\nb\nc\n")
     assert "2 hypotheses for 3 instances" in fails(files, capsys, protocol="dart", refs="reference")
-
-
-def test_the_extra_segment_is_one_more_empty_instance():
-    """DART in the reference data: 0.447199 became 0.447307 through the newline (5097 instances)."""
-    sums = (0.447199 * 5097, 5097.0)
-    assert ter.combine(sums, "dart") == pytest.approx(0.447199)
-    assert ter_extra_segment.combine(sums, "dart") == pytest.approx(0.447307, abs=1e-6)
 
 
 @pytest.mark.parametrize(
