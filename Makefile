@@ -66,7 +66,7 @@ demo-report: setup  ## Tables 1 to 3 and Figure 2 on the toy model and data, the
 	$(BIN)/python -m scripts.report --profile toy && exit $$status
 
 toy: setup  ## rebuild the toy base and data from nothing (20-30 minutes on two cores)
-	$(BIN)/python -m scripts.make_toy
+	$(BIN)/python -m scripts.toy.__main__
 
 clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

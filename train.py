@@ -26,7 +26,7 @@ from loda.lab.interrupt import REQUEUE, Interrupted, listening
 from loda.lab.processes import is_main_process, process_count
 
 if TYPE_CHECKING:
-    from loda.lab.paths import RunDir
+    from loda.lab.run import RunDir
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")
@@ -40,7 +40,7 @@ def main(config: DictConfig) -> None:
                 "run at a time over several processes"
             )
         experiment = resolve(config)
-        from loda.lab.paths import Outputs  # torch and transformers: not before the settings are known to be right
+        from loda.lab.run import Outputs  # torch and transformers: not before the settings are known to be right
 
         run = Outputs.of(experiment).run(experiment)
         run_job(config)
@@ -62,7 +62,7 @@ def run_job(config: DictConfig) -> None:
     """Do what is missing of an experiment and print what it scored."""
     from eval.completion import summary
     from eval.pipeline import run_experiment
-    from eval.records import collect
+    from eval.results import collect
 
     experiment = resolve(config)
     records = run_experiment(experiment)

@@ -30,7 +30,7 @@ import loda
 from benchmarks.report import Row, begin, finish, parser
 from benchmarks.timing import timed
 from benchmarks.workload import MAX_LENGTH, SHAPES, prompts, random_gpt2, toy_base
-from eval.beam import Hypothesis, beam_search
+from eval.decode.beam import Hypothesis, beam_search
 from loda.adapters import LoDAPlus
 
 STEPS = 64

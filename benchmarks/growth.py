@@ -29,8 +29,8 @@ from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.approx.dense import Frozen
 from loda.columns import Columns
 from loda.inference import optimized
-from loda.lab.loss import target_loss
-from loda.lab.rows import Batch, Row, collate
+from loda.lab.training.examples import Batch, Row, collate
+from loda.lab.training.loss import target_loss
 
 LENGTHS, BATCHES = (32, 64, 128, 256, 512), (1, 2, 4, 8)
 CONTEXTS, BEAMS = (1, 4, 16), (1, 4, 16)

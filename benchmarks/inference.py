@@ -20,7 +20,7 @@ from loda.approx import Dense, LowRank, Sparse
 from loda.approx.dense import Frozen
 from loda.columns import Columns
 from loda.inference import optimized
-from loda.protocols import AdapterConfig, ApproxConfig
+from loda.interfaces import AdapterConfig, ApproxConfig
 
 METHODS: dict[str, tuple[AdapterConfig, ApproxConfig]] = {
     "LoRA": (LoRA(), Dense()),

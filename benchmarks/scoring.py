@@ -26,10 +26,10 @@ import nltk
 from benchmarks.report import Row, begin, finish, parser
 from benchmarks.timing import timed
 from benchmarks.workload import reference_data
-from eval.metrics import java, mteval
-from eval.metrics.corpus import Corpus
-from eval.metrics.files import read_corpus
 from eval.score import DEFAULT_METRICS, check_metrics, score
+from eval.score.corpus import Corpus
+from eval.score.text_files import read_corpus
+from eval.score.tokenizers import java, mteval
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -40,11 +40,11 @@ from benchmarks.timing import Prepared, Step, interleave_processes
 from benchmarks.workload import MAX_LENGTH, SHAPES, random_gpt2, training_rows
 from loda.adapters import LoDAPlus, LoRA
 from loda.lab.config import compose
-from loda.lab.fast import make_fast, pack
-from loda.lab.loss import NORMALISER, target_loss
-from loda.lab.optim import ReferenceAdamW
-from loda.lab.order import batches
-from loda.lab.rows import PADDING, Batch, Row, collate
+from loda.lab.training.examples import PADDING, Batch, Row, collate
+from loda.lab.training.loss import NORMALISER, target_loss
+from loda.lab.training.optimizer import ReferenceAdamW
+from loda.lab.training.packing import make_fast, pack
+from loda.lab.training.sampler import batches
 
 ROWS = 8
 SMOOTHING = 0.1

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from loda.lab.bases import SHIPPED
+from loda.lab.base.files import SHIPPED
+from loda.lab.base.model import END_OF_TEXT, load_base, load_tokenizer, token_id
 from loda.lab.config import compose
 from loda.lab.data import load, load_pairs
-from loda.lab.models import END_OF_TEXT, load_base, load_tokenizer, token_id
-from loda.lab.rows import Row, encode, prompt
+from loda.lab.training.examples import Row, encode, prompt
 
 VOCABULARY = 50257
 SHAPES = {  # layers, width, heads

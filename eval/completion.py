@@ -1,13 +1,13 @@
 """What of an experiment is there already, and its scores in words. Nothing here loads a model or starts anything."""
 
-from eval.records import Record, read_record
+from eval.results import Record, read_record
 from eval.score import DEFAULT_METRICS, metrics_fingerprint
 from loda.errors import LodaError
 from loda.lab.config import DatasetConfig, Experiment
 from loda.lab.data import count
 from loda.lab.fingerprint import digest
-from loda.lab.milestones import Milestone, checkpoints
-from loda.lab.paths import Outputs, RunDir
+from loda.lab.run import Outputs, RunDir
+from loda.lab.training.checkpoints import Milestone, checkpoints
 from loda.sealed import read_json
 
 

@@ -14,32 +14,32 @@ from time import monotonic
 import torch
 from tokenizers import Tokenizer
 
-from eval.bootstrap import save_statistics
-from eval.card import write_card
 from eval.completion import is_complete, is_current, marks_of, metrics_key, metrics_of, scores_of
-from eval.decode import decode, encode_prompts, read_texts, write_predictions
-from eval.metrics.corpus import Corpus
-from eval.postprocess import LEADERBOARD, pad_references, prepare
-from eval.records import Record
+from eval.decode.stage import decode, encode_prompts, read_texts, write_predictions
+from eval.model_card import write_card
+from eval.results import Record
 from eval.score import check_metrics, score_with_statistics
+from eval.score.corpus import Corpus
+from eval.score.postprocess import LEADERBOARD, pad_references, prepare
+from eval.tables.bootstrap import save_statistics
+from loda.atomic import discard_folder, sha256
 from loda.config import part_name
 from loda.cost import Cost
 from loda.errors import LodaError
-from loda.files import discard_folder, sha256
-from loda.lab.bases import locate
+from loda.lab.base.files import locate
+from loda.lab.base.model import load_tokenizer, preflight, token_id
 from loda.lab.config import Experiment
 from loda.lab.data import Example, load, load_entries, load_pairs
 from loda.lab.fingerprint import data_key, decode_key, train_key
 from loda.lab.interrupt import listening
 from loda.lab.lock import check_held, hold
-from loda.lab.loop import pick_device
-from loda.lab.milestones import Milestone
-from loda.lab.models import load_tokenizer, preflight, token_id
-from loda.lab.paths import STATISTICS, Outputs, RunDir
 from loda.lab.processes import check_processes, is_main_process, process_count
 from loda.lab.progress import ONE_RUN, Bars
 from loda.lab.provenance import provenance
-from loda.lab.train import describe, load_trained, run_training, training_rows, use_threads
+from loda.lab.run import STATISTICS, Outputs, RunDir
+from loda.lab.training.checkpoints import Milestone
+from loda.lab.training.loop import pick_device
+from loda.lab.training.stage import describe, load_trained, run_training, training_rows, use_threads
 from loda.sealed import read_json, write_sealed
 
 

@@ -9,12 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from eval.aggregate import TableData, build
-from eval.intervals import with_intervals
-from eval.render import FORMATS
+from eval.tables.fill import TableData, build
+from eval.tables.intervals import with_intervals
+from eval.tables.render import FORMATS
+from loda.atomic import write_text
 from loda.errors import LodaError
-from loda.files import write_text
-from loda.lab.paths import Outputs
+from loda.lab.run import Outputs
 
 WRITTEN = ("md", "tex", "csv", "json")
 

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from loda.config import LodaConfig
     from loda.cost import cost
     from loda.inference import optimize_for_inference
-    from loda.inject import inject, merge, trainable_parameters, unload
+    from loda.interfaces import Adapter
+    from loda.model import inject, merge, trainable_parameters, unload
     from loda.projection import AdaptedProjection
-    from loda.protocols import Adapter
 
 __all__ = [
     "LodaConfig",
@@ -54,12 +54,12 @@ _HOMES = {
     "LodaConfig": "loda.config",
     "cost": "loda.cost",
     "optimize_for_inference": "loda.inference",
-    "inject": "loda.inject",
-    "merge": "loda.inject",
-    "trainable_parameters": "loda.inject",
-    "unload": "loda.inject",
+    "inject": "loda.model",
+    "merge": "loda.model",
+    "trainable_parameters": "loda.model",
+    "unload": "loda.model",
     "AdaptedProjection": "loda.projection",
-    "Adapter": "loda.protocols",
+    "Adapter": "loda.interfaces",
 }
 
 
@@ -74,7 +74,7 @@ class _Package(ModuleType):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # The first import of loda/inject.py would put that module in the place of the function of its name.
+        # The first import of loda/model.py would put that module in the place of the function of its name.
         if name not in _HOMES or not isinstance(value, ModuleType):
             super().__setattr__(name, value)
 

@@ -6,10 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from loda.architectures import Target
 from loda.config import part_name
 from loda.errors import LodaError
-from loda.protocols import ApproxConfig
-from loda.targets import Target
+from loda.interfaces import ApproxConfig
 
 FrozenTensors = Mapping[str, Mapping[str, Tensor]]
 """The tensors of each projection's approximation, by the projection's name."""

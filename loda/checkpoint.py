@@ -21,11 +21,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loda.approximation import FrozenTensors
+from loda.atomic import sha256, write_file
 from loda.config import LodaConfig, part_name
 from loda.errors import LodaError
-from loda.files import sha256, write_file
 from loda.fingerprint import fingerprint
-from loda.inject import (
+from loda.interfaces import Frozen
+from loda.model import (
     adapter_parameters,
     adapter_state,
     attachment,
@@ -35,7 +36,6 @@ from loda.inject import (
     projections,
     trainable_parameters,
 )
-from loda.protocols import Frozen
 from loda.sealed import loads, write_sealed
 
 CONFIG_FILE = "adapter_config.json"

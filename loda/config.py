@@ -16,7 +16,7 @@ import loda.adapters
 import loda.approx
 from loda.approx.dense import Config as Dense
 from loda.errors import LodaError
-from loda.protocols import AdapterConfig, ApproxConfig
+from loda.interfaces import AdapterConfig, ApproxConfig
 
 GROUPS = {"adapter": loda.adapters, "approx": loda.approx}
 

@@ -19,11 +19,11 @@ from typing import cast
 
 from torch import nn
 
-from loda.inject import adapter_state, is_mergeable, projections
-from loda.insertion import Insertion, insertions
+from loda.adapters.insertion import Insertion, insertions
+from loda.architectures import is_linear, shape_of
+from loda.interfaces import Frozen
+from loda.model import adapter_state, is_mergeable, projections
 from loda.projection import AdaptedProjection
-from loda.protocols import Frozen
-from loda.targets import is_linear, shape_of
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loda.bottleneck import Form
+from loda.adapters.bottleneck import Form
+from loda.adapters.nonlinear import Stack, StackConfig
 from loda.columns import Columns
 from loda.errors import LodaError
-from loda.inject import attachment, mark_optimized, projections
-from loda.nonlinear import Stack, StackConfig
+from loda.interfaces import Bottleneck, Factored, LinearAdapter
+from loda.model import attachment, mark_optimized, projections
 from loda.projection import AdaptedProjection
-from loda.protocols import Bottleneck, Factored, LinearAdapter
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,7 +37,7 @@ def optimize_for_inference(model: Model) -> Model:
 
     Afterwards the model runs in evaluation mode alone, nothing in it requires gradients, and it can be neither saved,
     merged nor unloaded: keep the saved adapter. A projection whose approximation has no `factors` or whose adapters
-    have neither `form` nor `weight` (see `loda.protocols`) stays as it is; the library's own all have, but for a full
+    have neither `form` nor `weight` (see `loda.interfaces`) stays as it is; the library's own all have, but for a full
     Delta W over a low-rank weight.
 
     Raises:

@@ -26,15 +26,25 @@ import torch
 from torch import Tensor, nn
 
 import loda.config
+from loda.adapters.bottleneck import BottleneckConfig
 from loda.approx import Dense
 from loda.approximation import approximate_targets, check_approximation
-from loda.bottleneck import BottleneckConfig
+from loda.architectures import (
+    PARTS,
+    WHOLE,
+    Target,
+    architecture,
+    check_places,
+    check_slices,
+    is_bare,
+    is_linear,
+    target_of,
+)
 from loda.config import part_class, part_from_dict, part_names
 from loda.errors import LodaError
 from loda.fingerprint import fingerprint_of
+from loda.interfaces import ApproxConfig, LinearAdapter
 from loda.linear import keep_layout
-from loda.protocols import ApproxConfig, LinearAdapter
-from loda.targets import PARTS, WHOLE, Target, architecture, check_places, check_slices, is_bare, is_linear, target_of
 
 SUPPORTED = "0.21"
 """The release series of PEFT that this module is tested with; it builds on methods that others have not."""
@@ -80,7 +90,7 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         slices: which of q, k, v are adapted: in a module that holds all three, only these columns; among three
             modules, only these. Other modules are adapted as a whole, in a model of unknown architecture only where
             "whole" is among the slices.
-        target_modules: as everywhere in PEFT; None: the projections of the architecture (see `loda.targets`).
+        target_modules: as everywhere in PEFT; None: the projections of the architecture (see `loda.architectures`).
         exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as everywhere in PEFT.
         approx: an approximation of the frozen weight of the target modules, for example {"name": "lowrank", "rank":
             300}, also of those that have no adapter, as k's. The adapter's file holds this recipe and not the

@@ -15,7 +15,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from loda.columns import Columns
-from loda.protocols import Adapter, Frozen
+from loda.interfaces import Adapter, Frozen
 
 
 class AdaptedProjection(nn.Module):

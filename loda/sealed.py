@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from loda.atomic import sha256, write_folder, write_text
 from loda.errors import LodaError
-from loda.files import sha256, write_folder, write_text
 
 KEY = "sha256"
 PREFIX = "sha256:"
@@ -63,7 +63,7 @@ def is_sealed(path: Path) -> bool:
 
 
 def write_sealed_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """`loda.files.write_folder`, with a listing of what `fill` wrote."""
+    """`loda.atomic.write_folder`, with a listing of what `fill` wrote."""
 
     def filled(folder: Path) -> None:
         fill(folder)

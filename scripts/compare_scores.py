@@ -4,7 +4,7 @@
     python -m scripts.compare_scores outputs/runs/*-loda-r4-dense-* --against outputs/runs/*-lora-r4-dense-*
 
 Prints both sides for every metric, their difference with its 95 % interval, and the p-value of the paired bootstrap
-over contexts (`eval/bootstrap.py`). Differences whose interval leaves out 0 are marked.
+over contexts (`eval/tables/bootstrap.py`). Differences whose interval leaves out 0 are marked.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.bootstrap import RESAMPLES, Interval, Resampled, check_alike
-from eval.records import Record, read_record
+from eval.results import Record, read_record
+from eval.tables.bootstrap import RESAMPLES, Interval, Resampled, check_alike
 from loda.errors import LodaError
-from loda.lab.paths import Outputs, RunDir
+from loda.lab.run import Outputs, RunDir
 
 
 def main(argv: Sequence[str] | None = None) -> int:

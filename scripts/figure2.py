@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from eval.figures.energy import draw, kept_energy, name_of, summary, title_of, to_csv
 from eval.figures.style import save
+from loda.architectures import find_targets
+from loda.atomic import write_text
 from loda.errors import LodaError
-from loda.files import write_text
-from loda.lab.bases import locate
+from loda.lab.base.files import locate
+from loda.lab.base.model import load_base
 from loda.lab.config import compose
-from loda.lab.models import load_base
-from loda.lab.paths import Outputs
-from loda.targets import find_targets
+from loda.lab.run import Outputs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

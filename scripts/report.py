@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from eval.report import write
-from eval.table_spec import names
+from eval.tables.spec import names
 from loda.errors import LodaError
 
 

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.completion import headline
-from eval.records import Record, read_record
+from eval.results import Record, read_record
+from loda.atomic import sha256
 from loda.errors import LodaError
-from loda.files import sha256
 from loda.lab.config import restore
-from loda.lab.paths import Outputs, RunDir
+from loda.lab.run import Outputs, RunDir
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

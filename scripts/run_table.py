@@ -24,20 +24,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from eval.aggregate import build
 from eval.completion import headline, is_complete
-from eval.jobs import Job, jobs
-from eval.render import FORMATS
 from eval.table import write
+from eval.tables.fill import build
+from eval.tables.jobs import Job, jobs
+from eval.tables.render import FORMATS
 from loda.config import part_name
 from loda.errors import LodaError
 from loda.lab.config import Experiment
 from loda.lab.data import count
 from loda.lab.interrupt import REQUEUE, listening
 from loda.lab.lock import HeldError
-from loda.lab.milestones import checkpoints
-from loda.lab.paths import Outputs
 from loda.lab.progress import ONE_RUN, Bars
+from loda.lab.run import Outputs
+from loda.lab.training.checkpoints import checkpoints
 
 # For the estimate alone: a training step costs 4 FLOP per parameter and token (forward, and backward through frozen
 # weights), 6 where all weights are trained; rows are padded to their batch's longest (mean on E2E 73 tokens, on DART's

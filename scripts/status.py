@@ -18,13 +18,13 @@ from statistics import fmean
 from typing import Any
 
 from eval.completion import headline, is_complete
-from eval.jobs import Job, jobs
-from eval.records import Record, read_record
+from eval.results import Record, read_record
+from eval.tables.jobs import Job, jobs
 from loda.errors import LodaError
 from loda.lab.config import Experiment, restore
 from loda.lab.files import last_json_line
 from loda.lab.lock import holder
-from loda.lab.paths import Outputs, RunDir
+from loda.lab.run import Outputs, RunDir
 from loda.sealed import read_json
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from eval.decode import read_texts
-from eval.records import read_record
+from eval.decode.stage import read_texts
+from eval.results import read_record
+from loda.atomic import PARTIAL, sha256
 from loda.checkpoint import CONFIG_FILE, check_saved
 from loda.errors import LodaError
-from loda.files import PARTIAL, sha256
-from loda.lab.paths import STATISTICS, Outputs, RunDir
+from loda.lab.run import STATISTICS, Outputs, RunDir
 from loda.sealed import check_folder, is_sealed, read_json
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from eval.aggregate import TableData
 from eval.figures.series import Series, draw_series, series
 from eval.figures.style import figure, legend_above, looks, styled
+from eval.tables.fill import TableData
 
 APART = 0.07  # in units of log2 r: error bars of different curves at the same r stand side by side
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from eval.aggregate import Line, Statistic, TableData
 from eval.figures.style import Look
-from eval.table_spec import Better, Published
+from eval.tables.fill import Line, Statistic, TableData
+from eval.tables.spec import Better, Published
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from loda.files import write_file
+from loda.atomic import write_file
 
 WIDTH = 3.3  # inches: a column of a two-column page
 FONT = 7.0  # points, the smallest that is used

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from eval.aggregate import Line, TableData
 from eval.figures.labels import place
 from eval.figures.series import Point, Series, draw_series, series
 from eval.figures.style import figure, legend_above, looks, styled
+from eval.tables.fill import Line, TableData
 
 
 def data(table: TableData, metric: str) -> list[Series]:

@@ -4,11 +4,11 @@ The names below are the configurations of the paper's methods and baselines, for
 Any other file in this folder is found by its name (`adapter: {name: ...}`) without being listed here.
 """
 
-from loda.adapters.adapter_h import Config as AdapterH
-from loda.adapters.adapter_l import Config as AdapterL
-from loda.adapters.ft import Config as FineTuning
-from loda.adapters.ft_qv import Config as FullRank
-from loda.adapters.ft_top2 import Config as FineTuningTop2
+from loda.adapters.finetune import Config as FineTuning
+from loda.adapters.finetune_top2 import Config as FineTuningTop2
+from loda.adapters.full_rank import Config as FullRank
+from loda.adapters.houlsby import Config as AdapterH
+from loda.adapters.lin import Config as AdapterL
 from loda.adapters.loda import Config as LoDA
 from loda.adapters.loda_plus import Config as LoDAPlus
 from loda.adapters.lora import Config as LoRA

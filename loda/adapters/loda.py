@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from loda.bottleneck import BottleneckConfig, Form, new_down, new_up
+from loda.adapters.bottleneck import BottleneckConfig, Form, new_down, new_up
+from loda.adapters.nonlinear import Stack, StackConfig
 from loda.errors import LodaError
-from loda.nonlinear import Stack, StackConfig
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from loda.adapters.bottleneck import Form, new_down, new_up
 from loda.adapters.loda import Config as LoDAConfig
-from loda.bottleneck import Form, new_down, new_up
+from loda.adapters.nonlinear import F2_DEFAULT, Stack, StackConfig
 from loda.errors import LodaError
-from loda.nonlinear import F2_DEFAULT, Stack, StackConfig
 
 
 @dataclass(frozen=True)

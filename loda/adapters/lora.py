@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from loda.bottleneck import BottleneckConfig, Form, new_down, new_up
+from loda.adapters.bottleneck import BottleneckConfig, Form, new_down, new_up
 
 
 @dataclass(frozen=True)

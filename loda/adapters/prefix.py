@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
+from loda.adapters.insertion import Insertion
 from loda.errors import LodaError
-from loda.insertion import Insertion
 from loda.projection import AdaptedProjection
 
 

@@ -5,7 +5,7 @@ The names below are for `LodaConfig(approx=LowRank(rank=300))`. Any other file i
 """
 
 from loda.approx.dense import Config as Dense
-from loda.approx.lowrank import Config as LowRank
+from loda.approx.low_rank import Config as LowRank
 from loda.approx.sparse import Config as Sparse
 
 __all__ = ["Dense", "LowRank", "Sparse"]

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from loda.errors import LodaError
 from loda.lab.data import PARTS, SPLITS
-from loda.lab.order import ORDERS
+from loda.lab.training.sampler import ORDERS
 
 if TYPE_CHECKING:
     from loda import LodaConfig
@@ -88,7 +88,7 @@ class DatasetConfig:
         path: a local folder with the original files instead of the download.
         max_length: longest row in tokens, context and completion together; longer rows are cut as in LoRA's code.
         protocol: post-processing and scoring: "e2e"; "webnlg" or "dart" as in LoRA's code; "dart_leaderboard" as on
-            DART's leaderboard (see `eval/postprocess.py`).
+            DART's leaderboard (see `eval/score/postprocess.py`).
         metrics: modules in `eval/metrics/`.
         recipe: see `Recipe`.
     """
@@ -166,16 +166,16 @@ class TrainerConfig:
             pass: the same numbers, a second forward pass, and 108 MiB of stored activations where there were 1364
             (GPT2-medium with LoRA, 8 rows of 73 tokens).
         order: "reference" is the sample order of LoRA's DistributedSampler with the run's seed, "bucketed" puts rows
-            of like length together (see `loda.lab.order`).
+            of like length together (see `loda.lab.training.sampler`).
         fast: lay the rows of a batch end to end instead of padding them, and compute GELU in one kernel (see
-            `loda.lab.fast`): the same losses to rounding, but for dropout's noise, which is drawn for other positions.
+            `loda.lab.training.packing`): the same losses to rounding, but for dropout's noise.
         compile: let torch.compile write the kernels of the model; the first batches take minutes. Likewise the same
             losses but for dropout's noise.
         max_steps: stop after so many batches; the schedule ends there at the latest. null: all epochs.
         threads: CPU threads; null leaves torch's choice.
         log_every: batches between two lines of the journal.
-        save_minutes: how much of a training may be lost: its state is saved as often (see `loda.lab.state`); with a
-            default, because runs of earlier versions do not have it.
+        save_minutes: how much of a training may be lost: its state is saved as often;
+            with a default, because runs of earlier versions do not have it.
     """
 
     device: str

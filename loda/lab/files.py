@@ -1,11 +1,11 @@
-"""Plain JSON for others to read, and lines that others are writing; all else is in `loda.files` and `loda.sealed`."""
+"""Plain JSON for others to read, and lines that others are writing; all else is in `loda.atomic` and `loda.sealed`."""
 
 import json
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from loda.files import write_text
+from loda.atomic import write_text
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from loda.lab.bases import identity as model_identity
+from loda.lab.base.files import identity as model_identity
 from loda.lab.config import Experiment
 from loda.lab.data import identity as data_identity
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from loda.atomic import PARTIAL, unwritable
 from loda.errors import LodaError
-from loda.files import PARTIAL, unwritable
 from loda.lab.files import write_json
-from loda.lab.paths import RunDir
+from loda.lab.run import RunDir
 from loda.sealed import read_json
 
 _held: dict[Path, tuple[int, int]] = {}
@@ -104,7 +104,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _clear_away(run: RunDir) -> None:
-    """Delete what a killed process was writing (see `loda.files`)."""
+    """Delete what a killed process was writing (see `loda.atomic`)."""
     for path in sorted(run.path.rglob(f".*{PARTIAL}")):
         if path.is_dir():
             shutil.rmtree(path)

@@ -26,13 +26,13 @@ from pathlib import Path
 
 import torch
 
-from eval.aggregate import build
 from eval.pipeline import run_experiment
 from eval.table import write
-from loda.files import sha256
+from eval.tables.fill import build
+from loda.atomic import sha256
 from loda.lab.config import compose
-from loda.lab.paths import Outputs
 from loda.lab.progress import HIDDEN
+from loda.lab.run import Outputs
 from loda.sealed import read_json
 from scripts.verify import verify
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from loda.lab.bases import SHIPPED
+from loda.lab.base.files import SHIPPED
+from loda.lab.base.model import load_tokenizer
 from loda.lab.config import compose
 from loda.lab.lock import hold
-from loda.lab.models import load_tokenizer
-from loda.lab.paths import Outputs, RunDir
 from loda.lab.progress import HIDDEN
-from loda.lab.train import run_training, training_rows
+from loda.lab.run import Outputs, RunDir
+from loda.lab.training.stage import run_training, training_rows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Without dropout, whose noise each process draws for itself; 6 batches of 4 rows make 3 updates.

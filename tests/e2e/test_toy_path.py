@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import loda
-from eval.aggregate import build
 from eval.pipeline import run_experiment
-from eval.render import FORMATS
+from eval.tables.fill import build
+from eval.tables.render import FORMATS
 from loda.errors import LodaError
-from loda.lab.bases import SHIPPED
+from loda.lab.base.files import SHIPPED
+from loda.lab.base.model import load_base
 from loda.lab.config import compose
-from loda.lab.models import load_base
-from loda.lab.paths import Outputs
+from loda.lab.run import Outputs
 from scripts import figure2, reproduce, status
 
 REPOSITORY = Path(__file__).resolve().parents[2]

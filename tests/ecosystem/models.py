@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import loda
-from loda.inject import projections
+from loda.model import projections
 
 VOCABULARY = 64
 TOKENS = torch.randint(1, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(0))
@@ -77,7 +77,7 @@ def logits(model: nn.Module) -> Tensor:
 def parts(model: PreTrainedModel, kind: str, x: Tensor) -> list[dict[str, Tensor]]:
     """What q, k and v of each block compute for x, cut out of the projections by the models' own rules.
 
-    Written anew from the attention code of each model, not from `loda.targets`.
+    Written anew from the attention code of each model, not from `loda.architectures`.
     """
     blocks = []
     for block in model.get_submodule(BLOCKS[kind]).children():

@@ -1,4 +1,4 @@
-"""loda.inject on every architecture: only the named slices change, and everything else works as on GPT-2."""
+"""loda.model on every architecture: only the named slices change, and everything else works as on GPT-2."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from transformers import FalconConfig, FalconForCausalLM
 import loda
 from loda.adapters import AdapterH, AdapterL, FineTuning, FineTuningTop2, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import Dense, LowRank, Sparse
+from loda.architectures import ARCHITECTURES, Layout
 from loda.config import part_name
 from loda.errors import LodaError
-from loda.inject import adapter_parameters, projections
-from loda.targets import ARCHITECTURES, Layout
+from loda.model import adapter_parameters, projections
 from tests.ecosystem.models import SETTINGS, TOKENS, D, changed_parts, logits, tiny
-from tests.unit.models import perturb, same_state, state
+from tests.library.models import perturb, same_state, state
 
 every_architecture = pytest.mark.parametrize("kind", SETTINGS)
 SPLIT = [kind for kind in SETTINGS if len(ARCHITECTURES[kind].projections) == 3]
@@ -233,7 +233,7 @@ def three_lines(error: object) -> str:
 
 @pytest.mark.parametrize(("settings", "by_head"), FALCONS.values(), ids=list(FALCONS))
 def test_an_unknown_architecture_is_refused_with_its_modules_and_the_lines_that_add_it(settings, by_head, monkeypatch):
-    monkeypatch.setattr("loda.targets.ARCHITECTURES", dict(ARCHITECTURES))
+    monkeypatch.setattr("loda.architectures.ARCHITECTURES", dict(ARCHITECTURES))
     model = falcon(**settings)
     with pytest.raises(LodaError, match=r"'falcon' is not supported; known are gpt2") as error:
         loda.inject(model, loda.LodaConfig(LoRA()))

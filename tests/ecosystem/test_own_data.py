@@ -10,20 +10,20 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import loda
-from eval.beam import beam_search
+from eval.decode.beam import beam_search
 from eval.pipeline import run_experiment
 from loda.errors import LodaError
-from loda.inject import approximate
-from loda.lab.bases import SHIPPED, locate
+from loda.lab.base.files import SHIPPED, locate
+from loda.lab.base.model import END_OF_TEXT, PACKABLE, _configuration, load_base, load_tokenizer, preflight, token_id
 from loda.lab.config import Experiment, compose, restore
 from loda.lab.data import Pair, load, load_pairs
-from loda.lab.fast import make_fast, pack
 from loda.lab.fingerprint import data_key
-from loda.lab.loss import target_loss
-from loda.lab.models import END_OF_TEXT, PACKABLE, _configuration, load_base, load_tokenizer, preflight, token_id
-from loda.lab.paths import Outputs
-from loda.lab.rows import Row, collate, encode, encoded
-from loda.lab.train import frozen_tensors
+from loda.lab.run import Outputs
+from loda.lab.training.examples import Row, collate, encode, encoded
+from loda.lab.training.loss import target_loss
+from loda.lab.training.packing import make_fast, pack
+from loda.lab.training.stage import frozen_tensors
+from loda.model import approximate
 from scripts.figure2 import projections_of_blocks
 from tests.ecosystem.models import SETTINGS, TOKENS, tiny
 

@@ -15,9 +15,9 @@ import loda.peft
 from loda.adapters import LoDAPlus
 from loda.approx import LowRank
 from loda.errors import LodaError
-from loda.inject import projections
+from loda.model import projections
 from tests.ecosystem.models import SETTINGS, TOKENS, D, logits, parts, tiny
-from tests.unit.models import give_values, same_state, state
+from tests.library.models import give_values, same_state, state
 
 LOWRANK = {"name": "lowrank", "rank": 8}
 

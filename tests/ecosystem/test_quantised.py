@@ -14,9 +14,9 @@ from loda.adapters import AdapterH, FineTuning, FineTuningTop2, LoDAPlus, LoRA
 from loda.approx import LowRank, Sparse
 from loda.config import part_name
 from loda.errors import LodaError
-from loda.inject import adapter_parameters
+from loda.model import adapter_parameters
 from tests.ecosystem.models import TOKENS, logits, tiny
-from tests.unit.models import give_values, same_state, state
+from tests.library.models import give_values, same_state, state
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 

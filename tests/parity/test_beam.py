@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from eval import beam
-from eval.beam import Hypothesis, beam_search
+from eval.decode import beam
+from eval.decode.beam import Hypothesis, beam_search
 from tests.parity.reference import DATA, lora_tensors, tiny_gpt2, with_lora
 
 GOLDENS = json.loads((DATA / "beam_goldens.json").read_text())

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from loda.lab.base.model import load_tokenizer
 from loda.lab.data import Pair, dart, group, load, load_pairs
 from loda.lab.data.source import blob_id
-from loda.lab.models import load_tokenizer
-from loda.lab.rows import Row, encode
+from loda.lab.training.examples import Row, encode
 
 SETS = {"e2e": "e2e_valid", "dart": "dart_dev", "webnlg": "webnlg_dev"}
 SPLITS = ("train", "valid", "test")

@@ -10,7 +10,7 @@ import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.approx.dense import Frozen
 from loda.columns import Columns
-from loda.inject import projections
+from loda.model import projections
 from tests.parity.reference import DATA, copy_lora, lora_tensors, tiny_gpt2, with_lora
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from loda.inject import projections
-from loda.lab.loss import target_loss
-from loda.lab.rows import collate
+from loda.lab.training.examples import collate
+from loda.lab.training.loss import target_loss
+from loda.model import projections
 from tests.parity.reference import DATA, lora_tensors, tiny_gpt2, with_lora
 from tests.parity.test_rows import BATCHES, row
 

@@ -14,11 +14,13 @@ from typing import Any
 import nltk
 import pytest
 
-from eval.metrics import meteor, mteval, ptb, words
-from eval.metrics.corpus import Corpus, Statistics
-from eval.metrics.files import read_corpus
 from eval.pipeline import make_corpus
 from eval.score import add_up, main, score
+from eval.score.corpus import Corpus, Statistics
+from eval.score.metrics import meteor
+from eval.score.text_files import read_corpus
+from eval.score.tokenizers import mteval, ptb
+from eval.score.tokenizers import nltk_words as words
 from loda.errors import LodaError
 from loda.lab.data import Example, load_entries
 from tests.conftest import SHARED

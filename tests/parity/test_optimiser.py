@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from loda.inject import projections
-from loda.lab import loop
 from loda.lab.config import OptimConfig, compose
-from loda.lab.journal import Journal
-from loda.lab.loop import train
 from loda.lab.progress import HIDDEN
+from loda.lab.training import loop
+from loda.lab.training.loop import train
+from loda.lab.training.metrics_logger import Journal
+from loda.model import projections
 from tests.parity.reference import DATA, tiny_gpt2, with_lora
 from tests.parity.test_rows import BATCHES, row
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.metrics.corpus import Corpus
 from eval.pipeline import make_corpus
-from eval.postprocess import NUM_REFERENCES
+from eval.score.corpus import Corpus
+from eval.score.postprocess import NUM_REFERENCES
+from loda.lab.base.model import load_tokenizer
 from loda.lab.data import Pair, group, load_pairs
-from loda.lab.models import load_tokenizer
 
 LORA_STOP = ("<|endoftext|>", "\n\n")
 

@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from eval.decode import encode_prompts
+from eval.decode.stage import encode_prompts
+from loda.lab.base.model import END_OF_TEXT
 from loda.lab.config import compose
 from loda.lab.data import Example, Pair
-from loda.lab.models import END_OF_TEXT
-from loda.lab.rows import PADDING, Row, collate, encode
+from loda.lab.training.examples import PADDING, Row, collate, encode
 from tests.parity.reference import DATA
 
 BATCHES = json.loads((DATA / "train_batches.json").read_text())

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from loda.atomic import sha256, write_file
 from loda.errors import LodaError
-from loda.files import sha256, write_file
 
 TIMEOUT_SECONDS = 20
 

@@ -1,0 +1,77 @@
+"""BLEU-4 (Papineni et al., 2002), which is two metrics by the same name.
+
+E2E reports the Python mteval of its challenge: a fraction, case folded. DART and WebNLG report
+Moses' multi-bleu-detok.perl: 0 to 100, case-sensitive, which sacrebleu computes. Neither smooths,
+except that the E2E script takes a vanishing count as 1e-15.
+"""
+
+import math
+from collections.abc import Sequence
+
+from sacrebleu.metrics.bleu import BLEU
+
+from eval.score.corpus import Corpus, Statistics
+from eval.score.tokenizers import mteval
+
+NAME = "BLEU"
+VERSION = 1
+PACKAGES = ("sacrebleu",)
+
+_ORDERS = range(1, 5)
+
+
+def statistics(corpus: Corpus) -> list[Statistics]:
+    """Length, closest reference length, hits for n = 1 to 4, number of n-grams for n = 1 to 4."""
+    return _mteval_statistics(corpus) if corpus.protocol == "e2e" else _moses_statistics(corpus)
+
+
+def combine(sums: Sequence[float], protocol: str) -> float:
+    """Corpus BLEU-4 in the unit of the protocol's script."""
+    return _mteval_bleu(*sums) if protocol == "e2e" else _moses_bleu(*sums)
+
+
+def _mteval_statistics(corpus: Corpus) -> list[Statistics]:
+    """A hypothesis of l tokens counts l - n + 1 n-grams even where that is negative, as in the challenge's script."""
+    return [
+        (
+            match.length,
+            _closest(match.reference_lengths, match.length),
+            *(match.hits[order - 1].total() for order in _ORDERS),
+            *(match.length - order + 1 for order in _ORDERS),
+        )
+        for match in mteval.match(corpus)
+    ]
+
+
+def _mteval_bleu(length: float, reference_length: float, *counts: float) -> float:
+    """BP exp(1/4 sum_n log p_n) with p_n = hits / n-grams and BP = exp(1 - r/c) if c <= r.
+
+    r sums the closest reference lengths, the shorter one on a tie.
+    """
+    log_precision = 0.0
+    for hits, ngrams in zip(counts[:4], counts[4:], strict=True):
+        log_precision += math.log(max(hits, 1e-15) / max(ngrams, 1e-9))
+    brevity = math.exp(1 - reference_length / length) if length <= reference_length else 1.0
+    return brevity * math.exp(log_precision / len(_ORDERS))
+
+
+def _closest(lengths: tuple[int, ...], length: int) -> int:
+    return min(lengths, key=lambda candidate: (abs(candidate - length), candidate))
+
+
+def _moses_statistics(corpus: Corpus) -> list[Statistics]:
+    """Those of multi-bleu-detok.perl; an empty reference has length 0."""
+    # `force` silences sacrebleu's advice against tokenised text, which this protocol wants.
+    bleu = BLEU(tokenize="13a", smooth_method="none", force=True)
+    found = []
+    for text, group in zip(corpus.hypotheses, corpus.references, strict=True):
+        one = bleu.corpus_score([text], [[reference] for reference in dict.fromkeys(group)])
+        found.append((one.sys_len, one.ref_len, *one.counts, *one.totals))
+    return found
+
+
+def _moses_bleu(length: float, reference_length: float, *counts: float) -> float:
+    """BLEU of multi-bleu-detok.perl, 0 to 100, from sums over the instances."""
+    whole = [round(count) for count in counts]
+    score = BLEU.compute_bleu(whole[:4], whole[4:], round(length), round(reference_length), smooth_method="none")
+    return float(score.score)

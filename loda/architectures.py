@@ -1,0 +1,311 @@
+"""Where the query, key and value projections and the blocks of a model are, and how its weights are laid out.
+
+The rest of the library sees a weight as (d_in, d_out) and a slice as columns of it. To support another architecture,
+add a row to `ARCHITECTURES`, here or from outside.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from loda.columns import Columns
+from loda.errors import LodaError
+from loda.linear import is_transposed
+
+PARTS = ("q", "k", "v")
+WHOLE = "whole"
+"""The one slice of a projection that is not one of attention's."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things are in a transformer block, by the names of modules within it.
+
+    Attributes:
+        projections: one module that computes q, k and v side by side (fused, W_proj = [W_q, W_k, W_v]), or three
+            modules, in this order (split).
+        outputs: the modules whose output the residual stream receives, attention's first; Adapter^H alone needs them.
+        by_head: whether a fused module goes head by head, [q_1, k_1, v_1, q_2, ...]; with grouped queries, group by
+            group.
+
+    Raises:
+        LodaError: neither one projection nor three.
+    """
+
+    projections: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    by_head: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.projections) not in (1, len(PARTS)):
+            raise LodaError(
+                f"projections={self.projections} must name one module that computes q, k and v, or three, in this order"
+            )
+
+    def slices(self, d_out: int, heads: int, head_width: int) -> dict[str, Columns]:
+        """The slices of a fused projection that computes `d_out` columns.
+
+        The heads of queries leave as many columns to keys as to values, so the shape tells how many these have.
+
+        Raises:
+            LodaError: a number of columns that no such projection has.
+        """
+        shared = (d_out - heads * head_width) // (2 * head_width)
+        if shared < 1 or heads % shared or d_out != (heads + 2 * shared) * head_width:
+            raise LodaError(
+                f"{self.projections[0]} computes {d_out} columns, which are not {heads} heads of queries of width "
+                f"{head_width} with heads of keys and values; its row in ARCHITECTURES does not fit it"
+            )
+        runs = shared if self.by_head else 1
+        ends = [n * head_width // runs for n in (heads, heads + shared, heads + 2 * shared)]
+        return {part: Columns(start, stop, runs) for part, start, stop in zip(PARTS, [0, *ends], ends, strict=False)}
+
+
+_LLAMA = Layout(
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), outputs=("self_attn.o_proj", "mlp.down_proj")
+)
+ARCHITECTURES: dict[str, Layout] = {
+    "gpt2": Layout(("attn.c_attn",), outputs=("attn.c_proj", "mlp.c_proj")),
+    "gpt_neo": Layout(
+        ("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+        outputs=("attn.attention.out_proj", "mlp.c_proj"),
+    ),
+    "gptj": Layout(("attn.q_proj", "attn.k_proj", "attn.v_proj"), outputs=("attn.out_proj", "mlp.fc_out")),
+    "gpt_neox": Layout(("attention.query_key_value",), outputs=("attention.dense", "mlp.dense_4h_to_h"), by_head=True),
+    "opt": Layout(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), outputs=("self_attn.out_proj", "fc2")),
+    "bloom": Layout(
+        ("self_attention.query_key_value",), outputs=("self_attention.dense", "mlp.dense_4h_to_h"), by_head=True
+    ),
+    "phi3": Layout(("self_attn.qkv_proj",), outputs=("self_attn.o_proj", "mlp.down_proj")),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+}
+"""By `model_type` of the model's configuration."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One projection of a model: its name, its module and its slices.
+
+    Attributes:
+        name: of the module in the model.
+        module: a `Conv1D` or an `nn.Linear`.
+        slices: by name, q, k or v; or `WHOLE`.
+        block: the block whose attention it belongs to; None for other modules.
+    """
+
+    name: str
+    module: nn.Module
+    slices: dict[str, Columns]
+    block: str | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the module computes x W + b from a weight that it holds; subclasses, as of bitsandbytes, may not."""
+        return type(self.module) in (Conv1D, nn.Linear)
+
+    @property
+    def weight(self) -> Tensor:
+        """(d_in, d_out), of a plain module: the one place where an `nn.Linear` is transposed."""
+        weight = cast(Tensor, self.module.weight)
+        return weight if isinstance(self.module, Conv1D) else weight.T
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(d_out,) or None."""
+        return cast(Tensor | None, self.module.bias)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """d_in, d_out."""
+        return shape_of(self.module)
+
+
+def shape_of(module: nn.Module) -> tuple[int, int]:
+    """d_in, d_out of a linear module; a quantised one's weight has another shape."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    linear = cast(nn.Linear, module)
+    return linear.in_features, linear.out_features
+
+
+@dataclass(frozen=True)
+class Block:
+    """One transformer block: its module, and the modules that write to the residual stream, attention's first."""
+
+    module: nn.Module
+    outputs: tuple[nn.Module, ...]
+    width: int
+
+
+def architecture(model: nn.Module) -> Layout:
+    """Where things are in `model`.
+
+    Raises:
+        LodaError: an unknown architecture.
+    """
+    kind = _kind(model)
+    if kind not in ARCHITECTURES:
+        raise LodaError(_how_to_add(kind, _linear_names(model)))
+    return ARCHITECTURES[kind]
+
+
+def find_blocks(model: nn.Module) -> list[Block]:
+    """The transformer blocks of `model`, in order, whether its projections are adapted or not.
+
+    Raises:
+        LodaError: an unknown architecture.
+    """
+    layout = architecture(model)
+    first = layout.projections[0]
+    blocks = []
+    for name, _ in model.named_modules():
+        if _ends_with(name, first):
+            block = model.get_submodule(_block_of(name, first))
+            outputs = tuple(block.get_submodule(output) for output in layout.outputs)
+            blocks.append(Block(block, outputs, cast(Any, model).config.hidden_size))
+    return blocks
+
+
+def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[Target]:
+    """The attention projections of `model`, in order, or the linear modules whose names end with one of `names`.
+
+    Raises:
+        LodaError: an unknown architecture, where no names are given; a model in which no projection was found, or one
+            is used at two places.
+    """
+    wanted = names or architecture(model).projections
+    targets = [
+        target_of(model, name, module)
+        for name, module in model.named_modules()
+        if is_linear(module) and any(_ends_with(name, ending) for ending in wanted)
+    ]
+    for ending in wanted:
+        if not any(_ends_with(target.name, ending) for target in targets):
+            raise LodaError(
+                f"no linear module named *.{ending} was found in this model; "
+                f"its linear modules are {', '.join(_linear_names(model)) or 'none'}"
+            )
+    check_places(model, targets)
+    return targets
+
+
+def check_places(model: nn.Module, targets: Iterable[Target]) -> None:
+    """Raise LodaError for a target that the model holds at two places, of which one would stay as it is."""
+    names: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
+    for target in targets:
+        if len(names[id(target.module)]) > 1:
+            raise LodaError(
+                f"{' and '.join(names[id(target.module)])} are one module, so it cannot be adapted; copy it"
+            )
+
+
+def check_slices(model: nn.Module, targets: Sequence[Target], slices: Sequence[str], approximated: bool) -> None:
+    """Check that `slices` say what of the `targets`, which somebody named, is adapted.
+
+    Raises:
+        LodaError: slices of an attention in a model in which nobody knows where they are; a target that they leave bare
+            (which makes sense only beside others, where it is `approximated` with them).
+    """
+    kind = _kind(model)
+    if kind not in ARCHITECTURES and WHOLE not in slices:
+        raise LodaError(f"slices={tuple(slices)} of {targets[0].name}: {_how_to_add(kind, _linear_names(model))}")
+    bare = [target for target in targets if is_bare(target, slices)]
+    if bare and not (approximated and len(bare) < len(targets)):
+        raise LodaError(
+            f"targets name {bare[0].name}, which is {', '.join(bare[0].slices)}; slices={tuple(slices)} would leave it "
+            "without an adapter: add to the slices, or leave it out of the targets"
+        )
+
+
+def is_bare(target: Target, slices: Sequence[str]) -> bool:
+    """Whether `target` has none of `slices`; what is not one of attention's projections is adapted in any case."""
+    return not {*slices, WHOLE} & set(target.slices)
+
+
+def plain_projection(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """An ordinary module that holds `weight` (d_in, d_out) and `bias` themselves, not copies: what `Target` found."""
+    d_in, d_out = weight.shape
+    module: Any
+    # Built empty: a constructor would draw random numbers for a full weight.
+    if is_transposed(weight):
+        module, weight = nn.Linear(d_in, d_out, bias=False, device="meta"), weight.T
+    else:
+        module = Conv1D(d_out, 0)
+        module.nx = d_in
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    module.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
+    return cast(nn.Module, module)
+
+
+def _kind(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+
+
+def _ends_with(name: str, ending: str) -> bool:
+    """Whether the last components of a module's name are `ending`."""
+    return f".{name}".endswith(f".{ending}")
+
+
+def _block_of(name: str, ending: str) -> str:
+    return name.removesuffix(ending).removesuffix(".")
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is one that can be adapted."""
+    return isinstance(module, (Conv1D, nn.Linear))
+
+
+def target_of(model: nn.Module, name: str, module: nn.Module) -> Target:
+    """The linear `module` of that name in `model`, with its slices."""
+    layout = ARCHITECTURES.get(_kind(model))
+    _, d_out = Target(name, module, {}, None).shape
+    for index, ending in enumerate(layout.projections if layout else ()):
+        if layout and _ends_with(name, ending):
+            split = len(layout.projections) == len(PARTS)
+            slices = {PARTS[index]: Columns(0, d_out)} if split else layout.slices(d_out, *_heads(model))
+            return Target(name, module, slices, _block_of(name, ending))
+    return Target(name, module, {WHOLE: Columns(0, d_out)}, None)
+
+
+def _heads(model: nn.Module) -> tuple[int, int]:
+    """How many heads of queries there are, and how wide each is."""
+    config: Any = getattr(model, "config", None)
+    heads = getattr(config, "num_attention_heads", None)
+    if heads is None:
+        raise LodaError(
+            f"{type(model).__name__} has no config that tells the number of attention heads; adapt the model inside it "
+            "that has one"
+        )
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """The distinct names of the linear modules, with * for numbers."""
+    linear = (name for name, module in model.named_modules() if is_linear(module))
+    return list(dict.fromkeys(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name) for name in linear if name))
+
+
+def _how_to_add(kind: str, names: Iterable[str]) -> str:
+    within = [name.rpartition("*.")[2] for name in names if "*." in name]
+    attention = [name for name in within if re.search(r"(?i)(^|[._])([qkv]|query|key|value|\w*qkv|\w*attn)(_|$)", name)]
+    found = ", ".join(names) or "none"
+    return (
+        f"the architecture {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}. "
+        f"Its linear modules are {found}. Name those to adapt (targets, in PEFT target_modules), as a whole "
+        "with slices=('whole',), or add the architecture, with the order of columns that the model's code has:\n"
+        "    from loda.architectures import ARCHITECTURES, Layout\n"
+        f"    qkv = {tuple(attention or within)}  # within a block: one module [q, k, v], or q, k and v\n"
+        f"    ARCHITECTURES[{kind!r}] = Layout(qkv, by_head=False)  # True: one module [q_1, k_1, v_1, q_2, ...]"
+    )

@@ -1,0 +1,61 @@
+"""Base models as files: where they come from and what determines them. `loda.lab.base.model` loads them."""
+
+from pathlib import Path
+from typing import Any
+
+from loda.errors import LodaError
+from loda.lab.config import ModelConfig
+from loda.lab.data.source import content_hash
+from loda.sealed import read_json
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+SHARDS = "model.safetensors.index.json"
+"""In the place of model.safetensors where the weights are in several files."""
+SHIPPED = Path(__file__).resolve().parents[1] / "toy" / "base"
+
+
+def identity(config: ModelConfig) -> dict[str, Any]:
+    """What determines the base: commit on the hub, or the sha256 of the local files."""
+    if config.path is None:
+        return {"hub_id": config.hub_id, "revision": config.revision}
+    folder = _local(config.path)
+    return {name: content_hash(folder / name) for name in _files(folder)}
+
+
+def locate(config: ModelConfig) -> Path:
+    """The folder of the base model, downloaded on first use.
+
+    Raises:
+        LodaError: a file is missing, or the download failed.
+    """
+    if config.path is not None:
+        return _local(config.path)
+    # Not before it is needed: a base that is at hand is told by its files alone.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    assert config.hub_id is not None
+    try:
+        return Path(snapshot_download(config.hub_id, revision=config.revision, allow_patterns=list(FILES)))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise LodaError(
+            f"the base model {config.hub_id} (commit {str(config.revision)[:12]}) could not be downloaded from the "
+            f"Hugging Face hub; give a local folder with {', '.join(FILES)} as model.path=FOLDER, or run `make demo`, "
+            "which needs no download"
+        ) from error
+
+
+def _local(path: str) -> Path:
+    folder = SHIPPED if path == "toy" else Path(path)
+    missing = [name for name in _files(folder) if not (folder / name).is_file()]
+    if missing:
+        raise LodaError(f"model.path={path} lacks {', '.join(missing)}; it needs {', '.join(FILES)}")
+    return folder
+
+
+def _files(folder: Path) -> list[str]:
+    """The names of the files of a base in a folder."""
+    index = folder / SHARDS
+    if not index.is_file() or (folder / "model.safetensors").is_file():
+        return list(FILES)
+    return ["config.json", SHARDS, *sorted(set(read_json(index)["weight_map"].values())), "tokenizer.json"]

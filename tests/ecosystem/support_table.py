@@ -1,0 +1,124 @@
+"""Write the table of what is supported where into the README: python -m tests.ecosystem.support_table
+
+Every cell is tried on a tiny random model of the architecture from `tests/ecosystem`, whose tests hold in detail what
+the cell says; `tests/ecosystem/test_support.py` refuses a README that is not current. "yes" means: the model starts as
+the base (where the method does), other values of what trains change what it computes, beside the projections in q and v
+alone, and saved and loaded over a fresh base it gives the same logits, bit for bit.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+
+import loda
+import loda.peft
+from loda.adapters import AdapterH, AdapterL, FineTuning, FineTuningTop2, FullRank, LoDA, LoDAPlus, LoRA, Prefix
+from loda.approx import LowRank, Sparse
+from loda.architectures import ARCHITECTURES
+from loda.atomic import write_text
+from loda.errors import LodaError
+from loda.interfaces import AdapterConfig, ApproxConfig
+from tests.ecosystem.models import changed_parts, logits, tiny
+from tests.library.models import give_values, perturb
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN, END = "<!-- support: begin -->\n", "<!-- support: end -->\n"
+
+
+Probe = Callable[[str], bool]
+
+
+def adapted(*configs: AdapterConfig, in_qv: bool = False, starts_as_base: bool = True) -> Probe:
+    """All of these adapters over the base as it is, each on a model of its own."""
+    return lambda kind: all(_works(kind, loda.LodaConfig(config), in_qv, starts_as_base) for config in configs)
+
+
+def approximated(*configs: ApproxConfig) -> Probe:
+    """LoDA+ over these approximations, which change the model before anything trains."""
+    return lambda kind: all(
+        _works(kind, loda.LodaConfig(LoDAPlus(), config), in_qv=False, starts_as_base=False) for config in configs
+    )
+
+
+def in_bf16(kind: str) -> bool:
+    """LoDA+ over a base in bfloat16."""
+    return _works(kind, loda.LodaConfig(LoDAPlus()), in_qv=True, starts_as_base=True, dtype=torch.bfloat16)
+
+
+def merged(kind: str) -> bool:
+    """Whether the merged weights compute what LoRA beside them does."""
+    model = perturb(loda.inject(tiny(kind), loda.LodaConfig(LoRA())))
+    before = logits(model)
+    return torch.allclose(logits(loda.merge(model)), before, rtol=1e-4, atol=1e-4)
+
+
+def in_peft(kind: str) -> bool:
+    """The adapter that PEFT adds by default."""
+    model = get_peft_model(tiny(kind), loda.peft.LodaConfig(task_type="CAUSAL_LM"))
+    start = logits(model)
+    give_values(loda.trainable_parameters(model))
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        again = logits(PeftModel.from_pretrained(tiny(kind), folder))
+    changed = changed_parts(kind, model.get_base_model())
+    return torch.equal(start, logits(tiny(kind))) and changed == [{"q", "v"}] * 2 and _same(start, logits(model), again)
+
+
+COLUMNS: dict[str, Probe] = {
+    "LoDA, LoDA+, LoRA, FT^{q,v}": adapted(LoDA(), LoDAPlus(), LoRA(), FullRank(), in_qv=True),
+    "merge LoRA": merged,
+    "R-, S-": approximated(LowRank(rank=8), Sparse()),
+    "FT, FT^Top2, Adapter^L, Adapter^H": adapted(FineTuning(), FineTuningTop2(), AdapterL(r=2), AdapterH(r=2)),
+    "prefix": adapted(Prefix(length=2, hidden=4), starts_as_base=False),
+    "bf16": in_bf16,
+    "`loda.peft`": in_peft,
+}
+
+
+def table() -> str:
+    """The table in Markdown."""
+    rows = [["`model_type`", "q, k, v", *COLUMNS], ["---"] * (len(COLUMNS) + 2)]
+    for kind, layout in ARCHITECTURES.items():
+        form = "three modules" if len(layout.projections) > 1 else "one, by head" if layout.by_head else "one module"
+        rows.append([f"`{kind}`", form, *("yes" if _holds(probe, kind) else "-" for probe in COLUMNS.values())])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def updated(readme: str) -> str:
+    """The README with the table of today."""
+    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}{table()}{END}", readme, flags=re.DOTALL)
+
+
+def _holds(probe: Probe, kind: str) -> bool:
+    try:
+        return probe(kind)
+    except LodaError:
+        return False
+
+
+def _works(
+    kind: str, config: loda.LodaConfig, in_qv: bool, starts_as_base: bool, dtype: torch.dtype = torch.float32
+) -> bool:
+    base = logits(tiny(kind, dtype=dtype))
+    model = loda.inject(tiny(kind, dtype=dtype), config)
+    start = logits(model)
+    perturb(model)
+    with TemporaryDirectory() as folder:
+        loda.save_pretrained(model, folder)
+        again = logits(loda.from_pretrained(tiny(kind, dtype=dtype), folder))
+    in_place = not in_qv or changed_parts(kind, model) == [{"q", "v"}] * 2
+    return torch.equal(start, base) is starts_as_base and in_place and _same(start, logits(model), again)
+
+
+def _same(start: Tensor, changed: Tensor, again: Tensor) -> bool:
+    """Whether other values changed the outputs, to numbers, and came back."""
+    return not torch.equal(start, changed) and torch.equal(changed, again) and bool(changed.isfinite().all())
+
+
+if __name__ == "__main__":
+    write_text(README, updated(README.read_text(encoding="utf-8")))

@@ -1,0 +1,108 @@
+"""What the model is given to decode, and that every method of the tables goes through the same beam search."""
+
+import re
+
+import pytest
+import torch
+
+import loda
+from eval.decode.beam import beam_search
+from eval.decode.stage import encode_prompts
+from loda.adapters import FullRank, LoRA
+from loda.errors import LodaError
+from loda.lab.base.files import SHIPPED
+from loda.lab.base.model import load_tokenizer
+from loda.lab.config import compose
+from loda.lab.data import Example, load
+from loda.lab.fingerprint import decode_key
+from loda.lab.training.examples import prompt
+from tests.library.models import ADAPTERS, VOCABULARY, perturb, tiny_gpt2
+
+ONE_SHOT = ["adapter=none", "decode=one_shot"]
+CONTEXT = "name : Blue Spice | Type : coffee shop | price : £ 20 - 25"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(SHIPPED)
+
+
+def test_a_context_is_given_as_in_training(tokenizer):
+    experiment = compose(["dataset=toy"])
+    (ids,) = encode_prompts(tokenizer, [Example(CONTEXT, ())], experiment.decode, 256)
+    assert ids == prompt(tokenizer, CONTEXT)
+
+
+def test_the_one_shot_prompt_is_the_papers(shared):
+    """Its footnote 4, then the context in the prompt's own format: no space before the colon."""
+    paper = (shared / "paper" / "loda_tr2025-130.txt").read_text()
+    (verbatim,) = re.findall(r'"(Generate a restaurant description from the table\..*?this table: )"', paper)
+    text = compose(ONE_SHOT).decode.prompt.render(CONTEXT)
+    assert text == verbatim + "name: Blue Spice | Type: coffee shop | price: £ 20 - 25"
+
+
+def test_the_one_shot_prompt_is_encoded_as_one_text_without_separator(tokenizer):
+    decode = compose(ONE_SHOT).decode
+    (ids,) = encode_prompts(tokenizer, [Example(CONTEXT, ())], decode, 256)
+    assert tokenizer.decode(ids) == decode.prompt.render(CONTEXT)
+
+
+def test_the_prompt_is_part_of_how_a_run_was_decoded():
+    keys = {
+        decode_key(compose(overrides))
+        for overrides in (
+            ["adapter=none"],
+            ONE_SHOT,
+            [*ONE_SHOT, "decode.prompt.separator=true"],
+            [*ONE_SHOT, "decode.prompt.colon=' : '"],
+            [*ONE_SHOT, "decode.prompt.template='Say {context}'"],
+        )
+    }
+    assert len(keys) == 5
+
+
+def test_a_prompt_that_would_be_cut_is_refused(tokenizer):
+    examples = load("toy", "test")
+    assert len(encode_prompts(tokenizer, examples, compose(ONE_SHOT).decode, 256)) == len(examples)
+    with pytest.raises(LodaError, match=r"makes prompts of up to \d+ tokens, .*max_length=128 .* leaves 64"):
+        encode_prompts(tokenizer, examples, compose(ONE_SHOT).decode, 128)
+
+
+@pytest.mark.parametrize("template", ["no place for it", "{context} {context}"])
+def test_a_template_without_one_place_for_the_context_is_refused(template):
+    with pytest.raises(LodaError, match=r"must contain \{context\} exactly once"):
+        compose([*ONE_SHOT, f"decode.prompt.template='{template}'"])
+
+
+PROMPTS = [torch.randint(1, VOCABULARY, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (9, 3, 6)]
+
+
+def search(model, batch_size):
+    return beam_search(
+        model,
+        PROMPTS,
+        num_beams=4,
+        max_new_tokens=10,
+        length_penalty=0.9,
+        no_repeat_ngram_size=4,
+        eos_token_ids=[0],
+        batch_size=batch_size,
+    )
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_every_method_decodes_the_same_alone_and_in_a_batch(adapter):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(ADAPTERS[adapter])))
+    alone, together = search(model, 1), search(model, 3)
+    assert [one.tokens for one in alone] == [one.tokens for one in together]
+    assert [one.score for one in alone] == pytest.approx([one.score for one in together], rel=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [LoRA(), FullRank()], ids=["lora", "ft_qv"])
+def test_merged_and_unmerged_give_the_same_texts(adapter):
+    # So the tables' merged and unmerged rows share their scores.
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter)))
+    unmerged = search(model, 3)
+    merged = search(loda.merge(model), 3)
+    assert [one.tokens for one in unmerged] == [one.tokens for one in merged]
+    assert [one.score for one in unmerged] == pytest.approx([one.score for one in merged], rel=1e-5)

@@ -1,0 +1,249 @@
+"""Properties of the metrics that hold for any texts, and how METEOR's Java process is kept in hand."""
+
+import math
+import os
+import subprocess
+import sys
+import threading
+from itertools import product
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+
+from eval.score import add_up
+from eval.score.corpus import Corpus
+from eval.score.metrics import bleu, cider, meteor, nist, rouge_l
+from eval.score.metrics.ter import edit_rate
+from eval.score.tokenizers import java, ptb
+from loda.errors import LodaError
+from tests.conftest import REPOSITORY
+
+WORDS = st.lists(st.sampled_from("abcde"), max_size=7)
+# Five words and more, so that every order of BLEU and NIST has n-grams.
+TEXTS = st.lists(st.sampled_from(["the", "pub", "The", "is", "cheap", ".", "Vaults"]), min_size=5).map(" ".join)
+INSTANCES = st.lists(st.tuples(TEXTS, st.lists(TEXTS, min_size=1, max_size=3).map(tuple)), min_size=1, max_size=4)
+
+
+def value(metric, corpus):
+    """The score of a corpus, from the sums of its instances' statistics."""
+    return metric.combine(add_up(metric.statistics(corpus)), corpus.protocol)
+
+
+def corpus_of(instances, protocol="e2e"):
+    hypotheses, references = zip(*instances, strict=True)
+    return Corpus(protocol, hypotheses, references)
+
+
+@given(INSTANCES, st.sampled_from(["e2e", "dart"]))
+def test_bleu_of_a_reference_is_best(instances, protocol):
+    best = 1.0 if protocol == "e2e" else 100.0
+    perfect = [(group[-1], group) for _, group in instances]
+    assert value(bleu, corpus_of(perfect, protocol)) == pytest.approx(best)
+    assert value(bleu, corpus_of(instances, protocol)) <= best * (1 + 1e-12)
+
+
+@given(st.data(), INSTANCES, st.sampled_from([("e2e", bleu), ("dart", bleu), ("e2e", nist)]))
+def test_order_of_instances_and_references_does_not_matter(data, instances, case):
+    protocol, metric = case
+    shuffled = [(hypothesis, group[::-1]) for hypothesis, group in data.draw(st.permutations(instances))]
+    before, after = (value(metric, corpus_of(order, protocol)) for order in (instances, shuffled))
+    assert after == pytest.approx(before, rel=1e-12)
+
+
+@given(INSTANCES, st.sampled_from(["e2e", "dart"]))
+def test_a_repeated_reference_does_not_change_bleu(instances, protocol):
+    repeated = [(hypothesis, group + group[:1]) for hypothesis, group in instances]
+    assert value(bleu, corpus_of(repeated, protocol)) == value(bleu, corpus_of(instances, protocol))
+
+
+def test_dart_bleu_takes_an_empty_reference_for_one_of_length_zero():
+    """A text of 5 words is closer to 0 than to 12, so the brevity penalty exp(1 - 12/5) falls away."""
+    hypothesis, reference = "a b c d e", "a b c d e f g h i j k l"
+    alone = value(bleu, Corpus("dart", (hypothesis,), ((reference,),)))
+    padded = value(bleu, Corpus("dart", (hypothesis,), ((reference, ""),)))
+    assert alone == pytest.approx(100 * math.exp(1 - 12 / 5))
+    assert padded == pytest.approx(100)
+
+
+def test_dart_bleu_leaves_out_references_a_group_does_not_have():
+    texts = ("a b c d e", "a b c d f g"), (("a b c d e f", "a b"), ("a b c d f g h",))
+    padded = ("a b c d e", "a b c d f g"), (("a b c d e f", "a b"), ("a b c d f g h", "a b c d f g h"))
+    assert value(bleu, Corpus("dart", *texts)) == pytest.approx(value(bleu, Corpus("dart", *padded)))
+
+
+def test_case_counts_in_dart_only():
+    instance = ("The pub is cheap .", ("the pub is cheap .",))
+    assert value(bleu, corpus_of([instance])) == pytest.approx(1)
+    assert value(bleu, corpus_of([instance], "dart")) < 100
+
+
+@pytest.mark.parametrize(("metric", "slow"), [(rouge_l, Rouge), (cider, Cider)], ids=["rouge_l", "cider"])
+@given(instances=st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=4))
+def test_the_fast_form_has_the_digits_of_pycocoevalcap(metric, slow, instances):
+    hypotheses = tuple(" ".join(words) for words, _ in instances)
+    references = tuple(tuple(" ".join(words) for words in group) for _, group in instances)
+    assume(any(any(group) for group in references))
+    _, expected = slow().compute_score(
+        dict(enumerate(map(list, references))), {i: [t] for i, t in enumerate(hypotheses)}
+    )
+    words = SimpleNamespace(hypothesis_words=hypotheses, reference_words=references)
+    assert [value for value, _ in metric.statistics(words)] == list(expected)
+
+
+@given(WORDS, WORDS.filter(bool))
+def test_ter_is_zero_for_equal_texts_only(hypothesis, reference):
+    assert (edit_rate(hypothesis, reference) == 0) == (hypothesis == reference)
+    assert edit_rate(reference, reference) == 0
+    assert edit_rate(hypothesis, []) == edit_rate([], reference) == 1
+
+
+@given(WORDS, WORDS.filter(bool))
+def test_ter_is_that_of_the_plain_search(hypothesis, reference):
+    """pyter's definition written out: lists of words, every pair of places, distances by dynamic programming."""
+    assert edit_rate(hypothesis, reference) == plain_ter(hypothesis, reference)
+
+
+def plain_ter(hypothesis, reference):
+    shifts = 0
+    while True:
+        candidates = [
+            (distance(hypothesis, reference) - distance(s, reference), s) for s in moves(hypothesis, reference)
+        ]
+        gain, shifted = max(candidates, default=(0, hypothesis))
+        if gain <= 0:
+            return (shifts + distance(hypothesis, reference)) / len(reference)
+        hypothesis, shifts = shifted, shifts + 1
+
+
+def moves(hypothesis, reference):
+    for i, j in product(range(len(hypothesis)), range(len(reference))):
+        if i != j and hypothesis[i] == reference[j]:
+            n = 1
+            while i + n < len(hypothesis) and j + n < len(reference) and hypothesis[i + n] == reference[j + n]:
+                n += 1
+            rest = hypothesis[:i] + hypothesis[i + n :]
+            yield rest[:j] + hypothesis[i : i + n] + rest[j:]
+
+
+def distance(left, right):
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, start=1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(right, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    return row[-1]
+
+
+@pytest.fixture
+def fake_java(monkeypatch, tmp_path):
+    """Put a Python program in the place of Java; it sees METEOR's or the tokeniser's command line and input."""
+
+    def install(program: str) -> None:
+        script = tmp_path / "java"
+        script.write_text(f"#!{sys.executable}\nimport sys, time\n{program}")
+        script.chmod(0o755)
+        monkeypatch.setattr(java, "runtime", lambda: script)
+
+    monkeypatch.setattr(meteor, "_process", None)
+    return install
+
+
+def test_meteor_that_dies_is_reported_with_its_last_words_and_started_anew(fake_java):
+    fake_java("sys.exit('java.lang.OutOfMemoryError: Java heap space')")
+    with pytest.raises(LodaError, match=r"ended with code 1 .*OutOfMemoryError"):
+        meteor.count_matches(["a"], [["a"]])
+    fake_java("for line in sys.stdin: print(*range(23), flush=True)")
+    assert meteor.count_matches(["a"], [["a"]]) == [tuple(range(23))]
+
+
+@pytest.mark.parametrize("trouble", ["sys.exit(1)", "time.sleep(60)"], ids=["dies", "hangs"])
+def test_meteor_is_started_once_more_for_the_question_that_it_did_not_answer(fake_java, monkeypatch, tmp_path, trouble):
+    """The first process answers one question and comes to grief over the second, which its successor answers."""
+    monkeypatch.setattr(meteor, "_SECONDS_PER_ANSWER", 1.0)
+    fake_java(f"""
+from pathlib import Path
+first = not Path({str(tmp_path / "seen")!r}).exists()
+Path({str(tmp_path / "seen")!r}).touch()
+for number, line in enumerate(sys.stdin):
+    if first and number == 1:
+        {trouble}
+    print(*[len(line)] * 23, flush=True)
+""")
+    assert meteor.count_matches(["a", "bb"], [["a"], ["b"]]) == [(18.0,) * 23, (19.0,) * 23]
+
+
+def test_meteor_that_hangs_is_killed(fake_java, monkeypatch):
+    monkeypatch.setattr(meteor, "_SECONDS_PER_ANSWER", 0.2)
+    fake_java("time.sleep(60)")
+    with pytest.raises(LodaError, match="gave no answer"):
+        meteor.count_matches(["a"], [["a"]])
+
+
+def test_meteor_may_complain_at_length(fake_java):
+    fake_java("for line in sys.stdin: print('x' * 200_000, file=sys.stderr); print(1, flush=True)")
+    process = meteor.MeteorProcess()
+    assert [process.ask("SCORE") for _ in range(3)] == ["1"] * 3
+    process.close()
+
+
+def test_interrupted_meteor_is_not_asked_again(fake_java, monkeypatch):
+    """Its unread answer would pass for the one to the next question."""
+    fake_java("for line in sys.stdin: print(1, flush=True)")
+    process = meteor.MeteorProcess()
+
+    class Interrupted(threading.Timer):
+        def start(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(meteor.threading, "Timer", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        process.ask("SCORE")
+    assert not process.is_running
+
+
+def test_interpreter_ends_at_once_while_meteor_runs(tmp_path):
+    """Nothing waits for the process, which is gone as well."""
+    script = tmp_path / "java"
+    script.write_text("#!/bin/sh\nexec sleep 600\n")
+    script.chmod(0o755)
+    program = (
+        "import sys; from pathlib import Path; from eval.score.metrics import meteor\n"
+        "from eval.score.tokenizers import java\n"
+        "java.runtime = lambda: Path(sys.argv[1])\n"
+        "print(meteor._running()._java.pid)\n"
+        "raise RuntimeError('broken off')\n"
+    )
+    command = [sys.executable, "-c", program, str(script)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert "broken off" in done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+
+
+def test_tokeniser_that_fails_is_reported_with_its_last_words(fake_java):
+    fake_java("sys.exit('no such class')")
+    with pytest.raises(LodaError, match="code 1: no such class"):
+        ptb.tokenise(["a"])
+
+
+def test_tokeniser_that_hangs_is_stopped(fake_java, monkeypatch):
+    monkeypatch.setattr(ptb, "_SECONDS", 0.2)
+    fake_java("time.sleep(60)")
+    with pytest.raises(LodaError, match="no answer within"):
+        ptb.tokenise(["a"])
+
+
+def test_tokeniser_that_loses_a_text_is_not_believed(fake_java):
+    fake_java("print('a')")
+    with pytest.raises(LodaError, match="2 lines for 3 texts"):
+        ptb.tokenise(["a", "b", "c"])
+
+
+def test_line_breaks_inside_a_text_do_not_split_it():
+    """str.splitlines breaks at all of these, and so does the tokeniser."""
+    texts = ["one\u2028two", "three\nfour\r", "five\x0bsix\x85seven", "", "eight|||nine"]
+    assert ptb.tokenise(texts) == ["one two", "three four", "five six seven", "", "eight | | | nine"]

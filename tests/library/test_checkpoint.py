@@ -1,0 +1,246 @@
+"""Saving and loading: bit-exact for every pair of parts, and strict about everything that is not as it was saved."""
+
+import functools
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import loda
+from loda.adapters import LoDA, LoDAPlus, LoRA
+from loda.approx import LowRank
+from loda.approximation import FrozenTensors
+from loda.atomic import sha256
+from loda.checkpoint import CONFIG_FILE, FROZEN_FILE, TENSOR_FILE
+from loda.errors import LodaError
+from loda.model import adapter_state, approximate
+from loda.sealed import read_json, write_sealed
+from tests.library.models import ADAPTERS, APPROXIMATIONS, logits, perturb, tiny_gpt2, train, untouched, wide_gpt2
+
+LOWRANK = loda.LodaConfig(LoDAPlus(), LowRank(rank=8))
+real_svd = torch.linalg.svd
+
+
+@functools.cache
+def approximated(name: str) -> FrozenTensors:
+    """The tensors of an approximation of `wide_gpt2`, computed once."""
+    return approximate(wide_gpt2(), loda.LodaConfig(LoRA(), APPROXIMATIONS[name]))
+
+
+def no_svd(weight, **settings):
+    assert weight.is_meta, "an SVD was computed although the factors were at hand"
+    return real_svd(weight, **settings)
+
+
+@pytest.mark.parametrize("with_frozen", [False, True], ids=["recipe", "with_frozen"])
+@pytest.mark.parametrize("approx", APPROXIMATIONS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_loaded_model_gives_the_same_logits_bit_for_bit(adapter, approx, with_frozen, tmp_path, monkeypatch):
+    config = loda.LodaConfig(ADAPTERS[adapter], APPROXIMATIONS[approx])
+    model = perturb(loda.inject(wide_gpt2(), config, approximated(approx)))
+    loda.save_pretrained(model, tmp_path, with_frozen=with_frozen)
+    if with_frozen:
+        monkeypatch.setattr(torch.linalg, "svd", no_svd)
+    loaded = loda.from_pretrained(wide_gpt2(), tmp_path)
+    assert torch.equal(logits(loaded), logits(model))
+    assert loda.cost(loaded) == loda.cost(model)
+    assert set(loda.trainable_parameters(loaded)) == set(adapter_state(model)) == set(load_file(tmp_path / TENSOR_FILE))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A trained LoDA+ over low-rank factors of `tiny_gpt2`, saved with the factors."""
+    model = loda.inject(tiny_gpt2(), LOWRANK)
+    train(model)
+    loda.save_pretrained(model, tmp_path / "adapter", with_frozen=True)
+    return tmp_path / "adapter"
+
+
+def refused(folder, rule: str, model=None) -> None:
+    """Loading `folder` fails with `rule` and leaves the model as it was."""
+    model = tiny_gpt2() if model is None else model
+    with untouched(model), pytest.raises(LodaError, match=rule):
+        loda.from_pretrained(model, folder)
+
+
+def test_the_files_are_pefts_and_hold_the_adapter_alone(saved):
+    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE, FROZEN_FILE}
+    assert (CONFIG_FILE, TENSOR_FILE) == ("adapter_config.json", "adapter_model.safetensors")
+    model = loda.inject(tiny_gpt2(), LOWRANK)
+    tensors = load_file(saved / TENSOR_FILE)
+    assert sum(t.numel() for t in tensors.values()) == loda.cost(model).trainable_parameters
+    description = json.loads((saved / CONFIG_FILE).read_text())
+    assert description["approx"] == {"name": "lowrank", "rank": 8}
+
+
+def test_without_with_frozen_and_for_the_dense_weight_only_the_adapter_is_stored(tmp_path):
+    loda.save_pretrained(loda.inject(tiny_gpt2(), LOWRANK), tmp_path / "recipe")
+    loda.save_pretrained(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA())), tmp_path / "dense", with_frozen=True)
+    for folder in ("recipe", "dense"):
+        assert {path.name for path in (tmp_path / folder).iterdir()} == {CONFIG_FILE, TENSOR_FILE}
+
+
+def test_training_goes_on_from_a_loaded_model(saved):
+    model = loda.from_pretrained(tiny_gpt2(), saved)
+    before = logits(model)
+    train(model)
+    assert not torch.equal(logits(model), before)
+
+
+def test_an_adapter_that_was_frozen_for_inference_is_saved_whole(tmp_path):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(LoDA())))
+    expected = loda.cost(model)
+    model.requires_grad_(False)
+    assert loda.cost(model) == expected
+    loda.save_pretrained(model, tmp_path)
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), tmp_path)), logits(model))
+
+
+def test_a_trained_tensor_that_would_be_lost_stops_the_saving(tmp_path):
+    model = loda.inject(tiny_gpt2(), loda.LodaConfig(LoDA()))
+    model.transformer.ln_f.requires_grad_(True)
+    with pytest.raises(LodaError, match=r"transformer\.ln_f\.bias requires gradients but is no part of the adapter"):
+        loda.save_pretrained(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_model_that_holds_adapters_is_refused(saved):
+    refused(saved, "already holds adapters", perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA()))))
+
+
+def test_another_base_is_refused(saved):
+    refused(saved, "trained on another base model", tiny_gpt2(seed=1))
+    refused(saved, "trained on another base model", tiny_gpt2(width=64))
+    refused(saved, "in the same dtype", tiny_gpt2().double())
+
+
+@pytest.mark.parametrize("name", ["transformer.wte.weight", "transformer.h.1.mlp.c_fc.bias"])
+@pytest.mark.parametrize("entry", [0, -1])
+def test_a_base_that_differs_in_one_number_is_refused(saved, name, entry):
+    model = tiny_gpt2()
+    model.get_parameter(name).data.view(-1)[entry] += 1e-3
+    refused(saved, "trained on another base model", model)
+
+
+@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, FROZEN_FILE])
+def test_a_missing_file_is_named(saved, file):
+    (saved / file).unlink()
+    refused(saved, rf"{file} is missing; give the folder")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    refused(tmp_path / "nowhere", rf"nowhere.{CONFIG_FILE} is missing")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"not a file of tensors", b"\xff" * 100], ids=repr)
+@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, FROZEN_FILE])
+def test_a_file_of_something_else_is_named(saved, file, content):
+    (saved / file).write_bytes(content)
+    refused(saved, rf"{file} is not")
+
+
+@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, FROZEN_FILE])
+def test_a_truncated_file_is_named(saved, file):
+    path = saved / file
+    path.write_bytes(path.read_bytes()[:-10])
+    refused(saved, rf"{file} is not")
+
+
+def edited_config(folder, edit) -> None:
+    """Edit the configuration by somebody who seals it again."""
+    description = read_json(folder / CONFIG_FILE)
+    edit(description)
+    write_sealed(folder / CONFIG_FILE, description)
+
+
+@pytest.mark.parametrize(
+    ("edit", "rule"),
+    [
+        (lambda d: d.update(rank=8), "must have the keys"),
+        (lambda d: d.pop("slices"), "must have the keys"),
+        (lambda d: d["adapter"].update(name="loda_minus"), "adapter.name='loda_minus' is not one of"),
+        (lambda d: d["adapter"].update(rank=8), "adapter.rank is not a setting"),
+        (lambda d: d["adapter"]["f1"].update(depth=3), "adapter.f1.depth is not a setting"),
+        (lambda d: d["approx"].update(rank=0), "rank=0 must be at least 1"),
+        (lambda d: d["approx"].update(rank="8"), "approx.rank='8' must be of type int"),
+        (lambda d: d.update(slices=["q", "o"]), "has no slice 'o'"),
+        (lambda d: d["adapter"].update(r=5), r"has shape and dtype .*, expected"),
+        (lambda d: d["approx"].update(rank=7), "the given approximation"),
+    ],
+    ids=["extra", "missing", "part", "setting", "nested", "value", "type", "slice", "width", "rank"],
+)
+def test_an_edited_configuration_is_refused(saved, edit, rule):
+    edited_config(saved, edit)
+    refused(saved, rule)
+
+
+def edited_tensors(path, edit) -> str:
+    """Apply `edit` to the tensors of a file and the first of their names; that name is returned."""
+    tensors = load_file(path)
+    name = min(tensors)
+    edit(tensors, name)
+    save_file(tensors, path)
+    edited_config(path.parent, lambda description: description["files"].update({path.name: sha256(path)}))
+    return name
+
+
+@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, FROZEN_FILE])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_an_altered_bit_is_noticed_and_the_file_named(saved, file, place):
+    content = bytearray((saved / file).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (saved / file).write_bytes(content)
+    refused(saved, rf"{file} is not .*its sha256 is another|{file} is not readable")
+
+
+def test_an_adapter_of_an_earlier_version_has_no_hashes_and_loads(saved):
+    expected = logits(loda.from_pretrained(tiny_gpt2(), saved))
+    description = read_json(saved / CONFIG_FILE)
+    del description["files"]
+    (saved / CONFIG_FILE).write_text(json.dumps(description))
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), saved)), expected)
+
+
+def test_other_files_may_lie_beside_an_adapter(saved):
+    (saved / "README.md").write_text("a model card")
+    loda.save_pretrained(loda.from_pretrained(tiny_gpt2(), saved), saved)
+    loda.from_pretrained(tiny_gpt2(), saved)
+    assert (saved / "README.md").read_text() == "a model card"
+
+
+@pytest.mark.parametrize(
+    ("edit", "rule"),
+    [
+        (lambda tensors, name: tensors.pop(name), "lacks the tensor {}"),
+        (lambda tensors, name: tensors.update({name + "x": tensors[name].clone()}), "holds an unknown tensor {}x"),
+        (lambda tensors, name: tensors.update({name: tensors[name][:-1].clone()}), "{} has shape and dtype"),
+        (lambda tensors, name: tensors.update({name: tensors[name].double()}), "{} has shape and dtype"),
+    ],
+    ids=["missing", "unknown", "shape", "dtype"],
+)
+def test_tensors_that_do_not_fit_are_named(saved, edit, rule):
+    name = edited_tensors(saved / TENSOR_FILE, edit)
+    refused(saved, rule.format(name))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda tensors, name: tensors.pop(name),
+        lambda tensors, name: tensors.update({name + "x": tensors[name].clone()}),
+        lambda tensors, name: tensors.update({name: tensors[name][..., :-1].clone()}),
+    ],
+    ids=["missing", "unknown", "shape"],
+)
+def test_a_stored_approximation_that_does_not_fit_is_refused(saved, edit):
+    name = edited_tensors(saved / FROZEN_FILE, edit)
+    refused(saved, f"the given approximation of {name.split('/')[0]} has the tensors")
+
+
+def test_a_given_approximation_takes_precedence(saved, monkeypatch):
+    expected = logits(loda.from_pretrained(tiny_gpt2(), saved))
+    frozen = approximate(tiny_gpt2(), LOWRANK)
+    (saved / FROZEN_FILE).unlink()
+    monkeypatch.setattr(torch.linalg, "svd", no_svd)
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), saved, frozen=frozen)), expected)

@@ -1,0 +1,100 @@
+"""The library stands alone: it imports nothing of the harness, and the harness is layered."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import loda
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = (
+    "hydra",
+    "omegaconf",
+    "datasets",
+    "accelerate",
+    "wandb",
+    "nltk",
+    "pycocoevalcap",
+    "sacrebleu",
+    "matplotlib",
+    "peft",
+)
+
+# A module may import what ranks as high as itself or lower.
+RANKS = {"loda": 0, "loda.lab": 1, "eval": 2, "train": 3, "scripts": 3, "benchmarks": 3}
+
+
+def rank(module: str) -> int | None:
+    """The rank of a module of this repository; None for a module of others."""
+    return max((RANKS[name] for name in RANKS if f"{module}.".startswith(f"{name}.")), default=None)
+
+
+def sources() -> list[Path]:
+    folders = [path for name in ("loda", "eval", "scripts", "benchmarks") for path in (ROOT / name).rglob("*.py")]
+    return sorted([*folders, *ROOT.glob("train.py")])
+
+
+def imports(path: Path) -> list[str]:
+    """The names that a file imports, as module.name for `from module import name`."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+every_source = pytest.mark.parametrize("path", sources(), ids=module_name)
+
+
+@every_source
+def test_a_module_imports_what_stands_before_it(path):
+    own = rank(module_name(path))
+    for name in imports(path):
+        other = rank(name)
+        assert other is None or other <= own, f"{module_name(path)} imports {name}"
+
+
+@every_source
+def test_no_module_imports_private_names_of_another(path):
+    for name in imports(path):
+        if rank(name) is not None:
+            assert not name.rpartition(".")[2].startswith("_"), f"{module_name(path)} imports {name}"
+
+
+@every_source
+def test_eval_is_imported_by_from_only(path):
+    # `import eval.x` would hide the builtin eval in that module.
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "eval" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", [p for p in sources() if rank(module_name(p)) == 0], ids=module_name)
+def test_the_library_reads_no_environment_no_clock_and_does_not_speak(path):
+    used = {name.split(".")[0] for name in imports(path)}
+    if module_name(path) == "loda.atomic":
+        used.discard("os")  # flushes to the disk, which pathlib cannot
+    assert not used & {"os", "time", "datetime", "logging", "warnings", "yaml", "argparse", "sys"}
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls)
+
+
+def test_importing_the_library_imports_nothing_of_the_harness():
+    program = f"import sys, loda; print([m for m in sys.modules if m.split('.')[0] in {HEAVY!r} or m == 'loda.lab'])"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_public_names_exist_and_are_documented():
+    for name in loda.__all__:
+        assert getattr(loda, name).__doc__, name

@@ -1,0 +1,247 @@
+"""inject, unload, merge: what they change, what they restore, and that a refusal touches nothing."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Model
+from transformers.pytorch_utils import Conv1D
+
+import loda
+from loda.adapters import LoDA, LoDAPlus, LoRA, NoAdapter
+from loda.approx import Dense, LowRank, Sparse
+from loda.config import part_name
+from loda.errors import LodaError
+from loda.model import approximate, is_mergeable, projections
+from tests.library.models import ADAPTERS, TOKENS, logits, perturb, same_state, state, tiny_gpt2, train, untouched
+
+every_adapter = pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+SMALL = [Dense(), LowRank(rank=8), Sparse(keep=0.5)]
+
+
+def partly_frozen() -> nn.Module:
+    """A base in which some parameters do not train, so that forgotten flags show."""
+    model = tiny_gpt2()
+    model.transformer.wte.requires_grad_(False)
+    model.transformer.h[1].attn.c_attn.bias.requires_grad_(False)
+    return model
+
+
+def test_inject_works_in_place_and_returns_the_model():
+    model = tiny_gpt2()
+    assert loda.inject(model, loda.LodaConfig(LoRA())) is model
+    assert list(projections(model)) == ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
+    assert {name.split(".")[5] for name in loda.trainable_parameters(model)} == {"adapters"}
+
+
+def test_the_bare_transformer_is_adapted_as_well():
+    model = loda.inject(GPT2Model(tiny_gpt2().config), loda.LodaConfig(LoRA()))
+    assert list(projections(model)) == ["h.0.attn.c_attn", "h.1.attn.c_attn"]
+
+
+def test_the_base_weights_are_shared_not_copied():
+    model = tiny_gpt2()
+    address = model.transformer.h[0].attn.c_attn.weight.data_ptr()
+    loda.inject(model, loda.LodaConfig(LoRA()))
+    assert projections(model)["transformer.h.0.attn.c_attn"].frozen.weight.data_ptr() == address
+    loda.unload(model)
+    assert model.transformer.h[0].attn.c_attn.weight.data_ptr() == address
+
+
+def test_inject_twice_is_refused():
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA())))
+    with untouched(model), pytest.raises(LodaError, match="already holds adapters"):
+        loda.inject(model, loda.LodaConfig(LoDA()))
+
+
+@pytest.mark.parametrize(
+    ("config", "rule"),
+    [
+        (loda.LodaConfig(LoRA(), LowRank(rank=300)), r"rank=300 exceeds min\(d, 3d\) = 32"),
+        (loda.LodaConfig(LoRA(), Sparse(keep=1e-5)), "keep=1e-05 keeps no entry"),
+        (loda.LodaConfig(LoRA(), slices=("q", "o")), "has no slice 'o', it has q, k, v"),
+    ],
+    ids=["rank", "keep", "slice"],
+)
+def test_settings_that_do_not_fit_are_refused(config, rule):
+    model = partly_frozen()
+    with untouched(model), pytest.raises(LodaError, match=rule):
+        loda.inject(model, config)
+
+
+def test_what_is_no_transformer_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 4))
+    before = state(model)
+    with pytest.raises(LodaError, match=r"architecture 'Sequential' is not supported; known are gpt2"):
+        loda.inject(model, loda.LodaConfig(LoRA()))
+    assert same_state(before, state(model))
+
+
+@pytest.mark.parametrize("approx", SMALL, ids=part_name)
+def test_a_given_approximation_is_used_as_it_is(approx):
+    config = loda.LodaConfig(LoRA(), approx)
+    expected = logits(loda.inject(tiny_gpt2(), config))
+    given = approximate(tiny_gpt2(), config)
+    assert torch.equal(logits(loda.inject(tiny_gpt2(), config, given)), expected)
+
+
+def test_a_given_approximation_goes_to_where_the_weight_is():
+    # Stored tensors are read on the CPU; the meta device stands for a GPU.
+    config = loda.LodaConfig(LoRA(), LowRank(rank=8))
+    given = approximate(tiny_gpt2(), config)
+    model = loda.inject(tiny_gpt2().to("meta"), config, given)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_unload_restores_a_tied_weight_and_merging_into_it_is_refused(tmp_path):
+    model = tiny_gpt2()
+    before, outputs = state(model), logits(model)
+    config = loda.LodaConfig(LoRA(), targets=("lm_head", "c_attn"))
+    perturb(loda.inject(model, config))
+    with untouched(model), pytest.raises(LodaError, match=r"lm_head is transformer\.wte\.weight too"):
+        loda.merge(model)
+    loda.save_pretrained(model, tmp_path)
+    adapted = logits(model)
+    loda.unload(model)
+    assert model.lm_head.weight is model.transformer.wte.weight
+    assert same_state(before, state(model))
+    assert torch.equal(logits(model), outputs)
+    assert torch.equal(logits(loda.from_pretrained(model, tmp_path)), adapted)
+
+
+def test_a_module_at_two_places_is_refused():
+    model = tiny_gpt2()
+    model.transformer.h[1].attn.c_attn = model.transformer.h[0].attn.c_attn
+    with (
+        untouched(model),
+        pytest.raises(LodaError, match=r"h\.0\.attn\.c_attn and .*h\.1\.attn\.c_attn are one module"),
+    ):
+        loda.inject(model, loda.LodaConfig(LoRA()))
+
+
+def wrong_approximations(model: nn.Module) -> dict[str, object]:
+    right = approximate(model, loda.LodaConfig(LoRA(), LowRank(rank=8)))
+    first, second = right
+    return {
+        "of another model": {"h.0.attn.c_attn": right[first]},
+        "of too few layers": {first: right[first]},
+        "of another kind": approximate(model, loda.LodaConfig(LoRA(), Sparse())),
+        "of another rank": approximate(model, loda.LodaConfig(LoRA(), LowRank(rank=7))),
+        "without a tensor": {first: right[first], second: {"W_A": right[second]["W_A"]}},
+    }
+
+
+@pytest.mark.parametrize("case", wrong_approximations(tiny_gpt2()))
+def test_an_approximation_of_something_else_is_refused(case):
+    model = partly_frozen()
+    wrong = wrong_approximations(model)[case]
+    with untouched(model), pytest.raises(LodaError, match="the given approximation"):
+        loda.inject(model, loda.LodaConfig(LoRA(), LowRank(rank=8)), wrong)
+
+
+@every_adapter
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_unload_restores_the_base_bit_for_bit(adapter, mode):
+    model = partly_frozen().train(mode)
+    modules, before, outputs = [type(m) for m in model.modules()], state(model), logits(model)
+    perturb(loda.inject(model, loda.LodaConfig(adapter)))
+    assert loda.unload(model) is model
+    assert [type(m) for m in model.modules()] == modules
+    assert {m.training for m in model.modules()} == {mode}
+    assert same_state(before, state(model))
+    assert torch.equal(logits(model), outputs)
+    loda.inject(model, loda.LodaConfig(adapter))  # it is a base again
+
+
+@pytest.mark.parametrize("approx", SMALL[1:], ids=part_name)
+def test_unload_from_an_approximation_is_refused(approx):
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA(), approx)))
+    with untouched(model), pytest.raises(LodaError, match="replaced the original weights"):
+        loda.unload(model)
+
+
+@every_adapter
+@pytest.mark.parametrize("approx", SMALL, ids=part_name)
+def test_merge_keeps_the_function_or_refuses_and_touches_nothing(adapter, approx):
+    model = perturb(loda.inject(partly_frozen(), loda.LodaConfig(adapter, approx)))
+    outputs = logits(model)
+    if is_mergeable(model):
+        before = {name: p.requires_grad for name, p in partly_frozen().named_parameters()}
+        assert loda.merge(model) is model
+        torch.testing.assert_close(logits(model), outputs, rtol=1e-5, atol=1e-5)
+        assert not projections(model)
+        assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+    else:
+        with untouched(model), pytest.raises(LodaError, match="cannot be merged"):
+            loda.merge(model)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "approx", "expected"),
+    [
+        ("lora", Dense(), True),
+        ("ft_qv", Dense(), True),
+        ("loda", Dense(), False),
+        ("loda_plus", Dense(), False),
+        ("lora", LowRank(rank=8), False),
+        ("lora", Sparse(), False),
+    ],
+)
+def test_only_linear_adapters_on_the_dense_weight_merge(adapter, approx, expected):
+    model = loda.inject(tiny_gpt2(), loda.LodaConfig(ADAPTERS[adapter], approx))
+    assert is_mergeable(model) == expected
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ft_qv"])
+def test_merge_changes_the_columns_of_q_and_v_alone(adapter):
+    base, model = tiny_gpt2(), perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(ADAPTERS[adapter])))
+    loda.merge(model)
+    for block, merged in zip(base.transformer.h, model.transformer.h, strict=True):
+        assert isinstance(merged.attn.c_attn, Conv1D)
+        assert torch.equal(block.attn.c_attn.bias, merged.attn.c_attn.bias)
+        q, k, v = block.attn.c_attn.weight.split(32, dim=1)
+        merged_q, merged_k, merged_v = merged.attn.c_attn.weight.split(32, dim=1)
+        assert torch.equal(k, merged_k)
+        assert not torch.equal(q, merged_q)
+        assert not torch.equal(v, merged_v)
+
+
+def test_merge_leaves_the_weights_it_was_given_alone():
+    # They may be shared with another model.
+    model = tiny_gpt2()
+    weight = model.transformer.h[0].attn.c_attn.weight.detach()
+    copied = weight.clone()
+    loda.merge(perturb(loda.inject(model, loda.LodaConfig(LoRA()))))
+    assert torch.equal(weight, copied)
+
+
+@pytest.mark.parametrize("call", [loda.unload, loda.merge, loda.cost, lambda m: loda.save_pretrained(m, "nowhere")])
+def test_a_model_without_adapters_is_refused(call):
+    model = partly_frozen()
+    with untouched(model), pytest.raises(LodaError, match="holds no adapters"):
+        call(model)
+
+
+def test_trainable_parameters_are_those_that_require_gradients():
+    model = loda.inject(tiny_gpt2(), loda.LodaConfig(LoDA(), LowRank(rank=8)))
+    assert set(loda.trainable_parameters(model)) == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert not loda.trainable_parameters(loda.inject(tiny_gpt2(), loda.LodaConfig(NoAdapter())))
+
+
+def test_a_copy_of_an_adapted_model_is_a_model_of_its_own():
+    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(LoDAPlus(), LowRank(rank=8))))
+    outputs = logits(model)
+    copied = copy.deepcopy(model)
+    assert torch.equal(logits(copied), outputs)
+    assert loda.cost(copied) == loda.cost(model)
+    train(copied)
+    assert not torch.equal(logits(copied), outputs)
+    assert torch.equal(logits(model), outputs)
+
+
+def test_the_approximation_is_of_the_dtype_of_the_base():
+    model = tiny_gpt2().to(torch.bfloat16)
+    loda.inject(model, loda.LodaConfig(LoDAPlus(), LowRank(rank=8)))
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model(TOKENS).logits.isfinite().all()

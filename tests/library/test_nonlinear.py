@@ -1,0 +1,198 @@
+"""Equations 1 and 2 of the paper against code that writes them out, and LoRA as their special case."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loda.adapters import LoDA, LoDAPlus, LoRA
+from loda.adapters.nonlinear import OPERATIONS, StackConfig
+from loda.config import part_name
+from loda.errors import LodaError
+
+Vector = list[float]
+Matrix = list[Vector]
+
+
+def times(u: Vector, w: Matrix) -> Vector:
+    return [sum(u[i] * w[i][j] for i in range(len(u))) for j in range(len(w[0]))]
+
+
+def plus(u: Vector, v: Vector) -> Vector:
+    return [a + b for a, b in zip(u, v, strict=True)]
+
+
+def apply(operation: str, u: Vector, w: Matrix, slope: float) -> Vector:
+    if operation == "linear":
+        return times(u, w)
+    if operation == "norm":
+        mean = sum(u) / len(u)
+        variance = sum((a - mean) ** 2 for a in u) / len(u)
+        return [(a - mean) / math.sqrt(variance + 1e-5) for a in u]
+    return [a if a >= 0 else slope * a for a in u]
+
+
+def stack(u: Vector, order: str, matrices: list[Matrix], slope: float = 0.8) -> Vector:
+    """f1 or f2 of the paper, one number at a time; a stage without a matrix gets an empty one."""
+    for w in matrices:
+        for operation in order.split("-"):
+            u = apply(operation, u, w, slope)
+    return u
+
+
+def filled(config, d_in: int, d_out: int) -> torch.nn.Module:
+    adapter = config.build(d_in, d_out).double()
+    generator = torch.Generator().manual_seed(d_in)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return adapter
+
+
+def parts(adapter: torch.nn.Module) -> tuple[Matrix, Matrix, list[Matrix]]:
+    """A (d, r), B (r, d) and the r x r matrices in the row-vector convention u W."""
+    return adapter.A.tolist(), adapter.B.tolist(), [linear.weight.T.tolist() for linear in adapter.f1.linears]
+
+
+ORDERS = ["-".join(p) for n in (1, 2, 3) for p in itertools.permutations(OPERATIONS, n) if "linear" in p]
+F2_ORDERS = ["activation", "norm", "norm-activation", "activation-norm"]
+X = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_defaults_are_those_of_the_paper():
+    # Section 3.1: two r x r matrices, slope 0.8; r = 4 and LoRA's alpha = 32 (Table 11 of Hu et al., 2022).
+    for config in (LoDA(), LoDAPlus()):
+        assert (config.r, config.alpha) == (4, 32)
+        assert (config.f1.stages, config.f1.negative_slope) == (2, 0.8)
+    assert LoDAPlus().f2.negative_slope == 0.8
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_loda_is_equation_1(order, stages):
+    adapter = filled(LoDA(r=3, alpha=6, f1=StackConfig(stages=stages, order=order)), 5, 7)
+    a, b, matrices = parts(adapter)
+    assert len(matrices) == stages
+    for x, found in zip(X.tolist(), adapter(X).tolist(), strict=True):
+        u = times(x, a)
+        delta = plus(times(u, b), times(stack(u, order, matrices), b))  # x A B + f1(x A) B
+        assert found == pytest.approx([6 / 3 * h for h in delta], rel=1e-10)
+
+
+@pytest.mark.parametrize("f2_order", F2_ORDERS)
+@pytest.mark.parametrize("f2_stages", [1, 2])
+@pytest.mark.parametrize("order", ORDERS)
+def test_loda_plus_is_equation_2(order, f2_order, f2_stages):
+    config = LoDAPlus(r=3, alpha=6, f1=StackConfig(order=order), f2=StackConfig(stages=f2_stages, order=f2_order))
+    adapter = filled(config, 5, 7)
+    a, b, matrices = parts(adapter)
+    for x, found in zip(X.tolist(), adapter(X).tolist(), strict=True):
+        u = times(x, a)
+        hidden = times(stack(u, order, matrices), b)
+        delta = plus(times(u, b), stack(hidden, f2_order, [[]] * f2_stages))  # x A B + f2(f1(x A) B)
+        assert found == pytest.approx([6 / 3 * h for h in delta], rel=1e-10)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.0])
+def test_the_slope_is_a_setting(slope):
+    f1 = StackConfig(order="linear-activation", negative_slope=slope)
+    adapter = filled(LoDA(r=3, f1=f1), 5, 7)
+    a, _, matrices = parts(adapter)
+    u = times(X[0].tolist(), a)
+    found = adapter.f1(X[0] @ adapter.A).tolist()
+    assert found == pytest.approx(stack(u, "linear-activation", matrices, slope), rel=1e-10)
+
+
+@pytest.mark.parametrize("config", [LoDA(), LoDAPlus(), LoDAPlus(f2=StackConfig(1, "norm-activation"))])
+@pytest.mark.parametrize("zero", [0, 1])
+def test_lora_is_the_case_of_one_hidden_matrix_zero(config, zero):
+    # Bit-equal, in float32 and in its gradients too: f1 is then exactly zero, and adding zero changes no number.
+    adapter, lora = filled(config, 64, 64).float(), LoRA().build(64, 64)
+    lora.load_state_dict({"A": adapter.A, "B": adapter.B})
+    torch.nn.init.zeros_(adapter.f1.linears[zero].weight)
+    x = torch.randn(10, 64)
+    assert torch.equal(adapter(x), lora(x))
+    if config.__class__ is LoDA:
+        adapter(x).square().sum().backward()
+        lora(x).square().sum().backward()
+        assert torch.equal(adapter.B.grad, lora.B.grad)
+
+
+def test_lora_is_the_case_of_a_linear_f1():
+    # x A B + x A W1 W2 B = x A (I + W1 W2) B, section 2. Equal up to rounding: the products are grouped otherwise.
+    adapter = filled(LoDA(f1=StackConfig(order="linear")), 16, 16)
+    first, second = (linear.weight.T for linear in adapter.f1.linears)
+    lora = LoRA().build(16, 16).double()
+    lora.load_state_dict({"A": adapter.A, "B": (torch.eye(4) + first @ second) @ adapter.B})
+    x = torch.randn(10, 16, dtype=torch.float64)
+    torch.testing.assert_close(adapter(x), lora(x), rtol=1e-11, atol=1e-11)
+
+
+def test_loda_plus_with_the_identity_for_f2_is_loda():
+    plus_config = LoDAPlus(f2=StackConfig(stages=1, order="activation", negative_slope=1.0))
+    with_f2, without = filled(plus_config, 16, 16), filled(LoDA(), 16, 16)
+    x = torch.randn(10, 16, dtype=torch.float64)
+    torch.testing.assert_close(with_f2(x), without(x), rtol=1e-11, atol=1e-11)
+
+
+def test_the_image_of_loda_is_a_subspace_and_that_of_loda_plus_is_not():
+    # Section 2.1: the image of LoDA lies in the range of B, of dimension r; that of LoDA+ leaves it.
+    x = torch.randn(200, 16, dtype=torch.float64)
+    assert torch.linalg.matrix_rank(filled(LoDA(), 16, 16)(x)) == 4
+    assert torch.linalg.matrix_rank(filled(LoDAPlus(), 16, 16)(x)) > 4
+
+
+@pytest.mark.parametrize("config", [LoDA(), LoDAPlus()], ids=part_name)
+def test_the_map_is_not_linear(config):
+    adapter = filled(config, 16, 16)
+    x, y = torch.randn(2, 16, dtype=torch.float64)
+    assert not torch.allclose(adapter(x + y), adapter(x) + adapter(y))
+
+
+@given(r=st.integers(2, 9), alpha=st.floats(0.1, 1000), factor=st.sampled_from([0.5, 2.0, 4.0]))
+@settings(deadline=None, max_examples=25)
+def test_the_update_is_proportional_to_alpha_over_r(r, alpha, factor):
+    x = torch.randn(3, 8, dtype=torch.float64)
+    for config in (LoRA, LoDA, LoDAPlus):
+        one, other = filled(config(r=r, alpha=alpha), 8, 8), filled(config(r=r, alpha=factor * alpha), 8, 8)
+        assert torch.equal(factor * one(x), other(x))
+        assert one.scale == alpha / r
+
+
+@pytest.mark.parametrize("order", ["", "relu", "linear-linear", "linear norm", "norm-"])
+def test_an_order_that_is_none_is_refused(order):
+    with pytest.raises(LodaError, match="order"):
+        StackConfig(order=order)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"r": 0}, "r=0 must be at least 1"),
+        ({"alpha": 0}, "alpha=0 must be positive"),
+        ({"dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
+        ({"dropout": -0.1}, r"dropout=-0.1 must lie in \[0, 1\)"),
+        ({"init": "zeros"}, "init='zeros' is not one of independent, reference"),
+        ({"r": 1}, "r=1 .* LayerNorm of a single number is zero"),
+        ({"f1": StackConfig(order="norm-activation")}, "f1.order='norm-activation' has no linear"),
+        ({"f2": StackConfig(order="linear")}, "f2.order='linear' has a linear operation"),
+    ],
+    ids=str,
+)
+def test_settings_that_mean_nothing_are_refused(settings, rule):
+    with pytest.raises(LodaError, match=rule):
+        LoDAPlus(**settings)
+
+
+@pytest.mark.parametrize(("settings", "rule"), [({"stages": 0}, "stages=0"), ({"eps": 0.0}, "eps=0.0")])
+def test_a_stack_of_nothing_is_refused(settings, rule):
+    with pytest.raises(LodaError, match=rule):
+        StackConfig(**settings)
+
+
+def test_a_bottleneck_of_one_works_without_a_norm():
+    adapter = filled(LoDA(r=1, f1=StackConfig(order="linear-activation")), 8, 8)
+    assert adapter.f1(torch.randn(3, 1, dtype=torch.float64)).any()
