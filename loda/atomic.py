@@ -1,10 +1,9 @@
-"""The one door through which files are written: under a temporary name, flushed to the disk, then renamed.
+"""Atomic writes: temporary file or folder, fsync, rename. What exists under its own name is complete.
 
-So a file or folder that exists is complete, whatever interrupted its writing, a power cut included. What keeps a file
-from being written, such as a full disk, ends in one sentence; what was there before stays as it was.
+The directory entry is flushed too, so a power cut loses nothing that was reported as written. An operating-system error
+keeps its own words and gains the path.
 """
 
-import errno
 import hashlib
 import os
 import shutil
@@ -18,25 +17,17 @@ from safetensors import SafetensorError
 from loda.errors import LodaError
 
 PARTIAL = ".partial"
-"""How the temporary names end; they begin with a dot."""
-REMEDIES = {
-    errno.ENOSPC: "make space on the disk",
-    errno.EDQUOT: "make space within your quota",
-    errno.EROFS: "make the folder writable, or choose another",
-    errno.EACCES: "make the folder writable, or choose another",
-    errno.EPERM: "make the folder writable, or choose another",
-    errno.ENOENT: "bring the folder back, it has vanished",
-}
+"""Suffix of temporary names, which begin with a dot."""
 
 
 def write_file(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write a file that then appears at `path`, complete or not at all.
+    """Write `path` atomically: `fill` writes a temporary file, which then replaces `path`.
 
     Raises:
-        LodaError: it cannot be written.
+        LodaError: the file cannot be written.
     """
-    with _told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with wrap_os_errors(path):
+        _make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
         os.close(descriptor)
         temporary = Path(name)
@@ -52,20 +43,20 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a UTF-8 text file atomically."""
     write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write into a new folder that then appears at `path` as a whole.
+    """Write the folder `path` atomically: `fill` fills a temporary folder, which is then renamed.
 
-    Where another process was first, its folder stays: a name stands for one content.
+    If another process has made `path` meanwhile, that folder stays: a name stands for one content.
 
     Raises:
-        LodaError: it cannot be written.
+        LodaError: the folder cannot be written.
     """
-    with _told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with wrap_os_errors(path):
+        _make_folder(path.parent)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
         try:
             fill(temporary)
@@ -83,49 +74,54 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def discard_folder(path: Path) -> None:
-    """Delete a folder, if it is there, so that it vanishes as a whole whatever interrupts this.
+    """Delete a folder if it exists. It vanishes as a whole, by a rename, whatever interrupts the deletion.
 
     Raises:
-        LodaError: it cannot be deleted.
+        LodaError: the folder cannot be deleted.
     """
     if not path.is_dir():
         return
-    with _told(path):
+    with wrap_os_errors(path):
         doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
         path.rename(doomed)
         shutil.rmtree(doomed)
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file, in hexadecimal digits."""
+    """The sha256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into one sentence about `path`."""
+def wrap_os_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into a LodaError that names `path`."""
     try:
         yield
-    except OSError as error:
-        raise unwritable(path, error) from error
-    except SafetensorError as error:
-        raise LodaError(f"{path} could not be written ({error}); see that the disk has space for it") from error
-
-
-def unwritable(path: Path, error: OSError) -> LodaError:
-    """What to say when `path` cannot be written."""
-    remedy = REMEDIES.get(error.errno or 0, "mend that")
-    return LodaError(
-        f"{path} could not be written ({error.strerror or error}); {remedy}, and repeat the command: what is complete "
-        "was kept"
-    )
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise LodaError(
+            f"could not write {path}: {reason}; fix that and run the same command again, finished stages are kept"
+        ) from error
 
 
 def flush(path: Path) -> None:
-    """Have what a file or folder holds written to the disk itself, so that a power cut cannot empty it."""
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_folder(path: Path) -> None:
+    """Create `path` and its parents, and flush the entries of those that are new."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        flush(folder.parent)
+
+
+def unwritable(path: Path, error: OSError) -> LodaError:
+    """The error of `wrap_os_errors`, for code that raises it itself."""
+    return LodaError(f"could not write {path}: {error.strerror or error}; fix that and run the same command again")

@@ -89,7 +89,9 @@ class LodaConfig:
 
 def part_names(group: str) -> list[str]:
     """The parts that exist: the files in the folder of `group`, "adapter" or "approx"."""
-    return sorted(module.name for module in pkgutil.iter_modules(GROUPS[group].__path__))
+    package = GROUPS[group]
+    modules = (importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__))
+    return sorted(module.__name__.rpartition(".")[2] for module in modules if hasattr(module, "Config"))
 
 
 def part_class(group: str, name: object) -> Any:

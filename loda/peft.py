@@ -92,7 +92,7 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
             "whole" is among the slices.
         target_modules: as everywhere in PEFT; None: the projections of the architecture (see `loda.architectures`).
         exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as everywhere in PEFT.
-        approx: an approximation of the frozen weight of the target modules, for example {"name": "lowrank", "rank":
+        approx: an approximation of the frozen weight of the target modules, for example {"name": "low_rank", "rank":
             300}, also of those that have no adapter, as k's. The adapter's file holds this recipe and not the
             approximated weight, which loading computes again.
         joint: whether it is of [W_q, W_k, W_v] where they are three modules, as in `loda.LodaConfig`.

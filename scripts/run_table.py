@@ -71,7 +71,7 @@ def _flops(experiment: Experiment) -> float:
     dataset = experiment.dataset
     steps = checkpoints(experiment, count(dataset, "train"))[-1].step
     tokens = steps * experiment.optim.batch_size * TOKENS_PER_ROW.get(dataset.name, dataset.max_length)
-    per_parameter = 6.0 if part_name(experiment.method.adapter) == "ft" else 4.0
+    per_parameter = 6.0 if part_name(experiment.method.adapter) == "finetune" else 4.0
     return per_parameter * (experiment.model.parameters or 0) * tokens
 
 

@@ -41,7 +41,7 @@ class Config:
         """Raise LodaError where the sub-layers' outputs are not known."""
         if not all(block.outputs for block in find_blocks(model)):
             raise LodaError(
-                "adapter_h stands at the outputs of attention and feed-forward network, which the Layout of this "
+                "houlsby stands at the outputs of attention and feed-forward network, which the Layout of this "
                 "architecture does not name; add outputs=(...) to it (see loda/architectures.py)"
             )
 

@@ -99,12 +99,12 @@ def test_the_unadapted_model_is_decoded_without_training(outputs):
     [
         (["adapter=none", "decode=one_shot"], 0),
         (["adapter=prefix", "adapter.hidden=16", "dataset.max_length=251", "optim=li_liang"], 5 * 4 * 2 * 128),
-        (["adapter=ft", "optim=li_liang"], 989_952),  # the whole base
-        (["adapter=adapter_l", "adapter.r=2"], 4 * (2 * 2 * 128 + 2 + 128 + 2 * 128)),
+        (["adapter=finetune", "optim=li_liang"], 989_952),  # the whole base
+        (["adapter=lin", "adapter.r=2"], 4 * (2 * 2 * 128 + 2 + 128 + 2 * 128)),
         (["adapter=lora", "approx=rank38"], 8 * 2 * 4 * 128),  # R-LoRA
         (["adapter=lora", "approx=keep40"], 8 * 2 * 4 * 128),  # S-LoRA
     ],
-    ids=["one-shot", "prefix", "ft", "adapter_l", "R-LoRA", "S-LoRA"],
+    ids=["one-shot", "prefix", "finetune", "lin", "R-LoRA", "S-LoRA"],
 )
 def test_every_kind_of_row_takes_the_whole_path(overrides, count, outputs):
     short = ["trainer.max_steps=2", "decode.num_beams=1", "decode.max_new_tokens=4", "dataset.metrics=[bleu]"]

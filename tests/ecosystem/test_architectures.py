@@ -67,7 +67,7 @@ def test_saved_and_loaded_it_computes_the_same_and_knows_its_base(kind, tmp_path
 
 
 @every_architecture
-@pytest.mark.parametrize("approx", [None, LowRank(rank=8)], ids=["dense", "lowrank"])
+@pytest.mark.parametrize("approx", [None, LowRank(rank=8)], ids=["dense", "low_rank"])
 def test_generating_with_a_cache_gives_what_generating_without_one_gives(kind, approx):
     config = loda.LodaConfig(LoDAPlus(), approx) if approx else loda.LodaConfig(LoDAPlus())
     model = adapted(kind, config)

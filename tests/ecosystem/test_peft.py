@@ -19,7 +19,7 @@ from loda.model import projections
 from tests.ecosystem.models import SETTINGS, TOKENS, D, logits, parts, tiny
 from tests.library.models import give_values, same_state, state
 
-LOWRANK = {"name": "lowrank", "rank": 8}
+LOWRANK = {"name": "low_rank", "rank": 8}
 
 
 def config(**settings: object) -> loda.peft.LodaConfig:
@@ -78,14 +78,14 @@ def test_saved_and_loaded_it_gives_the_same_logits(kind, approx, tmp_path):
 
 
 def test_the_file_holds_the_recipe_of_an_approximation_and_not_its_weights(tmp_path):
-    adapted(approx=LOWRANK).save_pretrained(tmp_path / "lowrank")
+    adapted(approx=LOWRANK).save_pretrained(tmp_path / "low_rank")
     adapted().save_pretrained(tmp_path / "dense")
     sizes = {path.name: (path / "adapter_model.safetensors").stat().st_size for path in tmp_path.iterdir()}
-    assert sizes["lowrank"] == sizes["dense"]
-    saved = json.loads((tmp_path / "lowrank" / "adapter_config.json").read_text())
+    assert sizes["low_rank"] == sizes["dense"]
+    saved = json.loads((tmp_path / "low_rank" / "adapter_config.json").read_text())
     assert (saved["peft_type"], saved["approx"]) == ("LODA", LOWRANK)
     with pytest.raises(LodaError, match="over another base"):
-        PeftModel.from_pretrained(tiny("gpt2", seed=1), tmp_path / "lowrank")
+        PeftModel.from_pretrained(tiny("gpt2", seed=1), tmp_path / "low_rank")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_an_approximation_is_cast_with_the_model_before_it_is_used():
     assert torch.equal(logits(model), logits(ours))
 
 
-@pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "lowrank"])
+@pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "low_rank"])
 def test_an_adapter_loads_where_memory_is_saved(approx, tmp_path):
     model = adapted("llama", approx=approx)
     model.save_pretrained(tmp_path)
@@ -132,7 +132,7 @@ def test_all_linear_modules_can_be_approximated_saved_and_loaded(kind, modules, 
     with pytest.raises(LodaError, match="over another base"):
         PeftModel.from_pretrained(tiny(kind, seed=1), tmp_path)
     with pytest.raises(LodaError, match="rank=300 exceeds"):
-        get_peft_model(tiny(kind), config(target_modules="all-linear", approx={"name": "lowrank", "rank": 300}))
+        get_peft_model(tiny(kind), config(target_modules="all-linear", approx={"name": "low_rank", "rank": 300}))
 
 
 def test_all_linear_modules_without_those_that_the_slices_leave_bare():
@@ -265,7 +265,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_touched(settings, c
     assert torch.equal(logits(model), outputs)
 
 
-@pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "lowrank"])
+@pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "low_rank"])
 def test_transformers_adds_saves_and_loads_it_by_itself(approx, tmp_path):
     model = tiny("llama")
     model.add_adapter(config(approx=approx), adapter_name="mine")
@@ -405,7 +405,7 @@ def test_other_modules_are_adapted_as_a_whole():
         ({"r": 0}, "r=0 must be at least 1"),
         ({"slices": ("q", "o")}, "slices=.* out of q, k, v"),
         ({"f1": {"orders": "norm"}}, "adapter.f1.orders is not a setting"),
-        ({"approx": {"name": "lowrank", "rank": 0}}, "rank=0 must be at least 1"),
+        ({"approx": {"name": "low_rank", "rank": 0}}, "rank=0 must be at least 1"),
         ({"joint": True}, "joint=true is about an approximation"),
     ],
     ids=str,
@@ -419,7 +419,7 @@ def test_a_rank_that_does_not_fit_is_refused_before_anything_is_touched():
     base = tiny("gpt2")
     before = state(base)
     with pytest.raises(LodaError, match="rank=300 exceeds"):
-        get_peft_model(base, config(approx={"name": "lowrank", "rank": 300}))
+        get_peft_model(base, config(approx={"name": "low_rank", "rank": 300}))
     assert same_state(state(base), before)
 
 

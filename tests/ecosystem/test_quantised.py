@@ -129,12 +129,12 @@ def test_decoding_with_a_cache_gives_what_decoding_without_one_gives(fresh):
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (loda.LodaConfig(LoDAPlus(), LowRank(rank=4)), "quantised already: approx=lowrank of rounded numbers"),
+        (loda.LodaConfig(LoDAPlus(), LowRank(rank=4)), "quantised already: approx=low_rank of rounded numbers"),
         (loda.LodaConfig(LoDAPlus(), Sparse()), "quantised already: approx=sparse of rounded numbers"),
         (loda.LodaConfig(FineTuning()), "is quantised and cannot be trained"),
         (loda.LodaConfig(FineTuningTop2()), "is quantised and cannot be trained"),
     ],
-    ids=["lowrank", "sparse", "ft", "ft_top2"],
+    ids=["low_rank", "sparse", "finetune", "finetune_top2"],
 )
 def test_what_makes_no_sense_over_it_is_refused_with_the_reason(fresh, config, reason):
     model = fresh()
@@ -162,4 +162,4 @@ def test_the_same_holds_inside_peft(fresh, tmp_path):
     with pytest.raises(LodaError, match="quantised base cannot be merged"):
         model.merge_and_unload()
     with pytest.raises(LodaError, match="quantised already"):
-        get_peft_model(fresh(), loda.peft.LodaConfig(approx={"name": "lowrank", "rank": 4}))
+        get_peft_model(fresh(), loda.peft.LodaConfig(approx={"name": "low_rank", "rank": 4}))

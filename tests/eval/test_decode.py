@@ -98,7 +98,7 @@ def test_every_method_decodes_the_same_alone_and_in_a_batch(adapter):
     assert [one.score for one in alone] == pytest.approx([one.score for one in together], rel=1e-5)
 
 
-@pytest.mark.parametrize("adapter", [LoRA(), FullRank()], ids=["lora", "ft_qv"])
+@pytest.mark.parametrize("adapter", [LoRA(), FullRank()], ids=["lora", "full_rank"])
 def test_merged_and_unmerged_give_the_same_texts(adapter):
     # So the tables' merged and unmerged rows share their scores.
     model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter)))

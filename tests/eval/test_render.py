@@ -171,7 +171,7 @@ def test_the_savings_of_q_k_and_v_stand_beside_those_of_the_whole_model(table2):
 
 def test_rows_of_prior_work_count_parameters_in_millions_as_the_paper_does(tmp_path):
     count = {"trainable_parameters": 354_823_168}
-    run = [*TOY, "adapter=ft", "optim.lr=1e-3", "optim=li_liang", "seed=0"]
+    run = [*TOY, "adapter=finetune", "optim.lr=1e-3", "optim=li_liang", "seed=0"]
     write_scores(tmp_path, run, {}, cost=count)
     write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {}, cost=count)
     shown = {line[0].split(" ")[0]: line[2] for line in grid(markdown(build("table1", "toy", tmp_path)))}

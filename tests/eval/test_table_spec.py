@@ -65,7 +65,7 @@ def test_s_loda_repeats_loda_in_table1():
 def test_published_macs_follow_the_formulas_of_section_3_2():
     """Base 3d^2, low rank 4Rd, sparse s 3d^2 per layer; an adapter 2rd (LoRA), + 2r^2 (LoDA), + rd (LoDA+: B twice)."""
     r = 4
-    adapter = {"ft_qv": 0, "lora": 2 * r * D, "loda": 2 * r * D + 2 * r * r, "loda_plus": 3 * r * D + 2 * r * r}
+    adapter = {"full_rank": 0, "lora": 2 * r * D, "loda": 2 * r * D + 2 * r * r, "loda_plus": 3 * r * D + 2 * r * r}
     dense = LAYERS * 3 * D * D
     for row in read("table2").rows:
         chosen = settings(row)
@@ -85,7 +85,7 @@ def test_published_parameters_of_own_rows_are_in_units_of_two_to_the_twenty(name
     """2rdL for LoRA, 2(rd + r^2)L for LoDA and LoDA+, 2d^2 per layer for FT of W_q and W_v."""
     r = 4
     counts = {
-        "ft_qv": ADAPTED * D * D,
+        "full_rank": ADAPTED * D * D,
         "lora": 2 * r * D * ADAPTED,
         "loda": 2 * (r * D + r * r) * ADAPTED,
         "loda_plus": 2 * (r * D + r * r) * ADAPTED,

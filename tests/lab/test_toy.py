@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from scripts.toy import pretrain, restaurants, world
 
-TOY = Path(restaurants.__file__).parent
+TOY = Path(__file__).resolve().parents[2] / "loda" / "lab" / "toy"
 CARD = (TOY / "base" / "README.md").read_text(encoding="utf-8")
 
 

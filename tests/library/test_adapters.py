@@ -52,9 +52,9 @@ def filled(config: ProjectionAdapterConfig, d_in: int, d_out: int) -> torch.nn.M
 
 
 def test_the_methods_of_the_paper_are_discovered():
-    baselines = {"ft", "ft_top2", "ft_qv", "adapter_l", "adapter_h", "prefix"}
+    baselines = {"finetune", "finetune_top2", "full_rank", "lin", "houlsby", "prefix"}
     assert {"none", "lora", "loda", "loda_plus", *baselines} <= set(ADAPTERS)
-    assert (set(BESIDE), set(INSERTED)) >= ({"lora", "ft_qv"}, {"adapter_l", "adapter_h"})
+    assert (set(BESIDE), set(INSERTED)) >= ({"lora", "full_rank"}, {"lin", "houlsby"})
 
 
 @every_adapter

@@ -39,7 +39,7 @@ def frozen(name, tensors):
 
 
 def test_the_approximations_of_the_paper_are_discovered():
-    assert {"dense", "lowrank", "sparse"} <= set(APPROXIMATIONS)
+    assert {"dense", "low_rank", "sparse"} <= set(APPROXIMATIONS)
 
 
 def test_the_source_weight_is_left_alone(weight, tensors):
@@ -133,10 +133,10 @@ def test_a_full_approximation_changes_nothing():
     before = logits(tiny_gpt2())
     sparse = loda.inject(tiny_gpt2(), loda.LodaConfig(NoAdapter(), Sparse(keep=1.0)))
     assert torch.equal(logits(sparse), before)
-    lowrank = loda.inject(tiny_gpt2(), loda.LodaConfig(NoAdapter(), LowRank(rank=32)))
-    torch.testing.assert_close(logits(lowrank), before, rtol=1e-4, atol=1e-4)
+    low_rank = loda.inject(tiny_gpt2(), loda.LodaConfig(NoAdapter(), LowRank(rank=32)))
+    torch.testing.assert_close(logits(low_rank), before, rtol=1e-4, atol=1e-4)
     assert loda.cost(sparse).energy == 1
-    assert loda.cost(lowrank).energy == pytest.approx(1)
+    assert loda.cost(low_rank).energy == pytest.approx(1)
 
 
 # Low rank.

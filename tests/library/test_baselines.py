@@ -36,7 +36,7 @@ def test_fine_tuning_trains_every_parameter_and_the_tied_embedding_once():
     assert model.lm_head.weight is model.transformer.wte.weight
 
 
-@pytest.mark.parametrize("adapter", [FineTuning(), FineTuningTop2()], ids=["ft", "ft_top2"])
+@pytest.mark.parametrize("adapter", [FineTuning(), FineTuningTop2()], ids=["finetune", "finetune_top2"])
 def test_fine_tuning_leaves_the_weights_it_was_given_alone(adapter):
     # They may be shared with another model.
     model = tiny_gpt2()
@@ -80,8 +80,8 @@ def test_the_top_two_blocks_are_trained_and_nothing_else():
     assert changed == {name for name in after if name.startswith(("transformer.h.2.", "transformer.h.3."))}
 
 
-@pytest.mark.parametrize("approx", [LowRank(rank=8), Sparse(keep=0.5)], ids=["lowrank", "sparse"])
-@pytest.mark.parametrize("adapter", [FineTuning(), FineTuningTop2()], ids=["ft", "ft_top2"])
+@pytest.mark.parametrize("approx", [LowRank(rank=8), Sparse(keep=0.5)], ids=["low_rank", "sparse"])
+@pytest.mark.parametrize("adapter", [FineTuning(), FineTuningTop2()], ids=["finetune", "finetune_top2"])
 def test_fine_tuning_over_an_approximation_leaves_it_frozen(adapter, approx):
     model = injected(adapter, approx)
     assert not [name for name in loda.trainable_parameters(model) if "c_attn" in name]
@@ -239,7 +239,7 @@ def test_a_prefix_of_nothing_is_refused(setting):
         dataclasses.replace(Prefix(), **{setting: 0})
 
 
-@pytest.mark.parametrize("adapter", [AdapterL(), AdapterH(), Prefix()], ids=["adapter_l", "adapter_h", "prefix"])
+@pytest.mark.parametrize("adapter", [AdapterL(), AdapterH(), Prefix()], ids=["lin", "houlsby", "prefix"])
 def test_what_no_weight_equals_is_not_merged(adapter):
     model = perturb(injected(adapter))
     with untouched(model), pytest.raises(LodaError, match=r"adds modules of its own .* cannot be merged"):

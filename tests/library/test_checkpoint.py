@@ -71,7 +71,7 @@ def test_the_files_are_pefts_and_hold_the_adapter_alone(saved):
     tensors = load_file(saved / TENSOR_FILE)
     assert sum(t.numel() for t in tensors.values()) == loda.cost(model).trainable_parameters
     description = json.loads((saved / CONFIG_FILE).read_text())
-    assert description["approx"] == {"name": "lowrank", "rank": 8}
+    assert description["approx"] == {"name": "low_rank", "rank": 8}
 
 
 def test_without_with_frozen_and_for_the_dense_weight_only_the_adapter_is_stored(tmp_path):

@@ -16,7 +16,7 @@ from loda.model import projections
 from tests.ecosystem.models import SETTINGS, tiny
 from tests.library.models import ADAPTERS, APPROXIMATIONS, TOKENS, logits, perturb, tiny_gpt2, untouched, wide_gpt2
 
-APPROX = {"dense": Dense(), "lowrank": LowRank(rank=12), "sparse": Sparse(keep=0.5)}
+APPROX = {"dense": Dense(), "low_rank": LowRank(rank=12), "sparse": Sparse(keep=0.5)}
 
 
 def adapted(adapter, approx=APPROX["dense"], slices=("q", "v"), model=None):
@@ -54,7 +54,7 @@ def test_any_slices(adapter, slices):
 @pytest.mark.parametrize("adapter", [LoRA(), LoDA(), LoDAPlus()], ids=part_name)
 def test_every_architecture(kind, adapter):
     # q, k and v in one module, side by side or head by head, in three, with fewer keys than queries, transposed or not
-    assert_same_outputs(adapted(adapter, APPROX["lowrank"], model=tiny(kind)))
+    assert_same_outputs(adapted(adapter, APPROX["low_rank"], model=tiny(kind)))
 
 
 @pytest.mark.parametrize("order", ["linear", "linear-activation", "norm-linear", "activation-linear-norm"])
@@ -70,7 +70,10 @@ def test_any_order_within_f2(order):
 
 
 def test_generated_tokens_are_the_same():
-    model, settings = adapted(LoDAPlus(), APPROX["lowrank"]), {"do_sample": False, "num_beams": 3, "max_new_tokens": 15}
+    model, settings = (
+        adapted(LoDAPlus(), APPROX["low_rank"]),
+        {"do_sample": False, "num_beams": 3, "max_new_tokens": 15},
+    )
     settings |= {"attention_mask": torch.ones_like(TOKENS), "eos_token_id": None, "pad_token_id": 0}
     before = model.generate(TOKENS, **settings)
     assert torch.equal(loda.optimize_for_inference(model).generate(TOKENS, **settings), before)

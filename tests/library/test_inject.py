@@ -181,7 +181,7 @@ def test_merge_keeps_the_function_or_refuses_and_touches_nothing(adapter, approx
     ("adapter", "approx", "expected"),
     [
         ("lora", Dense(), True),
-        ("ft_qv", Dense(), True),
+        ("full_rank", Dense(), True),
         ("loda", Dense(), False),
         ("loda_plus", Dense(), False),
         ("lora", LowRank(rank=8), False),
@@ -193,7 +193,7 @@ def test_only_linear_adapters_on_the_dense_weight_merge(adapter, approx, expecte
     assert is_mergeable(model) == expected
 
 
-@pytest.mark.parametrize("adapter", ["lora", "ft_qv"])
+@pytest.mark.parametrize("adapter", ["lora", "full_rank"])
 def test_merge_changes_the_columns_of_q_and_v_alone(adapter):
     base, model = tiny_gpt2(), perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(ADAPTERS[adapter])))
     loda.merge(model)

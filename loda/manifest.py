@@ -1,0 +1,77 @@
+"""JSON files that carry their own hash, and the hashes of the files beside them.
+
+    {"format": 2, ..., "files": {"adapter_model.safetensors": "<sha256>"}, "sha256": "<sha256 of all of the above>"}
+
+A changed byte is noticed on reading, in the JSON file and in every file it lists. There is no form without a hash.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loda.atomic import sha256, write_text
+from loda.errors import LodaError
+
+FORMAT = 2
+"""Raised when the layout of saved files changes; other formats are not read."""
+
+
+def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` atomically, with the format and the hash of both.
+
+    Raises:
+        LodaError: the file cannot be written.
+    """
+    described = {"format": FORMAT, **content}
+    write_text(path, _text({**described, "sha256": _hash(described)}))
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The content that `write_manifest` was given.
+
+    Raises:
+        LodaError: the file is missing, unreadable, altered, or of another format.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        expected = content.pop("sha256")
+        found = content.pop("format")
+    except OSError as error:
+        raise LodaError(f"{path} cannot be read ({error.strerror}); restore it from a copy") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise LodaError(f"{path} is not a manifest ({error}); restore it from a copy") from error
+    if found != FORMAT:
+        raise LodaError(f"{path} has format {found!r}, this version reads {FORMAT}; make the folder again")
+    if expected != _hash({"format": found, **content}):
+        raise LodaError(f"{path} was changed after it was written, its sha256 differs; restore it from a copy")
+    return dict(content)
+
+
+def hash_files(folder: Path, *but: str) -> dict[str, str]:
+    """The sha256 of every file in `folder`, by its path within, without those named `but`."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: sha256(path) for name, path in files.items() if name not in but}
+
+
+def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Compare files with the hashes of a manifest.
+
+    Raises:
+        LodaError: a file is missing or altered.
+    """
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            raise LodaError(f"{path} is missing; restore it from a copy")
+        if sha256(path) != expected:
+            raise LodaError(f"{path} was changed after it was written, its sha256 differs; restore it from a copy")
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_text(content).encode("utf-8")).hexdigest()
+
+
+def _text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"

@@ -1,0 +1,78 @@
+"""Settings: frozen dataclasses that pydantic checks, from Python, YAML or JSON, and one sentence for what is wrong."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from functools import wraps
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import pydantic
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from loda.errors import LodaError
+
+T = TypeVar("T")
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+"""A tuple of strings that may be given as a list."""
+
+_CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field, dataclasses.field))
+def settings(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen dataclass whose values are checked against its types.
+
+    The description of a field becomes the remedy in the message: `r: int = Field(4, ge=1, description="the paper uses
+    4")` refuses 0 with "r=0: input should be greater than or equal to 1 (the paper uses 4)". Rules over several fields
+    go into `__post_init__`, which raises LodaError.
+    """
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, config=_CONFIG)(cls)
+    check = made.__init__
+
+    @wraps(check)
+    def __init__(self: Any, *args: Any, **values: Any) -> None:  # noqa: N807
+        try:
+            check(self, *args, **values)
+        except ValidationError as error:
+            raise LodaError(_sentence(made, error)) from None
+
+    made.__init__ = __init__
+    return made  # type: ignore[no-any-return]
+
+
+def load(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """`cls` from plain data, as YAML and JSON give it; `where` stands before the names in messages.
+
+    Raises:
+        LodaError: a setting that is missing, unknown, of another type or out of its range.
+    """
+    try:
+        # JSON has no tuples and no dataclasses, so pydantic's strict mode for JSON reads lists and objects as such.
+        return TypeAdapter(cls).validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise LodaError(_sentence(cls, error, where)) from None
+
+
+def _sentence(cls: type, error: ValidationError, where: str = "") -> str:
+    """The first thing that is wrong: name, value, rule, remedy."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "value_error":  # a rule of ours, which says everything
+        return str(first["ctx"]["error"])
+    path = [str(part) for part in first["loc"]]
+    name = ".".join([where, *path] if where else path)
+    fields = _fields(cls, path[:-1])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{name} is not a setting; there are {', '.join(fields) or 'none'}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{name} has no value; give it as {name}=VALUE"
+    description = getattr(getattr(fields.get(path[-1]) if path else None, "default", None), "description", None)
+    rule = first["msg"][0].lower() + first["msg"][1:]
+    return f"{name}={first['input']!r}: {rule}" + (f" ({description})" if description else "")
+
+
+def _fields(cls: Any, path: list[str]) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of the settings class that `path` leads to from `cls`."""
+    fields = {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    if not path:
+        return fields
+    return _fields(fields[path[0]].type if path[0] in fields else None, path[1:])
