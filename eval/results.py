@@ -1,31 +1,44 @@
-"""From the many `scores.json` of an outputs folder to typed rows and one `results.jsonl`.
+"""The scores of every run as typed records, and one results.jsonl with all of them.
 
-The score stage writes one `scores.json` per (run, checkpoint, split, protocol), which can be judged alone: scores,
-cost, the hashes of what determined them, and the provenance. `results.jsonl` is the same objects, one per line in a
-fixed order, rebuilt each time; no stage reads it.
+A scoring stage holds scores.json, one `Record` that can be judged alone, and statistics.safetensors, what each context
+contributes to each score. `results.jsonl` has the same objects, one per line in a fixed order; no stage reads it.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.numpy import load_file
 
 from loda.atomic import write_text
 from loda.cost import Cost
 from loda.errors import LodaError
-from loda.lab.run import Outputs, run_of
-from loda.sealed import loads
+from loda.lab.run import Outputs
+from loda.lab.stage import MANIFEST, Manifest, is_current, read_stage
+from loda.manifest import check_files
+from loda.settings import load, read_json, settings
 
-NUMBER = (int, float)
+SCORES, STATISTICS = "scores.json", "statistics.safetensors"
 
 
-@dataclass(frozen=True)
+@settings
 class Record:
-    """The scores of one checkpoint of one run on one split, by one protocol.
+    """The scores of one checkpoint of one run on one split.
 
-    `scores` are in the units of the official scripts: for E2E BLEU, METEOR and ROUGE_L are
-    fractions, NIST and CIDEr raw; for DART and WebNLG BLEU is 0-100, METEOR and TER are fractions.
+    Attributes:
+        run: name of the run.
+        checkpoint: its name, such as epoch-5.
+        epoch: whole, unless `trainer.max_steps` ended the run within one.
+        scores: in the units of the official scripts: for E2E BLEU, METEOR and ROUGE_L are fractions, NIST and CIDEr
+            raw; for DART and WebNLG BLEU is 0-100, METEOR and TER are fractions.
+        settings: the whole experiment.
+        training: what `loda.lab.training.loop.Summary` holds; None where nothing was trained.
+        hashes: train, decode, data and metrics: what the scores depend on.
+        provenance: of training, decoding and scoring.
     """
 
     run: str
@@ -34,88 +47,72 @@ class Record:
     adapter: str
     approx: str
     seed: int
-    epoch: float  # whole, unless `trainer.max_steps` ended the run within one
+    checkpoint: str
+    epoch: float
     split: str
-    protocol: str
-    contexts: int
+    scorer: str
+    contexts: int = Field(ge=1)
     scores: dict[str, float]
     cost: Cost
-    settings: dict[str, Any]  # the whole experiment
-    training: dict[str, Any] | None  # what `loda.lab.training.loop.Training` holds; None where nothing was trained
-    hashes: dict[str, str]  # train, decode, data, metrics, predictions, statistics
-    provenance: dict[str, Any]  # of training, decoding and scoring
+    settings: dict[str, Any]
+    training: dict[str, Any] | None
+    hashes: dict[str, str]
+    provenance: dict[str, Any]
+
+    @property
+    def place(self) -> str:
+        """The place of its scoring stage below the outputs folder."""
+        return f"runs/{self.run}/decode/{self.hashes['decode']}/{self.checkpoint}/{self.split}/{self.scorer}"
 
 
-def collect(outputs_root: str | Path) -> list[Record]:
-    """Read every `scores.json` below `runs/` and rewrite `results.jsonl` atomically.
+def collect(root: str | Path) -> list[Record]:
+    """Read every current scoring below `runs/` and rewrite `results.jsonl` atomically.
 
     Raises:
-        LodaError: a file that is not one well-formed record of the run in whose folder it lies.
+        LodaError: a scoring that is damaged or in another's place.
     """
-    outputs = Outputs(Path(outputs_root))
-    records = sorted(
-        map(read_record, outputs.scores),
-        key=lambda record: (record.run, record.epoch, record.split, record.protocol, record.hashes["decode"]),
-    )
-    lines = [json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records]
-    write_text(outputs.results, "".join(lines))
+    outputs, records = Outputs(root), []
+    for path in sorted(outputs.runs.glob(f"*/decode/*/*/*/*/{MANIFEST}")):
+        manifest = read_stage(outputs.root, path.parent.relative_to(outputs.root).as_posix())
+        if is_current(outputs.root, manifest):
+            records.append(read_record(outputs.root, manifest))
+    records.sort(key=lambda record: (record.run, record.epoch, record.split, record.scorer, record.hashes["decode"]))
+    write_text(outputs.results, "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records))
     return records
 
 
-def read_record(path: Path) -> Record:
-    """Read one `runs/<run>/.../scores.json`.
+def read_record(root: Path, manifest: Manifest) -> Record:
+    """The record of a scoring stage.
 
     Raises:
-        LodaError: it is not one well-formed record, or that of another run than the folder's.
+        LodaError: the stage is damaged, or the record is of another one.
     """
-    try:
-        content = loads(path.read_text(encoding="utf-8"), _refuse_constant)
-        record = _record(content)
-    except ValueError as error:
-        raise LodaError(f"{path}: {error}; delete the file and score that run again") from error
-    if record.run != run_of(path):
-        raise LodaError(
-            f"{path}: holds the scores of run {record.run}, not of {run_of(path)}; move the copied folder out of runs/"
-        )
+    check_files(root / manifest.place, manifest.files)
+    path = root / manifest.place / SCORES
+    record = load(Record, read_json(path), str(path))
+    if record.place != manifest.place:
+        raise LodaError(f"{path} holds the scores of {record.place}; delete the folder and run that command again")
     return record
 
 
-def _record(content: object) -> Record:
-    """`content` as a record; ValueError says which key is unknown, missing or mistyped."""
-    values = _fields_of(Record, content)
-    cost = Cost(**_fields_of(Cost, values["cost"]))
-    for name, score in values["scores"].items():
-        if type(score) not in NUMBER:
-            raise ValueError(f"score {name} is {score!r}, not a number")
-    for name in ("train", "decode", "data", "metrics"):
-        if not isinstance(values["hashes"].get(name), str):
-            raise ValueError(f"hash {name!r} is missing")
-    return Record(**values | {"cost": cost})
+def read_statistics(root: str | Path, record: Record) -> dict[str, NDArray[np.float64]]:
+    """The statistics behind a record by the name of the score, each (contexts, numbers).
+
+    Raises:
+        LodaError: they are missing or altered.
+    """
+    check_files(Path(root) / record.place, read_stage(Path(root), record.place).files)
+    arrays: dict[str, NDArray[np.float64]] = load_file(Path(root) / record.place / STATISTICS)
+    return arrays
 
 
-def _fields_of(cls: type[Record] | type[Cost], content: object) -> dict[str, Any]:
-    """`content`, which must be an object with exactly the fields of `cls`, each of its type; else ValueError."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{content!r} is not a JSON object")
-    types_of = get_type_hints(cls)
-    if content.keys() != types_of.keys():
-        raise ValueError(
-            f"missing keys {sorted(types_of.keys() - content.keys())}, "
-            f"unknown keys {sorted(content.keys() - types_of.keys())}"
-        )
-    for name, declared in types_of.items():
-        if type(content[name]) not in _json_types(declared):
-            raise ValueError(f"{name} is {content[name]!r}, not a {declared}")
-    return content
+def summary(record: Record) -> str:
+    """Two lines: which run, and what it scored."""
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in record.scores.items())
+    return f"{record.run}, epoch {record.epoch:g}, {record.contexts} contexts of {record.split}\n  {scores}"
 
 
-def _json_types(declared: Any) -> tuple[type, ...]:
-    """The types that a value of the declared type has once read from JSON."""
-    if isinstance(declared, UnionType):
-        return tuple(kind for part in get_args(declared) for kind in _json_types(part))
-    plain = dict if declared is Cost else get_origin(declared) or declared
-    return NUMBER if plain is float else (plain,)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a score")
+def headline(record: Record) -> str:
+    """Split, epoch and the first of the scores, for lists of runs."""
+    name, value = next(iter(record.scores.items()))
+    return f"{record.split}, epoch {record.epoch:g}: {name} {value:.4f}"
