@@ -14,10 +14,12 @@ same result. Prompts are computed once, not once per beam.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from eval.decode.cache import BeamCache
@@ -214,13 +216,9 @@ class _Search:
 
 def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and attention mask (E, longest), padded on the left so that all prompts end together."""
-    longest = max(map(len, prompts))
-    inputs = torch.zeros(len(prompts), longest, dtype=torch.long)
-    attention = torch.zeros_like(inputs)
-    for row, prompt in enumerate(prompts):
-        inputs[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention[row, longest - len(prompt) :] = 1
-    return inputs.to(device), attention.to(device)
+    ids = [torch.tensor(prompt) for prompt in prompts]
+    pad = partial(pad_sequence, batch_first=True, padding_side="left")
+    return pad(ids).to(device), pad([torch.ones_like(prompt) for prompt in ids]).to(device)
 
 
 def _log_probs(logits: Tensor, history: Tensor, eos: Tensor, rules: Rules) -> Tensor:

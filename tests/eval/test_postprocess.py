@@ -1,16 +1,17 @@
 """What each scorer is given; `tests/parity/test_postprocess.py` compares real files."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from eval.score.postprocess import make_corpus
 from loda.errors import LodaError
-from loda.lab.data import Example
 
 STOP = ("<|endoftext|>",)
 
 
 def corpus_of(scorer, text, references, stop=STOP):
-    return make_corpus(scorer, [text], [Example("x", references)], stop)
+    return make_corpus(scorer, [text], [SimpleNamespace(references=references)], stop)
 
 
 def test_e2e_has_all_references_as_they_are():
@@ -30,7 +31,7 @@ def test_a_seventh_reference_is_left_out():
 
 def test_predictions_of_another_split_are_refused():
     with pytest.raises(LodaError, match="2 predictions for 1 contexts"):
-        make_corpus("e2e", ["one", "two"], [Example("x", ("a",))], STOP)
+        make_corpus("e2e", ["one", "two"], [SimpleNamespace(references=("a",))], STOP)
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,11 @@ def test_every_metric_keeps_the_contract(name):
     assert load_by_key(metric.NAME) is metric
 
     references = [["the vaults is a cheap pub near the river"], ["wildwood serves very good food in town"]]
-    texts = ["the river is near a cheap pub called vaults", "pubs by the water are not always cheap", "food"]
+    texts = [
+        "the river is near a cheap pub called vaults",
+        "pubs by the water are not always cheap",
+        "food and drink in the town",
+    ]
     scores = []
     for text in [references[0][0], *texts]:
         corpus = Corpus("e2e", [text, references[1][0]], references)

@@ -148,12 +148,8 @@ class MeteorProcess:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        with contextlib.suppress(BrokenPipeError):
-            pipe.close()
+    with contextlib.suppress(BrokenPipeError), process:  # closes the pipes and waits
+        process.kill()
 
 
 _lock = threading.Lock()
