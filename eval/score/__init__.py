@@ -16,6 +16,7 @@ from operator import add
 
 from eval.score.corpus import Corpus, Statistics
 from eval.score.metrics import Metric, load_by_key, load_metric
+from eval.score.postprocess import make_corpus
 from loda.errors import LodaError
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "add_up",
     "check_metrics",
     "load_by_key",
+    "make_corpus",
     "metrics_fingerprint",
     "score",
     "score_with_statistics",
