@@ -15,7 +15,7 @@ from pydantic import Field
 from safetensors.numpy import load_file
 
 from loda.atomic import write_text
-from loda.cost import Cost
+from loda.costs import Cost
 from loda.errors import LodaError
 from loda.lab.run import Outputs
 from loda.lab.stage import MANIFEST, Manifest, is_current, read_stage

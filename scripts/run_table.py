@@ -144,7 +144,9 @@ def estimate(todo: Sequence[Job]) -> str:
     experiments = [job.runs[0].experiment for job in todo]
     if unknown := {experiment.model.name for experiment in experiments if experiment.model.parameters is None}:
         return f"{len(todo)} runs at an unknown cost, because {', '.join(unknown)} has no model.parameters"
-    flops = sum(_flops(experiment, job.runs[0].checkpoints[-1].step) for experiment, job in zip(experiments, todo, strict=True))
+    flops = sum(
+        _flops(experiment, job.runs[0].checkpoints[-1].step) for experiment, job in zip(experiments, todo, strict=True)
+    )
     hours = (f"{flops / speed / 3600:,.0f} hours on {name}" for name, speed in SUSTAINED_FLOPS.items())
     return f"{len(todo)} runs, roughly {' or '.join(hours)} (estimated from operation counts, not measured)"
 

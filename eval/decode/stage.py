@@ -61,7 +61,8 @@ def decode(
     set_threads(trainer)
     device = pick_device(trainer.device)
     with base.loaded(run.checkpoint(checkpoint).path, get_approximation(run, base)) as model:
-        hypotheses = _search(model.to(device), stage, run.experiment.decode, prompts, stop, checkpoint)
+        model.to(device)  # type: ignore[arg-type]
+        hypotheses = _search(model, stage, run.experiment.decode, prompts, stop, checkpoint)
     lines = [_line(i, tokenizer, hypothesis) for i, hypothesis in enumerate(hypotheses)]
     manifest = stage.write(
         lambda folder: (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8"),

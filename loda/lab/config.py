@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -21,7 +21,9 @@ from loda.settings import Names, load, settings
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 METHOD = ("adapter", "approx", "slices", "targets", "joint")
-FILE_NAME = Field(pattern=r"^(?!\.)[\w.-]{1,64}$", description="letters, digits, _, - and ., at most 64")
+FileName = Annotated[
+    str, Field(pattern=r"^[\w-][\w.-]{0,63}$", description="at most 64 letters, digits, _, - and ., not . first")
+]
 
 
 @settings
@@ -36,9 +38,9 @@ class ModelConfig:
         parameters: expected number of parameters, checked after loading; null to skip.
     """
 
-    name: str = FILE_NAME
+    name: FileName
     hub_id: str | None = None
-    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="a commit; a branch moves on")
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$", description="a commit; a branch moves on")
     path: str | None = None
     parameters: int | None = None
 
@@ -65,19 +67,19 @@ class DatasetConfig:
 
     Attributes:
         name: a module in `loda/lab/data/`.
+        hparams: see `HParams`.
         path: a local folder with the original files instead of the download.
         max_length: longest example in tokens, context and completion together; longer ones are cut as in LoRA's code.
         scorer: post-processing and scoring (see `eval/score`).
         metrics: modules in `eval/score/metrics/`; empty: those of the scorer.
-        hparams: see `HParams`.
     """
 
-    name: str = FILE_NAME
+    name: FileName
+    hparams: HParams
     path: str | None = None
-    max_length: int = Field(512, ge=2)
+    max_length: int = Field(default=512, ge=2)
     scorer: Literal["e2e", "webnlg", "dart"] = "e2e"
     metrics: Names = ()
-    hparams: HParams = Field()
 
 
 @settings
@@ -141,10 +143,10 @@ class TrainerConfig:
     activation_checkpointing: bool = False
     packing: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
-    max_steps: int | None = Field(None, ge=1)
-    threads: int | None = Field(None, ge=1)
-    log_every: int = Field(50, ge=1)
-    state_interval_minutes: float = Field(15.0, ge=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    log_every: int = Field(default=50, ge=1)
+    state_interval_minutes: float = Field(default=15.0, ge=0)
 
 
 @settings

@@ -102,7 +102,7 @@ class Run:
 
     def _train_settings(self) -> dict[str, Any]:
         experiment, trainer = self.experiment, self.experiment.trainer
-        settings = {
+        settings: dict[str, Any] = {
             "version": RESULTS_VERSION,
             "base": self.base_key,
             "data": self.data_key,

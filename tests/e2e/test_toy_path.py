@@ -23,7 +23,15 @@ from loda.lab.run import Run
 from scripts import figure2, reproduce, status
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHORT = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy", "decode.num_beams=2", "decode.max_new_tokens=12", "seed=0"]
+SHORT = [
+    "model=toy",
+    "dataset=toy",
+    "optim=toy",
+    "trainer=toy",
+    "decode.num_beams=2",
+    "decode.max_new_tokens=12",
+    "seed=0",
+]
 
 
 def settings(outputs: Path, *overrides: str) -> list[str]:

@@ -33,7 +33,10 @@ def run(tmp_path) -> Path:
 
 def test_a_run_that_another_process_works_on_is_refused_by_name(run):
     with start_owner(run, 60) as other:
-        with pytest.raises(HeldError, match=f"run is being worked on by process {other.pid} on"), lock_run(run, wait=False):
+        with (
+            pytest.raises(HeldError, match=f"run is being worked on by process {other.pid} on"),
+            lock_run(run, wait=False),
+        ):
             pass
         assert lock_owner(run).process == other.pid
         other.kill()

@@ -68,7 +68,12 @@ def test_a_sound_folder_in_anothers_place_is_refused(kind, tmp_path):
     mine, theirs = (Stage(tmp_path, f"runs/{run}/{kind}", kind) for run in ("mine", "theirs"))
     make(theirs)
     shutil.copytree(theirs.path, mine.path)
-    for reader in (mine.find, mine.load, lambda: verify(tmp_path, mine.place), lambda: read_stage(tmp_path, mine.place)):
+    for reader in (
+        mine.find,
+        mine.load,
+        lambda: verify(tmp_path, mine.place),
+        lambda: read_stage(tmp_path, mine.place),
+    ):
         with pytest.raises(LodaError, match=f"is a copy of runs/theirs/{kind}"):
             reader()
 

@@ -64,7 +64,9 @@ def test_data_first_formatted_lines(corpus):
 
 
 def test_data_token_file_has_the_sha256_of_the_reference(corpus):
-    lines = [json.dumps({"context": r.ids[: r.prompt_length], "completion": r.ids[r.prompt_length :]}) for r in corpus.rows]
+    lines = [
+        json.dumps({"context": r.ids[: r.prompt_length], "completion": r.ids[r.prompt_length :]}) for r in corpus.rows
+    ]
     assert sha256(lines) == corpus.golden["sha256_token_file"]
 
 

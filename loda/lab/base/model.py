@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 import loda
 from loda.checkpoint import fingerprint
 from loda.config import LodaConfig
-from loda.cost import Cost
+from loda.costs import Cost
 from loda.errors import LodaError
 from loda.lab.config import Experiment, ModelConfig
 

@@ -142,7 +142,8 @@ def load_state(run: Run) -> State | None:
         return None
     stage = run.state(steps[-1])
     content = stage.load().content
-    _cut(run.metrics_file, *content.pop("metrics"), stage.path.parent)
+    length, expected = content.pop("metrics")
+    _cut(run.metrics_file, length, expected, stage.path.parent)
     # Copies: load_file maps the file, which the next state deletes.
     tensors = {name: tensor.clone() for name, tensor in load_file(stage.path / TENSORS).items()}
     return State(**content, tensors=tensors)
