@@ -4,12 +4,11 @@
 over the sum of all, against the percentage kept.
 """
 
-import csv
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -31,22 +30,14 @@ class Energy:
 
 def kept_energy(weight: Tensor) -> Energy:
     """Both curves of a weight (d_in, d_out), computed in float64."""
-    return Energy(_of_ranks(weight.double()).tolist(), _of_entries(weight.double()).tolist())
-
-
-def _of_ranks(weight: Tensor) -> Tensor:
-    squares: Tensor = torch.linalg.svdvals(weight).square()
-    return squares.cumsum(0) / squares.sum()
-
-
-def _of_entries(weight: Tensor) -> Tensor:
-    squares = weight.square().flatten().sort(descending=True).values.cumsum(0)
-    kept = torch.tensor([round(p / 100 * len(squares)) for p in PERCENTAGES]).clamp(min=1)
-    return squares[kept - 1] / squares[-1]
+    singular = torch.linalg.svdvals(weight.double()).square().cumsum(0)
+    entries = weight.double().square().flatten().sort(descending=True).values.cumsum(0)
+    kept = torch.tensor([round(p / 100 * len(entries)) for p in PERCENTAGES]).clamp(min=1)
+    return Energy((singular / singular[-1]).tolist(), (entries[kept - 1] / entries[-1]).tolist())
 
 
 def summary(energy: Energy) -> str:
-    """What the paper reads off its figure: the energy at its share of singular values, 300 of 1024, and of entries."""
+    """What the paper reads off its figure: the energy at 300 of 1024 singular values and at 40 % of the entries."""
     rank = round(300 / 1024 * len(energy.ranks))
     kept = energy.ranks[rank - 1]
     return f"rank {rank} of {len(energy.ranks)} keeps {kept:.1%}; 40 % of the entries keep {energy.entries[39]:.1%}"
@@ -58,12 +49,10 @@ def draw(energy: Energy, title: str) -> Figure:
         drawn = figure(height=1.75)
         left, right = drawn.subplots(1, 2, sharey=True)
         left.plot(range(1, len(energy.ranks) + 1), [100 * value for value in energy.ranks], color=BLUE)
-        left.set(xlabel="top singular values R", ylabel="energy kept (%)", ylim=(0, 102))
-        left.set_title("(a) low rank")
-        right.plot(PERCENTAGES, [100 * value for value in energy.entries], color=BLUE)
-        right.set(xlabel="entries kept (%)", xticks=range(0, 101, 25))
-        right.set_title("(b) sparse")
+        left.set(xlabel="top singular values R", ylabel="energy kept (%)", ylim=(0, 102), title="(a) low rank")
         left.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        right.plot(PERCENTAGES, [100 * value for value in energy.entries], color=BLUE)
+        right.set(xlabel="entries kept (%)", xticks=range(0, 101, 25), title="(b) sparse")
         for axes in (left, right):
             axes.set_xlim(left=0)
             axes.grid()
@@ -81,18 +70,17 @@ def title_of(name: str) -> str:
     match = re.fullmatch(r"figure2-(.+)-block(\d+)", name)
     if match is None:
         raise LodaError(f"{name!r} is not of the form figure2-MODEL-blockN; take that file out of the figures folder")
-    model, block = match.groups()
-    return rf"$W_\mathrm{{proj}}$ of {model}, block {block}"
+    return rf"$W_\mathrm{{proj}}$ of {match[1]}, block {match[2]}"
 
 
 def to_csv(energy: Energy) -> str:
     """Both curves as CSV: panel, x, energy."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["panel", "x", "energy"])
-    writer.writerows(["rank", r, f"{e:.6f}"] for r, e in enumerate(energy.ranks, start=1))
-    writer.writerows(["percent", p, f"{e:.6f}"] for p, e in zip(PERCENTAGES, energy.entries, strict=True))
-    return text.getvalue()
+    panels = [("rank", r, value) for r, value in enumerate(energy.ranks, start=1)]
+    panels += [("percent", p, value) for p, value in zip(PERCENTAGES, energy.entries, strict=True)]
+    text: str = pd.DataFrame(panels, columns=["panel", "x", "energy"]).to_csv(
+        index=False, float_format="%.6f", lineterminator="\n"
+    )
+    return text
 
 
 def read_csv(path: Path) -> Energy:
@@ -102,12 +90,9 @@ def read_csv(path: Path) -> Energy:
         LodaError: the file holds something else.
     """
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        panels = {name: [float(row["energy"]) for row in rows if row["panel"] == name] for name in ("rank", "percent")}
+        energies = pd.read_csv(path).set_index("panel")["energy"].astype(float)
+        return Energy(energies.loc[["rank"]].tolist(), energies.loc[["percent"]].tolist())
     except (KeyError, ValueError) as error:
         raise LodaError(
-            f"{path} does not hold the curves of Figure 2 ({error!r}); delete it and run figure2"
+            f"{path} does not hold the curves of Figure 2 ({error}); delete it and run figure2 again"
         ) from error
-    if not panels["rank"] or len(panels["percent"]) != len(PERCENTAGES):
-        raise LodaError(f"{path} does not hold both curves of Figure 2; delete it and run figure2 again")
-    return Energy(panels["rank"], panels["percent"])

@@ -4,35 +4,41 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 
+import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from eval.figures.style import figure, mathematical, styled
 
-MOST_POINTS = 60  # of a line; a journal of thousands of updates is averaged down to so many
+MOST_POINTS = 60  # of a line; thousands of updates are averaged down to so many
 
 
 @dataclass(frozen=True)
-class Run:
-    """The journal of one run: mean losses in nats per target token, and the epochs at which they were logged."""
+class Losses:
+    """The losses of one run in nats per target token, and the epochs at which they were logged."""
 
     method: str
-    variant: str  # what tells it from the method's other runs, but for the seed
+    variant: str  # what tells the run from the method's other runs, but for the seed
     epochs: list[float]
     losses: list[float]
 
 
-def draw(runs: Sequence[Run], title: str = "") -> Figure:
+def read(metrics: Path, method: str, variant: str) -> Losses:
+    """The losses in a run's `metrics.jsonl`."""
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return Losses(method, variant, [line["epoch"] for line in lines], [line["loss"] for line in lines])
+
+
+def draw(runs: Sequence[Losses], title: str = "") -> Figure:
     """Panels side by side, two in a row, over the same axes; runs of one variant have one colour."""
     methods = list(dict.fromkeys(run.method for run in runs))
-    colours = _colours([run.variant for run in runs])
+    variants = list(dict.fromkeys(run.variant for run in runs))
+    # From dark to light, without the lightest, which is hard to see on white.
+    colours = dict(zip(variants, colormaps["viridis"](np.linspace(0, 0.85, len(variants))), strict=True))
     rows = math.ceil(len(methods) / 2)
     with styled():
         drawn = figure(height=0.7 + 1.1 * rows)
@@ -49,26 +55,12 @@ def draw(runs: Sequence[Run], title: str = "") -> Figure:
         drawn.supxlabel("epoch", fontsize="medium")
         drawn.supylabel("training loss (nats per token)", fontsize="medium")
         handles = [Line2D([], [], color=colour, label=variant) for variant, colour in colours.items()]
-        columns = 5 if max(map(len, colours)) < 8 else 3  # what fits into the width
+        columns = 5 if max(map(len, variants)) < 8 else 3  # what fits into the width
         drawn.legend(handles=handles, title=title, loc="outside upper center", ncols=columns)
     return drawn
 
 
-def read(journal: Path, method: str, variant: str) -> Run:
-    """The losses of a run's `train.jsonl`."""
-    lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
-    return Run(method, variant, [line["epoch"] for line in lines], [line["loss"] for line in lines])
-
-
 def averaged(values: Sequence[float], most: int = MOST_POINTS) -> list[float]:
     """`values` if there are at most `most`, else the means of that many consecutive pieces."""
-    count = min(len(values), most)
-    bounds = [len(values) * piece // count for piece in range(count + 1)] if count else []
-    return [fmean(values[start:stop]) for start, stop in pairwise(bounds)]
-
-
-def _colours(variants: Sequence[str]) -> dict[str, str]:
-    """From dark to light in order of appearance; without the lightest, which is hard to see on white."""
-    distinct = list(dict.fromkeys(variants))
-    step = 0.85 / max(1, len(distinct) - 1)
-    return {variant: to_hex(colormaps["viridis"](step * number)) for number, variant in enumerate(distinct)}
+    pieces = np.array_split(np.asarray(values), min(len(values), most)) if values else []
+    return [float(piece.mean()) for piece in pieces]

@@ -1,37 +1,36 @@
 """Everything that an outputs folder holds, as one HTML file that opens from disk and loads nothing.
 
-Every table with published values, differences and the command for each missing cell; the figures, drawn anew and saved
-beside the report as PNG and PDF; the losses of training; where the numbers come from; all scores. The page itself is
-`eval/report.html.jinja`, which escapes whatever it is given.
+Tables with published values, differences and the command for each missing cell; figures, drawn anew and saved beside
+the report as PNG and PDF; losses, provenance, all scores. The page is `report.html.jinja`, which escapes what it shows.
 """
 
 import base64
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from eval.figures import curves, energy, losses, tradeoff
-from eval.figures.series import axis_label
+from eval.figures import energy, losses, scores
 from eval.figures.style import save, svg
-from eval.report.origins import Counts, hashes, provenances
 from eval.results import Record, collect
-from eval.tables.fill import TableData, build
-from eval.tables.render import Entry, PrintedLine, blocks, caption, header, notes
-from eval.tables.spec import FigureKind, Row
+from eval.tables.fill import FilledTable, fill
+from eval.tables.layout import blocks, caption, header, notes
+from eval.tables.spec import RowSpec, read
 from loda.atomic import write_text
 from loda.lab.provenance import provenance
 from loda.lab.run import Outputs
-from loda.sealed import read_json
 
-TEMPLATE = "report.html.jinja"
-KINDS = {FigureKind.curves: curves, FigureKind.tradeoff: tradeoff}
+OF_ONE_RUN = ("seconds", "finished")  # these differ from run to run and say nothing about where a number comes from
 
 
 @dataclass(frozen=True)
@@ -43,103 +42,48 @@ class Picture:
     source: str
 
 
-@dataclass(frozen=True)
-class TableSection:
-    """A table as it is printed, its figures, and the losses of its runs."""
-
-    data: TableData
-    caption: str
-    header: list[Entry]
-    blocks: list[list[PrintedLine]]
-    notes: list[tuple[str, str]]
-    pictures: list[Picture]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """All records of one protocol, which have the same metrics."""
-
-    protocol: str
-    metrics: list[str]
-    records: list[Record]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that ended in an error, the overrides that start it again, and what it said."""
-
-    run: str
-    overrides: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that the page shows."""
-
-    finished: str
-    commit: str | None
-    has_changes: bool
-    tables: list[TableSection]
-    energies: list[Picture]
-    scores: list[Scores]
-    failures: list[Failure]
-    provenances: dict[str, Counts]  # by stage
-    hashes: Counts
-    runs: int
-    seconds: float  # spent on the training of all runs
-
-
 def write(tables: Sequence[str], profile: str, root: str | Path, settings: Sequence[str] = ()) -> Path:
     """Write `report.html` and `figures/*.{png,pdf}` below the outputs folder `root`; returns the report's path.
 
     Args:
         tables: names of files in configs/table.
-        profile: of all tables, or "auto" as in `eval.tables.fill.build`.
+        profile: of all tables, or "auto" as in `eval.tables.fill.fill`.
         root: the outputs folder.
         settings: Hydra overrides that all runs were started with.
 
     Raises:
-        LodaError: what `build` refuses, or a file of Figure 2 that is none.
+        LodaError: a table that cannot be filled, or a file of Figure 2 that is none.
     """
-    outputs = Outputs(Path(root))
-    filled = [build(name, profile, root, settings) for name in tables]
-    write_text(outputs.report, render(gather(filled, outputs)))
+    outputs, records = Outputs(Path(root)), collect(root)
+    filled = [fill(read(name), profile, records, settings) for name in tables]
+    trainings = {record.run: record.training for record in records if record.training is not None}
+    template = _environment().get_template("report.html.jinja")
+    page = template.render(
+        now=provenance(0, torch.device("cpu")),
+        runs=len({record.run for record in records}),
+        hours=sum(training["seconds"] for training in trainings.values()) / 3600,
+        tables=[(table, [*_scores(table, outputs), *_losses(table, outputs)]) for table in filled],
+        energies=[_energy(path, outputs) for path in sorted(outputs.figures.glob("figure2-*.csv"))],
+        failures={path.parent.name: _read_json(path) for path in sorted(outputs.runs.glob("*/failed.json"))},
+        origins=origins(records),
+        scores=dict(_all_scores(records)),
+    )
+    write_text(outputs.report, page)
     return outputs.report
 
 
-def gather(tables: Iterable[TableData], outputs: Outputs) -> Report:
-    """Read what the outputs folder holds, and draw and save the figures."""
-    records = collect(outputs.root)
-    now = provenance(0, torch.device("cpu"))
-    trainings = {record.run: record.training for record in records if record.training is not None}
-    return Report(
-        finished=now["finished"],
-        commit=now["commit"],
-        has_changes=bool(now["uncommitted_changes"]),
-        tables=[_section(table, outputs) for table in tables],
-        energies=[_energy(path, outputs) for path in sorted(outputs.figures.glob("figure2-*.csv"))],
-        scores=_by_protocol(records),
-        failures=[_failure(path) for path in outputs.failures],
-        provenances=provenances(records),
-        hashes=hashes(records),
-        runs=len({record.run for record in records}),
-        seconds=sum(training["seconds"] for training in trainings.values()),
-    )
-
-
-def render(report: Report) -> str:
-    """The page."""
-    folder = Path(__file__).resolve().parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"superscript": superscript, "heading": heading}
-    return environment.get_template(TEMPLATE).render(report=report)
+def origins(records: Sequence[Record]) -> dict[str, dict[str, Counter[str]]]:
+    """What is recorded with the scores, by stage and name: each distinct value, and how many scores have it."""
+    found: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for record in records:
+        for stage, facts in record.provenance.items():
+            for name, value in _leaves(facts, stage):
+                found[stage][name][value] += 1
+    for record in records:
+        found["hashes"][f"data: {record.dataset}"][record.hashes["data"]] += 1
+        found["hashes"][f"decoding: {record.split}"][record.hashes["decode"]] += 1
+        found["hashes"][f"metrics: {record.scorer}"][record.hashes["metrics"]] += 1
+    return found
 
 
 def superscript(text: str) -> Markup:
@@ -152,68 +96,61 @@ def heading(name: str) -> str:
     return re.sub(r"(?<=\D)(?=\d)", " ", name, count=1).capitalize()
 
 
-def _section(table: TableData, outputs: Outputs) -> TableSection:
-    return TableSection(
-        table,
-        caption(table),
-        header(table),
-        blocks(table),
-        notes(table),
-        [*_scores(table, outputs), *_losses(table, outputs)],
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"superscript": superscript, "heading": heading}
+    environment.globals |= {"blocks": blocks, "caption": caption, "header": header, "notes": notes}
+    return environment
 
 
-def _scores(table: TableData, outputs: Outputs) -> list[Picture]:
+def _leaves(tree: Any, name: str) -> Iterator[tuple[str, str]]:
+    """The values of nested objects, each with the key it stands under."""
+    if not isinstance(tree, Mapping):
+        yield name.replace("_", " "), "unknown" if tree is None else str(tree)
+        return
+    for key, value in tree.items():
+        if key not in OF_ONE_RUN:
+            yield from _leaves(value, key)
+
+
+def _scores(table: FilledTable, outputs: Outputs) -> Iterator[Picture]:
     """The table's figure, one for each metric that has a value."""
-    if table.spec.figure is None:
-        return []
-    kind = KINDS[table.spec.figure]
-    pictures = []
     for metric, column in table.spec.columns.items():
-        if data := kind.data(table, metric):
-            name = f"{table.spec.name}-{table.profile}-{metric}"
-            drawn = kind.draw(data, axis_label(table, metric), _warning(table))
-            text = f"{column.label or metric}: mean and {table.spec.deviation.value} standard deviation over seeds"
-            pictures.append(_picture(drawn, name, text, outputs))
-    return pictures
+        drawn = scores.draw(table, metric)
+        if drawn is not None:
+            text = f"{column.label or metric}: mean and sample standard deviation over seeds"
+            yield _picture(drawn, f"{table.spec.name}-{table.profile}-{metric}", text, outputs)
 
 
-def _losses(table: TableData, outputs: Outputs) -> list[Picture]:
-    """The training losses of the runs behind the table; none where nothing was trained."""
+def _losses(table: FilledTable, outputs: Outputs) -> Iterator[Picture]:
+    """The training losses of the runs behind the table."""
     runs = [
-        losses.read(outputs.run_named(record.run).journal, line.row.label, _variant(line.row))
-        for line in table.lines
-        for record in line.records
+        losses.read(outputs.runs / record.run / "metrics.jsonl", row.spec.label, _variant(row.spec))
+        for row in table.rows
+        for record in row.records
         if record.training is not None
     ]
-    if not runs:
-        return []
-    name = f"{table.spec.name}-{table.profile}-losses"
-    return [
-        _picture(
-            losses.draw(runs, _warning(table)),
-            name,
-            "Training losses with their label smoothing, one line for each run",
-            outputs,
-        )
-    ]
+    if runs:
+        drawn = losses.draw(runs, scores.warning(table))
+        text = "Training losses with their label smoothing, one line for each run"
+        yield _picture(drawn, f"{table.spec.name}-{table.profile}-losses", text, outputs)
 
 
-def _variant(row: Row) -> str:
+def _variant(row: RowSpec) -> str:
     if row.r is not None:
         return f"r = {row.r}"
     return "not approximated" if row.approx == "No" else row.approx
 
 
-def _warning(table: TableData) -> str:
-    """What a figure that is taken out of the report must not lose."""
-    return "" if table.is_comparable else f"{table.profile} profile, not comparable with the paper"
-
-
 def _energy(path: Path, outputs: Outputs) -> Picture:
-    curves_of_weight = energy.read_csv(path)
-    drawn = energy.draw(curves_of_weight, energy.title_of(path.stem))
-    return _picture(drawn, path.stem, energy.summary(curves_of_weight), outputs)
+    curves = energy.read_csv(path)
+    return _picture(energy.draw(curves, energy.title_of(path.stem)), path.stem, energy.summary(curves), outputs)
 
 
 def _picture(drawn: Figure, name: str, text: str, outputs: Outputs) -> Picture:
@@ -222,16 +159,23 @@ def _picture(drawn: Figure, name: str, text: str, outputs: Outputs) -> Picture:
     return Picture(name, text, f"data:image/svg+xml;base64,{content}")
 
 
-def _by_protocol(records: Sequence[Record]) -> list[Scores]:
-    ordered = sorted(records, key=lambda record: record.protocol)  # stable: within a protocol as collected
-    found = []
-    for protocol, group in groupby(ordered, key=lambda record: record.protocol):
-        members = list(group)
-        metrics = dict.fromkeys(name for record in members for name in record.scores)
-        found.append(Scores(protocol, list(metrics), members))
-    return found
+def _all_scores(records: Sequence[Record]) -> Iterator[tuple[str, Markup]]:
+    """The records of each scorer, which have the same metrics, as an HTML table."""
+    for scorer, group in groupby(sorted(records, key=lambda record: record.scorer), lambda record: record.scorer):
+        rows = [
+            {
+                "Run": record.run,
+                "Epoch": f"{record.epoch:g}",
+                "Split": record.split,
+                "Contexts": record.contexts,
+                **record.scores,
+                "Last loss": f"{record.training['final_loss']:.3f}" if record.training else "-",
+                "Training": f"{record.training['seconds']:.0f} s" if record.training else "-",
+            }
+            for record in group
+        ]
+        yield scorer, Markup(pd.DataFrame(rows).to_html(index=False, border=0, na_rep="-", float_format="%.4f"))
 
 
-def _failure(path: Path) -> Failure:
-    content = read_json(path)
-    return Failure(path.parent.name, content["overrides"], content["message"])
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

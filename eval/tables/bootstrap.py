@@ -2,155 +2,169 @@
 
 A resample draws as many contexts as there are, with replacement, the same for both sides. A metric is a function of
 sums over contexts (`eval.score.metrics`), so its value on a resample is that function of re-weighted sums: the
-statistics that scoring has kept are enough, and 1,000 resamples take seconds. What was learnt from the whole test set
+statistics that scoring keeps are enough, and 1,000 resamples take seconds. What was learnt from the whole test set
 stays as it is: the information weights of NIST and the document frequencies of CIDEr.
 
-A side is one run or a group of seeds; its value is the mean over its runs, all on the same resample. The intervals say
-how far a value depends on which contexts the test set happens to have. How far it depends on the seed is another
+The intervals say how far a value depends on which contexts the test set has. How far it depends on the seed is another
 question, which the deviation over seeds answers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from tabulate import tabulate
 
-from eval.results import Record
+from eval.results import Record, read_statistics
 from eval.score import load_by_key
-from eval.score.corpus import Statistics
-from loda.atomic import sha256, write_file
+from eval.tables.fill import Difference, FilledRow, FilledTable, Interval, refuse_mixed
 from loda.errors import LodaError
-from loda.lab.run import RunDir
 
 RESAMPLES = 1000
 SEED = 12345
 CONFIDENCE = 0.95
 
 Values = NDArray[np.float64]
+AnyInterval = TypeVar("AnyInterval", bound=Interval)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A value, and between which bounds 95 % of its resamples lie."""
-
-    value: float
-    low: float
-    high: float
-
-    def scaled(self, factor: float) -> Self:
-        """The same in another unit; `factor` is positive."""
-        return replace(self, value=self.value * factor, low=self.low * factor, high=self.high * factor)
-
-
-@dataclass(frozen=True)
-class Difference(Interval):
-    """One side minus another.
-
-    Attributes:
-        p: how often a difference at least as far from 0 would come from contexts alone if there were none:
-            (1 + number of resamples that lie at least |value| away from their mean) / (1 + number of resamples).
-    """
-
-    p: float
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return not self.low <= 0 <= self.high
-
-
-def save_statistics(path: Path, statistics: dict[str, list[Statistics]]) -> None:
-    """Keep the statistics of a scored corpus, by the name of the score: (contexts, numbers) each."""
-    arrays = {key: np.asarray(rows, dtype=np.float64) for key, rows in statistics.items()}
-    write_file(path, lambda temporary: save_file(arrays, temporary))
-
-
-def load_statistics(record: Record, run: RunDir) -> dict[str, Values]:
-    """The statistics behind a record, by the name of the score.
-
-    Raises:
-        LodaError: they are not there, or not those that the record was made with.
-    """
-    expected = record.hashes.get("statistics")
-    candidates = run.statistics(record.hashes["decode"], record.split, record.protocol)
-    path = next((path for path in candidates if sha256(path) == expected), None)
-    if path is None:
-        raise LodaError(
-            f"the statistics by context behind the scores of {record.run} are missing or were changed; delete its "
-            "scores.json and repeat the command of the run, which scores it again"
-        )
-    arrays: dict[str, Values] = load_file(path)
-    return arrays
-
-
-class Resampled:
-    """The values of one side on the whole test set and on every resample, computed once for each metric.
+class Side:
+    """One side of a comparison: a run, or a group of seeds whose value is the mean over its runs.
 
     Args:
-        records: the runs of the side, all scored on the same contexts by the same metrics.
-        runs: the folder of each.
+        records: the runs, all scored on the same contexts by the same metrics.
+        statistics: of each run, the numbers by context (contexts, numbers) by the name of the score.
         resamples: how many.
 
     Raises:
         LodaError: no record, or records that were not scored alike.
     """
 
-    def __init__(self, records: Sequence[Record], runs: Sequence[RunDir], resamples: int = RESAMPLES) -> None:
+    def __init__(
+        self, records: Sequence[Record], statistics: Sequence[Mapping[str, Values]], resamples: int = RESAMPLES
+    ) -> None:
+        _check_alike(records)
         self.records = records
         self.resamples = resamples
-        check_alike(records)
-        self._statistics = [load_statistics(*pair) for pair in zip(records, runs, strict=True)]
-        self._values: dict[str, tuple[float, Values]] = {}
+        self._statistics = statistics
+        self._resampled: dict[str, Values] = {}
 
     def interval(self, metric: str) -> Interval:
-        """The mean over the runs, with its interval."""
-        value, resampled = self.values(metric)
-        return Interval(value, *_bounds(resampled))
+        return Interval(self._value(metric), *_bounds(self.resampled(metric)))
 
-    def minus(self, other: "Resampled", metric: str) -> Difference:
+    def minus(self, other: "Side", metric: str) -> Difference:
         """This side minus `other`, on the same resamples.
+
+        p = (1 + number of resamples that lie at least |difference| away from their mean) / (1 + number of resamples).
 
         Raises:
             LodaError: the two were not scored alike.
         """
-        check_alike([*self.records, *other.records])
-        (mine, my_values), (theirs, their_values) = self.values(metric), other.values(metric)
-        value, resampled = mine - theirs, my_values - their_values
+        _check_alike([*self.records, *other.records])
+        value = self._value(metric) - other._value(metric)
+        resampled = self.resampled(metric) - other.resampled(metric)
         extreme = np.abs(resampled - resampled.mean()) >= abs(value)
         return Difference(value, *_bounds(resampled), p=(1 + int(extreme.sum())) / (1 + len(resampled)))
 
-    def values(self, metric: str) -> tuple[float, Values]:
-        """The value on the whole test set, and those of the resamples."""
-        if metric not in self._values:
-            protocol = self.records[0].protocol
-            runs = [_values(metric, found[metric], protocol, self.resamples) for found in self._statistics]
-            whole = float(np.mean([record.scores[metric] for record in self.records]))
-            self._values[metric] = (whole, np.mean(runs, axis=0))
-        return self._values[metric]
+    def resampled(self, metric: str) -> Values:
+        """The value on every resample."""
+        if metric not in self._resampled:
+            combine, scorer = load_by_key(metric).combine, self.records[0].scorer
+            runs = [_weights(len(found[metric]), self.resamples) @ found[metric] for found in self._statistics]
+            self._resampled[metric] = np.mean(
+                [[combine(sums, scorer) for sums in run.tolist()] for run in runs], axis=0
+            )
+        return self._resampled[metric]
+
+    def _value(self, metric: str) -> float:
+        return float(np.mean([record.scores[metric] for record in self.records]))
 
 
-def check_alike(records: Sequence[Record]) -> None:
+def with_intervals(table: FilledTable, outputs: str | Path, baseline: str | None = None) -> FilledTable:
+    """`table` with the interval of every value, and of its difference to the row with the label `baseline`.
+
+    Raises:
+        LodaError: no such row or no run of it, missing statistics, or rows scored on other contexts.
+    """
+    sides = {
+        place: Side(row.records, [read_statistics(outputs, record) for record in row.records])
+        for place, row in enumerate(table.rows)
+        if row.records
+    }
+    reference = None if baseline is None else sides[_place(table, baseline)]
+    rows = [
+        _with_intervals(row, table, sides[place], reference) if place in sides else row
+        for place, row in enumerate(table.rows)
+    ]
+    return replace(table, rows=rows, baseline=baseline)
+
+
+def compare(ours: Side, theirs: Side) -> str:
+    """Both sides and their difference, one line for each metric, to be read in a terminal."""
+    rows = []
+    for metric in ours.records[0].scores:
+        difference = ours.minus(theirs, metric)
+        sides = [_text(side.interval(metric)) for side in (ours, theirs)]
+        mark = "*" if difference.is_significant else ""
+        rows.append([metric, *sides, _text(difference, sign="+"), f"{difference.p:.3f}", mark])
+    names = {
+        letter: ", ".join(f"{record.run} (epoch {record.epoch:g})" for record in side.records)
+        for letter, side in (("A", ours), ("B", theirs))
+    }
+    first = ours.records[0]
+    return "\n".join(
+        [
+            *(f"{letter}: {runs}" for letter, runs in names.items()),
+            f"{first.contexts} contexts of {first.split}, {ours.resamples} resamples; mean over runs [95 % interval]; "
+            "*: the interval of the difference leaves out 0",
+            "",
+            tabulate(rows, ["", "A", "B", "A - B", "p", ""], tablefmt="plain", disable_numparse=True),
+        ]
+    )
+
+
+def _check_alike(records: Sequence[Record]) -> None:
     """Raise LodaError unless these scores are of the same contexts, by the same metrics, and there are any."""
     if not records:
         raise LodaError("a side of the comparison has no run; name at least one on each side")
-    for kind in ("data", "metrics"):
-        found = {record.hashes[kind]: record.run for record in records}
-        if len(found) > 1:
-            raise LodaError(f"{' and '.join(found.values())} differ in {kind}, so their contexts cannot be paired")
-    splits = {(record.split, record.contexts) for record in records}
+    refuse_mixed(records)
+    splits = sorted({(record.split, record.contexts) for record in records})
     if len(splits) > 1:
-        raise LodaError(f"scores of different contexts cannot be paired: {sorted(splits)}")
+        raise LodaError(f"scores of different contexts cannot be paired: {splits}; compare scores of one split")
 
 
-def _values(metric: str, statistics: Values, protocol: str, resamples: int) -> Values:
-    combine = load_by_key(metric).combine
-    return np.array([combine(sums, protocol) for sums in (_weights(len(statistics), resamples) @ statistics).tolist()])
+def _place(table: FilledTable, label: str) -> int:
+    """The first row with this label, which must have runs."""
+    labels = [row.spec.label for row in table.rows]
+    if label not in labels:
+        known = ", ".join(dict.fromkeys(labels))
+        raise LodaError(f"{label!r} is no row of {table.spec.name}; choose one of {known}")
+    place = labels.index(label)
+    if not table.rows[place].records:
+        commands = "; ".join(table.commands_for(table.rows[place]))
+        raise LodaError(f"row {label!r} has no runs to compare with; run {commands}")
+    return place
 
 
+def _with_intervals(row: FilledRow, table: FilledTable, side: Side, reference: Side | None) -> FilledRow:
+    cells = dict(row.cells)
+    for metric, cell in row.cells.items():
+        if cell.ours is not None:
+            scale = table.spec.columns[metric].scale
+            against = None if reference in (None, side) else _scaled(side.minus(reference, metric), scale)
+            cells[metric] = replace(cell, interval=_scaled(side.interval(metric), scale), against=against)
+    return replace(row, cells=cells)
+
+
+def _scaled(found: AnyInterval, scale: float) -> AnyInterval:
+    return replace(found, value=found.value * scale, low=found.low * scale, high=found.high * scale)
+
+
+@lru_cache(maxsize=1)
 def _weights(contexts: int, resamples: int) -> Values:
     """How often each context is in each resample; the same for the same numbers, so that all sides are paired."""
     generator = np.random.default_rng(SEED)
@@ -161,3 +175,7 @@ def _bounds(values: Values) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _text(interval: Interval, sign: str = "") -> str:
+    return f"{interval.value:{sign}.4f} [{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"

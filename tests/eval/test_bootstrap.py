@@ -7,41 +7,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.results import read_record
 from eval.score import add_up
 from eval.score.corpus import Corpus, of_mean
 from eval.score.metrics import bleu, nist, ter
-from eval.tables.bootstrap import Resampled, load_statistics, save_statistics
-from eval.tables.fill import build
-from eval.tables.intervals import with_intervals
+from eval.tables.bootstrap import Side, compare, with_intervals
+from eval.tables.fill import fill
 from eval.tables.render import json_text, markdown
-from loda.atomic import sha256
+from eval.tables.spec import read
 from loda.errors import LodaError
-from loda.lab.run import STATISTICS, Outputs
-from scripts import compare_scores
-from tests.eval.score_files import TOY, write_scores
+from tests.eval.records import SCORES, TOY, record
 
 CONTEXTS = 60
 TEXTS = st.lists(st.sampled_from(["the", "pub", "is", "cheap", "."]), min_size=5, max_size=9).map(" ".join)
 INSTANCES = st.lists(st.tuples(TEXTS, st.lists(TEXTS, min_size=1, max_size=3).map(tuple)), min_size=1, max_size=4)
 
 
-def scored(root, adapter, seed, values, split="test", **changes):
-    """The record of a run whose BLEU is the mean of `values`, one for each context, with its statistics."""
+def run(adapter, values, seed=0, split="test", **changes):
+    """The record of a run whose every score is the mean of `values`, one for each context, and its statistics."""
     overrides = [*TOY, f"adapter={adapter}", f"decode.split={split}", f"seed={seed}"]
-    statistics = of_mean(values)
-    path = write_scores(root, overrides, {"BLEU": ter.combine(add_up(statistics), "dart")}, **changes)
-    save_statistics(path.with_name(STATISTICS), dict.fromkeys(read_record(path).scores, statistics))
-    content = json.loads(path.read_text())
-    content["hashes"]["statistics"] = sha256(path.with_name(STATISTICS))
-    content["scores"] = dict.fromkeys(content["scores"], content["scores"]["BLEU"])
-    path.write_text(json.dumps(content))
-    return read_record(path)
+    made = record(overrides, dict.fromkeys(SCORES, float(np.mean(values))), **changes)
+    return made, dict.fromkeys(SCORES, np.array(of_mean(values)))
 
 
-def side(root, *records, resamples=1000):
-    """These records of runs in `root`, resampled."""
-    return Resampled(records, [Outputs(root).run_named(record.run) for record in records], resamples)
+def side(*runs, resamples=1000):
+    return Side(*zip(*runs, strict=True), resamples)
 
 
 @pytest.fixture
@@ -50,62 +39,17 @@ def mean_metric(monkeypatch):
     monkeypatch.setattr("eval.tables.bootstrap.load_by_key", lambda key: ter)
 
 
-@pytest.mark.parametrize("protocol", ["e2e", "dart"])
+@pytest.mark.parametrize("scorer", ["e2e", "dart"])
 @given(instances=INSTANCES, counts=st.data())
-def test_weighted_sums_give_the_score_of_the_corpus_with_repeated_contexts(protocol, instances, counts):
+def test_weighted_sums_give_the_score_of_the_corpus_with_repeated_contexts(scorer, instances, counts):
     """BLEU knows nothing of the corpus but its instances, so a resample can be scored as a corpus of its own."""
     times = counts.draw(st.lists(st.integers(0, 3), min_size=len(instances), max_size=len(instances)).filter(any))
     hypotheses, references = zip(*instances, strict=True)
-    statistics = np.array(bleu.statistics(Corpus(protocol, hypotheses, references)))
+    statistics = np.array(bleu.statistics(Corpus(scorer, hypotheses, references)))
     repeated = [instance for instance, n in zip(instances, times, strict=True) for _ in range(n)]
-    alone = Corpus(protocol, *map(tuple, zip(*repeated, strict=True)))
-    expected = bleu.combine(add_up(bleu.statistics(alone)), protocol)
-    assert bleu.combine((np.array(times) @ statistics).tolist(), protocol) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.usefixtures("mean_metric")
-def test_the_interval_of_a_mean_is_that_of_the_normal_distribution(tmp_path):
-    """mean ± 1.96 s / sqrt(n): 60 values are enough for 10 % of its width."""
-    values = np.random.default_rng(0).normal(0.5, 0.1, CONTEXTS)
-    found = side(tmp_path, scored(tmp_path, "lora", 0, values), resamples=4000).interval("BLEU")
-    half = 1.96 * values.std() / CONTEXTS**0.5
-    assert found.value == pytest.approx(values.mean())
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
-    assert (found.high + found.low) / 2 == pytest.approx(values.mean(), abs=half / 5)
-
-
-@pytest.mark.usefixtures("mean_metric")
-def test_a_side_against_itself_has_no_difference(tmp_path):
-    one = side(tmp_path, scored(tmp_path, "lora", 0, np.linspace(0, 1, CONTEXTS)))
-    found = one.minus(one, "BLEU")
-    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
-    assert not found.is_significant
-
-
-@pytest.mark.usefixtures("mean_metric")
-def test_pairing_finds_a_small_difference_that_every_context_shows(tmp_path):
-    """Contexts differ by 1, the two sides by 0.01 on each: unpaired, the intervals overlap almost wholly."""
-    values = np.linspace(0, 1, CONTEXTS)
-    better = side(tmp_path, *(scored(tmp_path, "loda", seed, values + 0.01) for seed in (0, 1)))
-    worse = side(tmp_path, *(scored(tmp_path, "lora", seed, values) for seed in (0, 1)))
-    found, reverse = better.minus(worse, "BLEU"), worse.minus(better, "BLEU")
-    assert found.is_significant
-    assert found.value == pytest.approx(0.01)
-    assert (found.low, found.high) == (pytest.approx(-reverse.high), pytest.approx(-reverse.low))
-    assert found.p == reverse.p < 0.01
-    assert better.interval("BLEU").low < worse.interval("BLEU").high
-
-
-@pytest.mark.usefixtures("mean_metric")
-def test_noise_is_not_called_a_difference(tmp_path):
-    """Two sides of the same distribution: over 20 pairs, no more than a few intervals of 95 % leave out 0."""
-    generator = np.random.default_rng(1)
-    sides = [
-        side(tmp_path, scored(tmp_path, "lora", seed, generator.normal(0.5, 0.1, CONTEXTS)), resamples=200)
-        for seed in range(40)
-    ]
-    pairs = zip(sides[::2], sides[1::2], strict=True)
-    assert sum(left.minus(right, "BLEU").is_significant for left, right in pairs) <= 4
+    alone = Corpus(scorer, *map(tuple, zip(*repeated, strict=True)))
+    expected = bleu.combine(add_up(bleu.statistics(alone)), scorer)
+    assert bleu.combine((np.array(times) @ statistics).tolist(), scorer) == pytest.approx(expected, rel=1e-12)
 
 
 def test_nist_keeps_the_information_of_the_whole_test_set():
@@ -116,65 +60,88 @@ def test_nist_keeps_the_information_of_the_whole_test_set():
     assert nist.combine(first, "e2e") == pytest.approx(whole)
 
 
-def test_statistics_that_are_missing_or_changed_are_refused(tmp_path):
-    record = scored(tmp_path, "lora", 0, np.ones(CONTEXTS))
-    run = Outputs(tmp_path).run_named(record.run)
-    load_statistics(record, run)
-    (path,) = tmp_path.rglob(STATISTICS)
-    path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(LodaError, match=r"missing or were changed; delete its scores\.json"):
-        load_statistics(record, run)
-    path.unlink()
-    with pytest.raises(LodaError, match="missing or were changed"):
-        load_statistics(record, run)
+@pytest.mark.usefixtures("mean_metric")
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
+    """mean ± 1.96 s / sqrt(n): 60 values are enough for 10 % of its width."""
+    values = np.random.default_rng(0).normal(0.5, 0.1, CONTEXTS)
+    found = side(run("lora", values), resamples=4000).interval("BLEU")
+    half = 1.96 * values.std() / CONTEXTS**0.5
+    assert found.value == pytest.approx(values.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+    assert (found.high + found.low) / 2 == pytest.approx(values.mean(), abs=half / 5)
 
 
 @pytest.mark.usefixtures("mean_metric")
-def test_only_what_was_scored_alike_is_compared(tmp_path):
-    one = scored(tmp_path, "lora", 0, np.ones(CONTEXTS))
-    for other, message in [
-        (scored(tmp_path, "loda", 0, np.ones(CONTEXTS), hashes={"metrics": "others"}), "differ in metrics"),
-        (scored(tmp_path, "loda", 1, np.ones(CONTEXTS), hashes={"data": "others"}), "differ in data"),
-        (scored(tmp_path, "loda", 2, np.ones(CONTEXTS), split="valid"), "different contexts"),
-    ]:
-        with pytest.raises(LodaError, match=message):
-            side(tmp_path, one).minus(side(tmp_path, other), "BLEU")
+def test_a_side_against_itself_has_no_difference():
+    one = side(run("lora", np.linspace(0, 1, CONTEXTS)))
+    found = one.minus(one, "BLEU")
+    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert not found.is_significant
 
 
 @pytest.mark.usefixtures("mean_metric")
-@pytest.mark.parametrize("by_path", [False, True], ids=["names", "folders of another outputs folder"])
-def test_two_groups_of_seeds_from_the_command_line(tmp_path, capsys, by_path):
+def test_pairing_finds_a_small_difference_that_every_context_shows():
+    """Contexts differ by 1, the two sides by 0.01 on each: unpaired, the intervals overlap almost wholly."""
+    values = np.linspace(0, 1, CONTEXTS)
+    better = side(*(run("loda", values + 0.01, seed) for seed in (0, 1)))
+    worse = side(*(run("lora", values, seed) for seed in (0, 1)))
+    found, reverse = better.minus(worse, "BLEU"), worse.minus(better, "BLEU")
+    assert found.is_significant
+    assert found.value == pytest.approx(0.01)
+    assert (found.low, found.high) == (pytest.approx(-reverse.high), pytest.approx(-reverse.low))
+    assert found.p == reverse.p < 0.01
+    assert better.interval("BLEU").low < worse.interval("BLEU").high
+
+
+@pytest.mark.usefixtures("mean_metric")
+def test_noise_is_not_called_a_difference():
+    """Two sides of the same distribution: over 20 pairs, no more than a few intervals of 95 % leave out 0."""
+    generator = np.random.default_rng(1)
+    sides = [side(run("lora", generator.normal(0.5, 0.1, CONTEXTS)), resamples=200) for _ in range(40)]
+    pairs = zip(sides[::2], sides[1::2], strict=True)
+    assert sum(left.minus(right, "BLEU").is_significant for left, right in pairs) <= 4
+
+
+@pytest.mark.usefixtures("mean_metric")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hashes": {"metrics": "others"}}, "the metrics hashes of"),
+        ({"hashes": {"data": "others"}}, "the data hashes of"),
+        ({"split": "valid"}, "different contexts"),
+    ],
+)
+def test_only_what_was_scored_alike_is_compared(changes, message):
+    one, other = (side(run(name, np.ones(CONTEXTS), **kind)) for name, kind in (("lora", {}), ("loda", changes)))
+    with pytest.raises(LodaError, match=message):
+        one.minus(other, "BLEU")
+
+
+@pytest.mark.usefixtures("mean_metric")
+def test_two_groups_of_seeds_compared_in_words():
     values = np.linspace(0, 0.9, CONTEXTS)
-    groups = {
-        adapter: [scored(tmp_path, adapter, seed, values + shift).run for seed in (0, 1)]
-        for adapter, shift in (("loda", 0.1), ("lora", 0))
-    }
-    loda, lora = ([str(Outputs(tmp_path).run_named(run).path) if by_path else run for run in groups[k]] for k in groups)
-    where = [] if by_path else ["--outputs", str(tmp_path)]
-    assert compare_scores.main([*loda, "--against", *lora, *where]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("BLEU"))
+    loda, lora = ([run(name, values + more, seed) for seed in (0, 1)] for name, more in (("loda", 0.1), ("lora", 0)))
+    first, second, _, _, header, *lines = compare(side(*loda), side(*lora)).splitlines()
+    assert all(made.run in text for text, runs in ((first, loda), (second, lora)) for made, _ in runs)
+    assert header.split() == ["A", "B", "A", "-", "B", "p"]
+    (line,) = [line for line in lines if line.startswith("BLEU")]
     assert "+0.1000 [+0.1000, +0.1000]" in line
     assert line.endswith("*")
 
 
-def test_a_run_that_is_not_there_is_named(tmp_path, capsys):
-    assert compare_scores.main(["nothing", "--against", "nothing", "--outputs", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: nothing is no run")
-
-
 @pytest.fixture
-def table(tmp_path):
+def table(monkeypatch):
     """Table 1 of the toy with LoDA a tenth better than LoRA on every context."""
     values = np.linspace(0.2, 0.8, CONTEXTS)
-    for seed in (0, 1):
-        scored(tmp_path, "lora", seed, values)
-        scored(tmp_path, "loda", seed, values + 0.1)
-    return build("table1", "toy", tmp_path)
+    runs = [run(name, values + more, seed) for name, more in (("lora", 0), ("loda", 0.1)) for seed in (0, 1)]
+    statistics = {made.run: found for made, found in runs}
+    monkeypatch.setattr("eval.tables.bootstrap.read_statistics", lambda outputs, made: statistics[made.run])
+    return fill(read("table1"), "toy", [made for made, _ in runs])
 
 
 @pytest.mark.usefixtures("mean_metric")
-def test_a_table_shows_intervals_and_differences_to_one_row_in_its_units(table, tmp_path):
-    shown = with_intervals(table, tmp_path, "LoRA")
+def test_a_table_shows_intervals_and_differences_to_one_row_in_its_units(table):
+    shown = with_intervals(table, "outputs", "LoRA")
     lines = [line for line in markdown(shown).splitlines() if line.startswith("|")]
     at = next(place for place, line in enumerate(lines) if line.startswith("| LoDA "))
     assert "95% CI" in lines[at + 1]
@@ -185,17 +152,14 @@ def test_a_table_shows_intervals_and_differences_to_one_row_in_its_units(table, 
     assert cell["low"] < 60 < cell["high"]
     assert cell["against"] == pytest.approx(10)
     assert cell["against_p"] < 0.01
-    baseline = next(line for line in shown.lines if line.row.label == "LoRA")
+    baseline = next(row for row in shown.rows if row.spec.label == "LoRA")
     assert all(each.against is None for each in baseline.cells.values())
+    assert "% CI" not in markdown(table)
 
 
 @pytest.mark.usefixtures("mean_metric")
-def test_the_row_to_compare_with_must_be_there(table, tmp_path):
+def test_the_row_to_compare_with_must_be_there(table):
     with pytest.raises(LodaError, match="'LORA' is no row of table1; choose one of"):
-        with_intervals(table, tmp_path, "LORA")
+        with_intervals(table, "outputs", "LORA")
     with pytest.raises(LodaError, match=r"'LoDA\+' has no runs to compare with; run python train\.py"):
-        with_intervals(table, tmp_path, "LoDA+")
-
-
-def test_a_table_without_intervals_does_not_speak_of_them(table):
-    assert "% CI" not in markdown(table)
+        with_intervals(table, "outputs", "LoDA+")

@@ -7,21 +7,32 @@ import re
 
 import pytest
 
-from eval.tables.fill import build
+from eval.tables.fill import fill
 from eval.tables.render import comma_separated, json_text, latex, markdown
-from tests.eval.score_files import TOY, write_scores
+from eval.tables.spec import overrides, read
+from tests.eval.records import TOY, record
 
 LODA_SEEDS = {0: 0.7012, 1: 0.7131}
-PAPER = ["model=gpt2_medium", "dataset=e2e"]
 
 
-@pytest.fixture
-def table(tmp_path):
+def filled(name, profile, *records):
+    return fill(read(name), profile, records)
+
+
+@pytest.fixture(scope="module")
+def table():
     """Table 1 of the toy with two rows filled: LoDA by two seeds, LoRA by one."""
-    for seed, score in LODA_SEEDS.items():
-        write_scores(tmp_path, [*TOY, "adapter=loda", f"seed={seed}"], {"BLEU": score})
-    write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {"BLEU": 0.65}, cost={"trainable_parameters": 393216})
-    return build("table1", "toy", tmp_path)
+    loda = [record([*TOY, "adapter=loda", f"seed={seed}"], {"BLEU": score}) for seed, score in LODA_SEEDS.items()]
+    lora = record([*TOY, "adapter=lora", "seed=0"], {"BLEU": 0.65}, cost={"trainable_parameters": 393216})
+    return filled("table1", "toy", *loda, lora)
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """Table 1 of the paper with one run."""
+    return filled(
+        "table1", "paper", record(["model=gpt2_medium", "dataset=e2e", "adapter=loda", "seed=110"], {"BLEU": 0.69})
+    )
 
 
 def grid(text):
@@ -44,27 +55,28 @@ def test_markdown_columns_are_aligned_and_fit_a_terminal(table):
 
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table3"])
-def test_every_published_value_is_printed_as_the_paper_prints_it(name, tmp_path):
-    table = build(name, "paper", tmp_path)
+def test_every_published_value_is_printed_as_the_paper_prints_it(name):
+    table = filled(name, "paper")
     printed = [line for line in grid(markdown(table)) if "paper" in line]
-    published = [line.row for line in table.lines if line.row.published]
+    published = [row for row in table.spec.rows if row.published]
     assert [line[-len(table.spec.columns) :] for line in printed] == [row.published.split() for row in published]
 
 
-def test_where_the_settings_are_the_papers_the_difference_is_printed(tmp_path):
-    write_scores(tmp_path, [*PAPER, "adapter=loda", "seed=110"], {"BLEU": 0.69})
-    table = build("table1", "paper", tmp_path)
-    (line,) = [line for line in grid(markdown(table)) if "ours - paper" in line]
+def test_where_the_settings_are_the_papers_the_difference_is_printed(paper):
+    (line,) = [line for line in grid(markdown(paper)) if "ours - paper" in line]
     assert line[4] == "-1.2"  # 69.0 and the paper's 70.2
-    assert "& ours - paper & -1.2 &" in latex(table)
+    assert "& ours - paper & -1.2 &" in latex(paper)
+    (loda,) = [row for row in json.loads(json_text(paper))["rows"] if row["method"] == "LoDA"]
+    assert loda["cells"]["BLEU"]["difference"] == pytest.approx(69.0 - 70.2)
 
 
 def test_missing_cells_are_dashes_with_the_commands_that_fill_them(table):
     lines = grid(markdown(table))
     at = next(index for index, line in enumerate(lines) if line[0].startswith("LoDA+"))
     assert lines[at] == ["LoDA+", "No", "-", "ours", "-", "-", "-", "-", "-"]
-    assert "python train.py -m model=toy dataset=toy adapter=loda_plus seed=0,1" in markdown(table).splitlines()
-    assert "% python train.py -m model=toy dataset=toy adapter=loda_plus seed=0,1" in latex(table).splitlines()
+    command = f"python train.py -m {' '.join(TOY)} adapter=loda_plus seed=0,1"
+    assert command in markdown(table).splitlines()
+    assert f"% {command}" in latex(table).splitlines()
 
 
 def test_one_seed_is_printed_without_deviation(table):
@@ -76,24 +88,25 @@ def test_quoted_rows_are_starred_and_every_mark_is_explained(table):
     text = markdown(table)
     names = [line[0] for line in grid(text)[2:] if line[0]]
     assert [name.split()[0] for name in names if "*" in name] == [
-        f"{row.label}*" for row in (line.row for line in table.lines) if row.quoted
+        f"{row.label}*" for row in table.spec.rows if row.quoted
     ]
     used = set(",".join(re.findall(r"`([a-z,]+)`", "".join(names))).split(","))
     assert used == set(re.findall(r"^- `([a-z])`", text, re.MULTILINE))
 
 
-def test_the_caption_says_which_world_it_is(table, tmp_path):
+def test_the_caption_says_which_world_it_is(table):
     assert "not comparable" in markdown(table).splitlines()[2]
     assert "not comparable" in latex(table)
-    assert "Nothing has been run yet" in markdown(build("table1", "auto", tmp_path / "empty"))
+    assert "Nothing has been run yet" in markdown(filled("table1", "auto"))
 
 
 def test_csv_reads_back_to_the_numbers(table):
     rows = list(csv.DictReader(io.StringIO(comma_separated(table))))
-    assert len(rows) == len(table.lines) * len(table.spec.columns)
+    assert len(rows) == len(table.rows) * len(table.spec.columns)
     (loda,) = [row for row in rows if (row["method"], row["metric"]) == ("LoDA", "BLEU")]
     assert float(loda["mean"]) == pytest.approx(100 * sum(LODA_SEEDS.values()) / 2)
-    assert (loda["n"], loda["seeds"], loda["unit"], loda["trainable_parameters"]) == ("2", "0 1", "%", "8448")
+    assert (loda["n"], loda["seeds"], loda["epochs"], loda["unit"]) == ("2", "0 1", "5 5", "%")
+    assert loda["trainable_parameters"] == "8448"  # exact, and an integer beside empty fields
     assert (loda["published_mean"], loda["published_deviation"], loda["difference"]) == ("70.2", "0.3", "")
     (quoted,) = [row for row in rows if (row["method"], row["metric"]) == ("FT", "CIDEr")]
     assert (quoted["mean"], quoted["published_mean"], quoted["published_deviation"]) == ("", "2.47", "")
@@ -105,13 +118,6 @@ def test_json_agrees_with_csv(table):
     cells = [cell for row in rows for cell in row["cells"].values()]
     for key in ("mean", "deviation", "published_mean", "difference", "n"):
         assert [row[key] for row in flat] == ["" if cell[key] is None else str(cell[key]) for cell in cells]
-
-
-def test_difference_to_the_paper_is_ours_minus_published(tmp_path):
-    write_scores(tmp_path, [*PAPER, "adapter=loda", "seed=110"], {"BLEU": 0.69})
-    rows = json.loads(json_text(build("table1", "paper", tmp_path)))["rows"]
-    (loda,) = [row for row in rows if row["method"] == "LoDA"]
-    assert loda["cells"]["BLEU"]["difference"] == pytest.approx(69.0 - 70.2)
 
 
 def test_latex_is_balanced_and_escaped(table):
@@ -130,49 +136,42 @@ def test_latex_is_balanced_and_escaped(table):
     assert r"\textbf{70.7}$_{\pm .8}$" in text
 
 
-def test_latex_separates_the_blocks_of_table3(tmp_path):
+def test_latex_separates_the_blocks_of_table3():
     # one rule under the header, and one between each of LoRA, LoDA and LoDA+
-    assert latex(build("table3", "paper", tmp_path)).count(r"\midrule") == 3
+    assert latex(filled("table3", "paper")).count(r"\midrule") == 3
 
 
-def test_mergeable_rows_print_merged_and_unmerged_macs(tmp_path):
+def test_mergeable_rows_print_merged_and_unmerged_macs():
     """GPT2-medium: 24 x 3 x 1024^2 merged, plus 48 x 2 x 4 x 1024 of LoRA; the paper prints 75.5/75.9M."""
     base = 24 * 3 * 1024**2
-    write_scores(
-        tmp_path,
+    lora = record(
         ["model=gpt2_medium", "dataset=dart", "adapter=lora", "seed=110"],
-        {"BLEU": 47.0, "TER": 0.48},
+        {"TER": 0.48},
         epoch=10,
         cost={"macs_per_token": base + 48 * 2 * 4 * 1024, "base_macs_per_token": base},
     )
-    (line,) = [line for line in grid(markdown(build("table2", "paper", tmp_path))) if line[0].startswith("LoRA")]
+    (line,) = [line for line in grid(markdown(filled("table2", "paper", lora))) if line[0].startswith("LoRA")]
     assert line[2] == "75.5/75.9M"
 
 
-@pytest.fixture
-def table2(tmp_path):
-    """Table 2 of the toy with the rows of LoRA, which merges, and of LoDA, which does not."""
-    toy = [*TOY, "dataset.protocol=dart"]
-    scores = {"BLEU": 40.0, "METEOR": 0.3, "TER": 0.5}
-    cost = {"model_macs_per_token": 958_720, "base_model_macs_per_token": 950_272}
-    for adapter in ("lora", "loda"):
-        write_scores(tmp_path, [*toy, f"adapter={adapter}", "seed=0"], scores, cost=cost)
-    return build("table2", "toy", tmp_path)
-
-
-def test_the_savings_of_q_k_and_v_stand_beside_those_of_the_whole_model(table2):
+def test_the_savings_of_q_k_and_v_stand_beside_those_of_the_whole_model():
+    """958,720 / 950,272 = 1.00889; LoRA merges, LoDA does not."""
+    runs = [
+        record([*TOY, "dataset.scorer=dart", f"adapter={name}", "seed=0"], {"TER": 0.5}) for name in ("lora", "loda")
+    ]
+    table2 = filled("table2", "toy", *runs)
     header, _, *lines = grid(markdown(table2))
     at = header.index("Of model")
     shares = {line[0].split(" ")[0]: line[at] for line in lines if line[at] not in ("", "-")}
-    assert shares == {"LoRA": "100.0/100.9%", "LoDA": "100.9%"}  # 958,720 / 950,272 = 1.00889
+    assert shares == {"LoRA": "100.0/100.9%", "LoDA": "100.9%"}
     (lora,) = [row for row in json.loads(json_text(table2))["rows"] if row["method"] == "LoRA"]
     assert (lora["model_macs_per_token"], lora["base_model_macs_per_token"]) == (958_720, 950_272)
 
 
-def test_rows_of_prior_work_count_parameters_in_millions_as_the_paper_does(tmp_path):
+def test_rows_of_prior_work_count_parameters_in_millions_as_the_paper_does():
     count = {"trainable_parameters": 354_823_168}
-    run = [*TOY, "adapter=finetune", "optim.lr=1e-3", "optim=li_liang", "seed=0"]
-    write_scores(tmp_path, run, {}, cost=count)
-    write_scores(tmp_path, [*TOY, "adapter=lora", "seed=0"], {}, cost=count)
-    shown = {line[0].split(" ")[0]: line[2] for line in grid(markdown(build("table1", "toy", tmp_path)))}
+    (quoted,) = [row for row in read("table1").rows if row.label == "FT"]
+    run = [*overrides(quoted, read("table1").profiles["toy"]), "seed=0"]
+    table = filled("table1", "toy", record(run, cost=count), record([*TOY, "adapter=lora", "seed=0"], cost=count))
+    shown = {line[0].split(" ")[0]: line[2] for line in grid(markdown(table))}
     assert (shown["FT*"], shown["LoRA"]) == ("354.82M", "338.39M")  # 10^6 and 2^20

@@ -13,10 +13,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
-from eval.tables.fill import experiment_of
-from eval.tables.spec import overrides, read, seeds
-from loda.config import part_name
+from eval.tables.runs import experiment_of
+from eval.tables.spec import RowSpec, TableSpec, overrides, read, seeds
 from loda.errors import LodaError
+from loda.settings import load
 
 TABLES = ("table1", "table2", "table3")
 D, LAYERS = 1024, 24  # GPT2-medium
@@ -101,7 +101,7 @@ def test_published_parameters_of_quoted_rows_are_ours_in_millions_or_a_note_give
     spec, differing = read("table1"), []
     for row in spec.rows:
         if row.quoted:
-            method = experiment_of(tuple(overrides(row, spec.profiles["paper"]))).method
+            method = experiment_of(overrides(row, spec.profiles["paper"])).method
             count = loda.cost(loda.inject(copy.deepcopy(medium), method)).trainable_parameters
             if row.parameters != f"{count / 1e6:.2f}M":
                 differing.append(row.label)
@@ -123,11 +123,11 @@ def test_quoted_rows_have_the_hyper_parameters_of_their_source():
     found = {}
     for row in spec.rows:
         if row.quoted:
-            experiment = experiment_of(tuple(overrides(row, spec.profiles["paper"])))
+            experiment = experiment_of(overrides(row, spec.profiles["paper"]))
             optim = experiment.optim
             found[row.label, row.parameters] = (optim.lr, optim.epochs, optim.batch_size)
-            assert experiment.decode == experiment_of(tuple(spec.profiles["paper"].base)).decode
-            if part_name(experiment.method.adapter) == "prefix":
+            assert experiment.decode == experiment_of(spec.profiles["paper"].base).decode
+            if row.label == "PreLayer":
                 assert experiment.method.adapter.length == 5
     assert found == source
 
@@ -170,22 +170,26 @@ def test_every_published_row_stands_in_the_paper(shared):
 def test_every_row_composes(name, profile):
     spec = read(name)
     chosen = spec.profiles[profile]
-    experiments = [experiment_of(tuple(overrides(row, chosen))) for row in spec.rows if seeds(row, chosen)]
+    experiments = [experiment_of(overrides(row, chosen)) for row in spec.rows if seeds(row, chosen)]
     assert len({(e.method, e.dataset, e.decode) for e in experiments}) == len(experiments)  # no row is run twice
-    assert {e.dataset.protocol for e in experiments} == {spec.papers_protocol}
+    assert {e.dataset.scorer for e in experiments} == {spec.scorer}
     assert {e.decode.split for e in experiments} == {spec.split}
 
 
-def test_the_paper_profile_runs_every_row():
-    for name in TABLES:
-        spec = read(name)
-        assert all(seeds(row, spec.profiles["paper"]) for row in spec.rows)
+@pytest.mark.parametrize(("name", "profile"), [("table1", "toy"), ("table2", "toy"), *((t, "paper") for t in TABLES)])
+def test_every_row_is_run_but_those_of_table3_that_the_toy_is_too_narrow_for(name, profile):
+    spec = read(name)
+    assert all(seeds(row, spec.profiles[profile]) for row in spec.rows)
 
 
-def test_the_toy_runs_every_row_of_tables_1_and_2():
-    for name in ("table1", "table2"):
-        spec = read(name)
-        assert all(seeds(row, spec.profiles["toy"]) for row in spec.rows)
+@pytest.mark.parametrize("profile", ["paper", "toy"])
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_approximated_rows_say_that_they_train_longer_and_score_half_way_too(name, profile):
+    spec = read(name)
+    epochs = {"paper": (10, (5,)), "toy": (6, (3,))}[profile]
+    for row in spec.rows:
+        optim = experiment_of(overrides(row, spec.profiles[profile])).optim
+        assert ((optim.epochs, optim.checkpoint_epochs) == epochs) == (row.approx != "No"), row
 
 
 def test_an_untrained_row_is_run_once():
@@ -198,21 +202,44 @@ def test_an_untrained_row_is_run_once():
 def test_quoted_rows_may_have_fewer_seeds():
     spec = read("table1")
     quoted, own = row_of(spec, "FT"), row_of(spec, "LoDA")
-    profile = replace(spec.profiles["toy"], seeds=[3, 4], quoted_seeds=[5])
-    assert (seeds(quoted, profile), seeds(own, profile)) == ([5], [3, 4])
-    assert seeds(quoted, replace(profile, quoted_seeds=[])) == [3, 4]
+    profile = replace(spec.profiles["toy"], seeds=(3, 4), quoted_seeds=(5,))
+    assert (seeds(quoted, profile), seeds(own, profile)) == ((5,), (3, 4))
+    assert seeds(quoted, replace(profile, quoted_seeds=())) == (3, 4)
 
 
 def test_the_toy_keeps_the_rank_per_width():
     spec = read("table2")
     for row in spec.rows:
         if row.approx.startswith("Rank"):
-            paper, toy = (
-                experiment_of(tuple(overrides(row, spec.profiles[name]))).method.approx for name in ("paper", "toy")
-            )
+            paper, toy = (experiment_of(overrides(row, spec.profiles[name])).method.approx for name in ("paper", "toy"))
             assert toy.rank == math.ceil(paper.rank * 128 / D)  # the toy is 128 wide
 
 
 def test_an_unknown_table_names_the_known_ones():
     with pytest.raises(LodaError, match="table1, table2, table3"):
         read("table9")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"best_per": "row"}, "best_per='row'"),
+        ({"surprise": 1}, "surprise is not a setting"),
+        ({"select_by": "TER"}, "select_by='TER' is no column; choose one of BLEU"),
+        ({"rows": [{"label": "LoDA", "run": [], "published": "70.2 8.83"}]}, "'LoDA' publishes 2 values for 1 columns"),
+        ({"rows": [{"label": "LoDA", "run": [], "published": "70"}]}, "'70' is not of the form 70.2±.3, 70.2 or -"),
+        ({"rows": [{"label": "LoDA", "run": [], "notes": ["why"]}]}, "note 'why' has no text"),
+    ],
+)
+def test_a_mistake_in_a_file_is_said_in_one_sentence(change, message):
+    fields = {"title": "", "source": "", "scorer": "e2e", "scored_by": "", "split": "test", "select_split": "test"}
+    content = {"name": "t", **fields, "select_by": "BLEU", "best_per": "table", "show": {}, "profiles": {}, "rows": []}
+    content["columns"] = {"BLEU": {"unit": "%", "digits": 1}}
+    load(TableSpec, content)
+    with pytest.raises(LodaError, match=re.escape(message)):
+        load(TableSpec, content | change)
+
+
+def test_published_values_are_read_as_numbers():
+    row = RowSpec("LoDA", (), published="70.2±.3 68.2 -")
+    assert [(v.mean, v.deviation) if v else None for v in row.values] == [(70.2, 0.3), (68.2, None), None]

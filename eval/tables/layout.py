@@ -1,0 +1,202 @@
+"""What stands where in a printed table, before any markup: Markdown, LaTeX and the report share it.
+
+Two lines per row: ours, and below it the paper's, so that numbers to be compared stand one under the other and the
+table fits a terminal. Intervals and differences are further lines.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from eval.tables.bootstrap import CONFIDENCE, RESAMPLES
+from eval.tables.fill import Cell, FilledRow, FilledTable, Statistic
+from eval.tables.spec import Fact, FactColumn
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the printed table before markup."""
+
+    text: str
+    marks: str = ""  # letters of footnotes
+    is_best: bool = False
+
+
+Kind = Literal["ours", "interval", "against", "paper", "difference"]
+
+
+@dataclass(frozen=True)
+class PrintedLine:
+    """One line of the printed table, and what it says of its row."""
+
+    row: FilledRow
+    kind: Kind
+    entries: list[Entry]
+
+
+def caption(table: FilledTable) -> str:
+    """Which setting the runs are of, in a sentence or two."""
+    text = table.spec.profiles[table.profile].caption
+    settings = f", with {' '.join(table.settings)}" if table.settings else ""
+    state = "" if table.has_runs else " Nothing has been run yet."
+    return f"{text[0].upper()}{text[1:]}{settings}.{state}"
+
+
+def notes(table: FilledTable) -> list[tuple[str, str]]:
+    """(mark, text) in reading order; the mark is empty for a note on the whole table."""
+    spec = table.spec
+    quoted = " (*: quoted there from prior work)" if any(row.quoted for row in spec.rows) else ""
+    best = "per method and metric" if spec.best_per == "label" else "per metric"
+    general = [
+        f"ours (n): mean ± sample standard deviation over n seeds, {spec.split} split; bold: our best {best}; paper: "
+        f"{spec.source}{quoted}.",
+        f"Scored by {spec.scored_by}.",
+    ]
+    general += [column.note for column in spec.show.values() if column.note]
+    general += _interval_notes(table)
+    general += [text for key, text in spec.notes.items() if key not in spec.marks]
+    marked = [(mark, spec.notes[key]) for key, mark in spec.marks.items()]
+    return [
+        (mark, text.format(select_by=spec.select_by, select_split=spec.select_split))
+        for mark, text in [("", text) for text in general] + marked
+    ]
+
+
+def _interval_notes(table: FilledTable) -> list[str]:
+    if not any(cell.interval for row in table.rows for cell in row.cells.values()):
+        return []
+    text = (
+        f"{CONFIDENCE:.0%} CI: where {CONFIDENCE:.0%} of {RESAMPLES} resamples of the test contexts lie (bootstrap; "
+        "the seeds as they are)"
+    )
+    if table.baseline is not None:
+        text += f"; - {table.baseline}: ours minus that row's, on the same resamples, bold where 0 lies outside"
+    return [f"{text}."]
+
+
+def header(table: FilledTable) -> list[Entry]:
+    """The names of the columns: the method, its facts, whose line it is, the metrics."""
+    return [
+        Entry("Method"),
+        *(Entry(column.label) for column in table.spec.show.values()),
+        Entry(""),
+        *(
+            Entry(f"{column.label or name} {column.arrow}", _marks(table, column.notes))
+            for name, column in table.spec.columns.items()
+        ),
+    ]
+
+
+def blocks(table: FilledTable) -> list[list[PrintedLine]]:
+    """The printed lines, in blocks of rows that are compared with each other."""
+    groups = [table.rows]
+    if table.spec.best_per == "label":
+        groups = [list(group) for _, group in groupby(table.rows, lambda row: row.spec.label)]
+    return [[line for row in group for line in _printed(table, row)] for group in groups]
+
+
+def _printed(table: FilledTable, row: FilledRow) -> list[PrintedLine]:
+    """Ours, with its intervals, if the row is run here; the paper's if it has one. The first says the row's name."""
+    cells = row.cells.values()
+    found: list[tuple[Kind, list[Entry]]] = [("ours", _ours(table, row))] if row.overrides else []
+    if any(cell.interval for cell in cells):
+        found.append(("interval", _below(table, row, f"{CONFIDENCE:.0%} CI", _interval)))
+    if any(cell.against for cell in cells):
+        found.append(("against", _below(table, row, f"- {table.baseline}", _against)))
+    if row.spec.published:
+        found.append(("paper", _published(table, row)))
+    if any(cell.difference is not None for cell in cells):
+        found.append(("difference", _below(table, row, "ours - paper", _difference)))
+    name = Entry(row.spec.label + "*" * row.spec.quoted, _marks(table, row.spec.notes))
+    names = [name, *(Entry("") for _ in found[1:])]
+    return [PrintedLine(row, kind, [name, *entries]) for name, (kind, entries) in zip(names, found, strict=False)]
+
+
+def _marks(table: FilledTable, notes: Sequence[str]) -> str:
+    return ",".join(sorted(table.spec.marks[note] for note in notes))
+
+
+def _ours(table: FilledTable, row: FilledRow) -> list[Entry]:
+    facts = [Entry(_measured(row, fact, column)) for fact, column in table.spec.show.items()]
+    scores = [
+        Entry(_score(row.cells[name].ours, column.digits), is_best=table.is_best(row, name))
+        for name, column in table.spec.columns.items()
+    ]
+    return [*facts, Entry(f"ours ({len(row.records)})" if row.records else "ours"), *scores]
+
+
+def _below(table: FilledTable, row: FilledRow, label: str, entry: Callable[[Cell, int], Entry]) -> list[Entry]:
+    """A line that adds to ours, without repeating the facts of the row."""
+    scores = [entry(row.cells[name], column.digits) for name, column in table.spec.columns.items()]
+    return [*(Entry("") for _ in table.spec.show), Entry(label), *scores]
+
+
+def _interval(cell: Cell, digits: int) -> Entry:
+    found = cell.interval
+    return Entry("-" if found is None else f"{found.low:.{digits}f}..{found.high:.{digits}f}")
+
+
+def _difference(cell: Cell, digits: int) -> Entry:
+    return Entry("-" if cell.difference is None else f"{cell.difference:+.{digits}f}")
+
+
+def _against(cell: Cell, digits: int) -> Entry:
+    found = cell.against
+    if found is None:
+        return Entry("-")
+    text = f"{found.value:+.{digits}f} ({found.low:+.{digits}f}..{found.high:+.{digits}f})"
+    return Entry(text, is_best=found.is_significant)
+
+
+def _published(table: FilledTable, row: FilledRow) -> list[Entry]:
+    published = [cell.published for cell in row.cells.values()]
+    scores = [Entry("-" if value is None else value.text) for value in published]
+    return [*(Entry(_stated(row, fact)) for fact in table.spec.show), Entry("paper"), *scores]
+
+
+def _measured(row: FilledRow, fact: Fact, column: FactColumn) -> str:
+    """What our line says about the row; its counts are those of the model that was run."""
+    if fact == "approx":
+        return row.spec.approx
+    if fact == "r":
+        return str(row.spec.r)
+    if not row.records:
+        return "-"
+    cost, digits = row.records[0].cost, column.digits
+    if fact == "parameters":  # prior work counts in 10^6, whatever the table's own unit
+        return _amount(cost.trainable_parameters, 1000 if row.spec.quoted else column.kilo, digits)
+    if fact == "model_macs":
+        share = f"{cost.model_macs_per_token / cost.base_model_macs_per_token:.{digits}%}"
+        return f"{100:.{digits}f}/{share}" if row.spec.mergeable else share
+    macs = _amount(cost.macs_per_token, column.kilo, digits)
+    merged = _amount(cost.base_macs_per_token, column.kilo, digits)
+    return f"{merged[:-1]}/{macs}" if row.spec.mergeable else macs
+
+
+def _stated(row: FilledRow, fact: Fact) -> str:
+    """What the paper's line says about the row, without repeating our line above it."""
+    stated = {"parameters": row.spec.parameters, "macs": row.spec.macs, "model_macs": ""}
+    if fact in stated:
+        return stated[fact]
+    if row.overrides:
+        return ""
+    return row.spec.approx if fact == "approx" else str(row.spec.r)
+
+
+def _amount(value: int, kilo: int, digits: int) -> str:
+    """393216 with kilo = 1024 is '0.38M'; in K where M would not leave two figures; 0 is '0'."""
+    if value == 0:
+        return "0"
+    mega = value / kilo**2
+    return f"{mega:.{digits}f}M" if mega >= 10 ** (1 - digits) else f"{value / kilo:.{digits}f}K"
+
+
+def _score(statistic: Statistic | None, digits: int) -> str:
+    """As the paper prints it: '70.2±.3', without deviation for one seed, '-' for no value."""
+    if statistic is None:
+        return "-"
+    mean = f"{statistic.mean:.{digits}f}"
+    if statistic.deviation is None:
+        return mean
+    return f"{mean}±{statistic.deviation:.{digits}f}".replace("±0.", "±.")
