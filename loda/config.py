@@ -8,7 +8,9 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, SkipValidation
 
 import loda.adapters
 import loda.approx
@@ -18,6 +20,19 @@ from loda.interfaces import AdapterConfig, ApproxConfig
 from loda.settings import Names, load, settings
 
 GROUPS = {"adapter": loda.adapters, "approx": loda.approx}
+
+
+def _read(group: str) -> BeforeValidator:
+    """Read plain data where settings are expected; other objects must have a name, as settings do."""
+
+    def read(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return from_plain(group, value)
+        if not isinstance(getattr(value, "name", None), str):
+            raise LodaError(f"{group}={value!r} is not the settings of one of {', '.join(known(group))}")
+        return value
+
+    return BeforeValidator(read)
 
 
 @settings
@@ -39,8 +54,8 @@ class LodaConfig:
         LodaError: no slice, a name that comes twice, or `joint` without an approximation.
     """
 
-    adapter: AdapterConfig
-    approx: ApproxConfig = DenseConfig()
+    adapter: Annotated[AdapterConfig, SkipValidation, _read("adapter")]
+    approx: Annotated[ApproxConfig, SkipValidation, _read("approx")] = DenseConfig()
     slices: Names = ("q", "v")
     targets: Names = ()
     joint: bool = False
@@ -72,8 +87,7 @@ class LodaConfig:
         Raises:
             LodaError: an unknown adapter, approximation, setting or value.
         """
-        parts = {group: from_plain(group, data[group]) for group in GROUPS if group in data}
-        return cls(**{**data, **parts})
+        return load(cls, data)
 
 
 def known(group: str) -> dict[str, type[Any]]:

@@ -4,8 +4,8 @@
     python -m scripts table table1 --profile paper --insist
 
 The runs go one after another, or several at a time with `--processes`; each does only what is missing, so the command
-can be repeated until the table is complete. A failing run is recorded and the others continue. The paper's settings want
-a GPU: without one the command says what they would cost and stops, unless `--insist` is given.
+can be repeated until the table is complete. A failing run is recorded and the others continue. The paper's settings
+want a GPU: without one the command says what they would cost and stops, unless `--insist` is given.
 """
 
 import argparse
@@ -26,14 +26,15 @@ from tqdm import tqdm
 
 from eval.pipeline import complete, find_records, record_failure
 from eval.results import headline
-from eval.tables.fill import Job, build, jobs
+from eval.tables.fill import build
 from eval.tables.render import FORMATS, write
+from eval.tables.runs import TableRun, table_runs
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
-from loda.lab.config import Experiment
 from loda.lab.interrupt import listening
 from loda.lab.lock import HeldError
 from loda.lab.progress import progress_bar, screen
+from loda.lab.run import Run
 
 # For the estimate only: a training step costs 4 FLOP per parameter and token (forward, and backward through frozen
 # weights), 6 where all weights are trained; mean tokens of an example on E2E 73 and on DART's dev split 111 after
@@ -51,7 +52,7 @@ class Outcome:
     held: bool = False
 
 
-def attempt(job: Job, wait_for_it: bool) -> Outcome:
+def attempt(job: TableRun, wait_for_it: bool) -> Outcome:
     """Run one job. A failure is recorded in its folder and must not lose the others."""
     try:
         records = [record for run in job.runs for record in complete(run, wait_for_it)]
@@ -64,7 +65,7 @@ def attempt(job: Job, wait_for_it: bool) -> Outcome:
     return Outcome(True, "; ".join(map(headline, records)))
 
 
-def run_in_turn(todo: Sequence[Job]) -> list[str]:
+def run_in_turn(todo: Sequence[TableRun]) -> list[str]:
     """Run all jobs; returns the labels of those that failed. A run that another process has comes last."""
     failed, waiting = list[str](), deque((number, job, False) for number, job in enumerate(todo, start=1))
     while waiting:
@@ -79,7 +80,7 @@ def run_in_turn(todo: Sequence[Job]) -> list[str]:
     return failed
 
 
-def run_together(todo: Sequence[Job], processes: int) -> list[str]:
+def run_together(todo: Sequence[TableRun], processes: int) -> list[str]:
     """Run all jobs, `processes` at a time: one bar counts the runs, each worker has the bars of its own below it."""
     context = get_context("spawn")
     lines, lock = context.SimpleQueue(), context.RLock()
@@ -88,7 +89,7 @@ def run_together(todo: Sequence[Job], processes: int) -> list[str]:
     tqdm.set_lock(lock)
     workers = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(lock, lines))
     waiting = deque((number, job, False) for number, job in enumerate(todo, start=1))
-    running, failed = dict[Future[Outcome], tuple[int, Job]](), list[str]()
+    running, failed = dict[Future[Outcome], tuple[int, TableRun]](), list[str]()
     with _stopped_together(workers), progress_bar("runs", len(todo), "run") as bar:
         while waiting or running:
             while waiting and len(running) < processes:
@@ -128,7 +129,7 @@ def _start_worker(lock: Any, lines: Any) -> None:
     screen.update(position=lines.get(), leave=False, disable=None)  # None: only on a terminal
 
 
-def _work(job: Job, label: str, wait_for_it: bool) -> Outcome:
+def _work(job: TableRun, label: str, wait_for_it: bool) -> Outcome:
     screen["label"] = label
     return attempt(job, wait_for_it)
 
@@ -139,21 +140,26 @@ def _outcome(future: "Future[Outcome]") -> Outcome:
     return future.result()
 
 
-def estimate(todo: Sequence[Job]) -> str:
+def estimate(todo: Sequence[TableRun]) -> str:
     """What training these runs would cost, from operation counts."""
     experiments = [job.runs[0].experiment for job in todo]
     if unknown := {experiment.model.name for experiment in experiments if experiment.model.parameters is None}:
         return f"{len(todo)} runs at an unknown cost, because {', '.join(unknown)} has no model.parameters"
-    flops = sum(
-        _flops(experiment, job.runs[0].checkpoints[-1].step) for experiment, job in zip(experiments, todo, strict=True)
-    )
+    flops = sum(_flops(job.runs[0]) for job in todo)
     hours = (f"{flops / speed / 3600:,.0f} hours on {name}" for name, speed in SUSTAINED_FLOPS.items())
     return f"{len(todo)} runs, roughly {' or '.join(hours)} (estimated from operation counts, not measured)"
 
 
-def _flops(experiment: Experiment, steps: int) -> float:
-    dataset = experiment.dataset
-    tokens = steps * experiment.optim.batch_size * TOKENS_PER_EXAMPLE.get(dataset.name, dataset.max_length)
+def _flops(run: Run) -> float:
+    """Of a training; 0 without one."""
+    experiment, dataset = run.experiment, run.experiment.dataset
+    tokens = (
+        run.checkpoints[-1].step
+        * experiment.optim.batch_size
+        * TOKENS_PER_EXAMPLE.get(dataset.name, dataset.max_length)
+    )
+    if not experiment.trains:
+        return 0.0
     per_parameter = 6.0 if experiment.method.adapter.name == "finetune" else 4.0
     return per_parameter * (experiment.model.parameters or 0) * tokens
 
@@ -169,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.processes < 1:
         raise LodaError(f"--processes {options.processes} must be at least 1")
     with listening():
-        every = jobs(options.table, options.profile, options.settings)
+        every = table_runs(options.table, options.profile, options.settings)
         todo = [job for job in every if any(find_records(run) is None for run in job.runs)]
         if todo and options.profile == "paper" and not (options.insist or torch.cuda.is_available()):
             given = f" ARGS={shlex.quote(' '.join(options.settings))}" if options.settings else ""

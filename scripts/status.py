@@ -17,7 +17,7 @@ from statistics import fmean
 
 from eval.pipeline import find_records
 from eval.results import Record, headline
-from eval.tables.fill import Job, jobs
+from eval.tables.runs import TableRun, table_runs
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
 from loda.lab.config import Experiment
@@ -72,7 +72,7 @@ def status_of_folder(outputs: Outputs, path: Path) -> Status:
         return Status(path.name, "stopped", f"cannot be judged: {error}")
 
 
-def status_of_job(job: Job) -> Status:
+def status_of_job(job: TableRun) -> Status:
     """Look at a run of a table."""
     path = job.runs[0].path
     return status(path, job.runs) if path.exists() else Status(path.name, "missing")
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.table is None:
         found = [status_of_folder(outputs, path) for path in sorted(outputs.runs.glob("*")) if path.is_dir()]
     else:
-        listed = jobs(options.table, options.profile, [*options.settings, f"outputs={outputs.root}"])
+        listed = table_runs(options.table, options.profile, [*options.settings, f"outputs={outputs.root}"])
         found = [status_of_job(job) for job in listed]
     print(render(found))
     return 0

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from loda.costs import Cost
 from safetensors.numpy import save_file
 
 from eval.decode.stage import read_texts
 from eval.model_card import write_card
 from eval.results import SCORES, STATISTICS, Record, read_record
 from eval.score import DEFAULT_METRICS, make_corpus, metrics_fingerprint, score_with_statistics
+from loda.costs import Cost
 from loda.lab.config import DatasetConfig
 from loda.lab.data import Instance
 from loda.lab.provenance import provenance

@@ -20,6 +20,7 @@ from loda.errors import LodaError
 from loda.settings import Names, load, settings
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
+Split = Literal["train", "valid", "test", "test_seen", "test_unseen"]
 METHOD = ("adapter", "approx", "slices", "targets", "joint")
 FileName = Annotated[
     str, Field(pattern=r"^[\w-][\w.-]{0,63}$", description="at most 64 letters, digits, _, - and ., not . first")
@@ -95,12 +96,12 @@ class OptimConfig:
         checkpoint_epochs: epochs that are kept and scored beside the last one, where the run reaches them.
     """
 
+    correct_bias: bool
     lr: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
     eps: float = Field(gt=0)
-    correct_bias: bool
     warmup_steps: int = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
     batch_size: int = Field(ge=1)
@@ -184,11 +185,11 @@ class DecodeConfig:
     """
 
     prompt: PromptConfig
-    split: Literal["train", "valid", "test", "test_seen", "test_unseen"]
+    split: Split
+    length_penalty: float
     num_beams: int = Field(ge=1)
     max_new_tokens: int = Field(ge=1)
     min_length: int = Field(ge=0)
-    length_penalty: float
     no_repeat_ngram_size: int = Field(ge=0)
     stop: Names = Field(min_length=1)
     batch_size: int = Field(ge=1)
@@ -224,8 +225,8 @@ class Experiment:
     trainer: TrainerConfig
     decode: DecodeConfig
     logger: LoggerConfig
-    seed: int = Field(ge=0, lt=2**32)
     outputs: str
+    seed: int = Field(ge=0, lt=2**32)
 
     @property
     def trains(self) -> bool:

@@ -18,8 +18,8 @@ from loda.lab.training.train import train
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Without dropout, whose noise each process draws for itself; 6 batches of 4 examples make 3 updates.
 RUN = ["model=toy", "dataset=toy", "adapter=loda_plus", "adapter.dropout=0", "trainer.device=cpu",
-       "trainer.max_steps=6", "trainer.log_every=1", "optim=toy", "optim.gradient_accumulation_steps=2", "optim.warmup_steps=2",
-       "decode.num_beams=1", "decode.max_new_tokens=4"]  # fmt: skip
+       "trainer.max_steps=6", "trainer.log_every=1", "optim=toy", "optim.gradient_accumulation_steps=2",
+       "optim.warmup_steps=2", "decode.num_beams=1", "decode.max_new_tokens=4"]  # fmt: skip
 
 
 def start(*command: str, **environment: str) -> subprocess.CompletedProcess:

@@ -17,8 +17,9 @@ from loda.lab.lock import lock_run
 from loda.lab.run import Run
 from loda.lab.training.metrics_logger import MetricsLogger
 
-SHORT = ["model=toy", "dataset=toy", "adapter=lora", "approx=rank38", "optim=toy", "trainer=toy", "trainer.max_steps=2", "decode.num_beams=1",
-         "decode.max_new_tokens=4", "dataset.metrics=[bleu]", "seed=0"]  # fmt: skip
+SHORT = ["model=toy", "dataset=toy", "adapter=lora", "approx=rank38", "optim=toy", "trainer=toy",
+         "trainer.max_steps=2", "decode.num_beams=1",
+                 "decode.max_new_tokens=4", "dataset.metrics=[bleu]", "seed=0"]  # fmt: skip
 
 
 class Disk:
@@ -40,7 +41,7 @@ def test_what_cannot_be_written_leaves_what_was_there(reason, tmp_path, monkeypa
     monkeypatch.setattr(loda.atomic.os, "fsync", Disk(0, reason).fsync)
     with pytest.raises(LodaError, match=f"could not write .*a.txt: {os.strerror(reason)}"):
         write_text(tmp_path / "a.txt", "new")
-    with pytest.raises(LodaError, match="could not write .*other"):
+    with pytest.raises(LodaError, match=r"could not write .*other"):
         write_folder(tmp_path / "other", lambda folder: (folder / "b").write_text("new"))
     assert {path.name for path in tmp_path.rglob("*")} == {"a.txt", "folder", "b"}
     assert (tmp_path / "a.txt").read_text() == "old"
@@ -51,7 +52,7 @@ def test_a_run_on_a_full_disk_says_so_and_resumes_after_space_is_made(room, tmp_
     experiment = compose([*SHORT, f"outputs={tmp_path / 'outputs'}"])
     with monkeypatch.context() as patch:
         patch.setattr(loda.atomic.os, "fsync", Disk(room, errno.ENOSPC).fsync)
-        with pytest.raises(LodaError, match="could not write .*: No space left on device"):
+        with pytest.raises(LodaError, match=r"could not write .*: No space left on device"):
             run_experiment(experiment)
     assert not list(tmp_path.rglob(".*"))
     (record,) = run_experiment(experiment)
@@ -66,7 +67,7 @@ def test_a_real_disk_of_64_kilobytes(tmp_path):
     try:
         write_text(small / "a.txt", "old")
         for content in ("x" * 10**6, "y" * 10**5):
-            with pytest.raises(LodaError, match="could not write .*a.txt: No space left on device"):
+            with pytest.raises(LodaError, match=r"could not write .*a.txt: No space left on device"):
                 write_text(small / "a.txt", content)
         assert [path.read_text() for path in small.iterdir()] == ["old"]
     finally:
@@ -78,15 +79,15 @@ def test_metrics_on_a_full_disk(tmp_path):
         pytest.skip("this system has no /dev/full")
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     logger = MetricsLogger.open(tmp_path / "metrics.jsonl", LoggerConfig(), "run", {}, resume=False)
-    with pytest.raises(LodaError, match="could not write .*metrics.jsonl: No space left"):
+    with pytest.raises(LodaError, match=r"could not write .*metrics.jsonl: No space left"):
         logger.log(1, loss=1.0)
 
 
 def test_a_place_that_is_no_folder_is_named(tmp_path):
     (tmp_path / "outputs").write_text("")
-    with pytest.raises(LodaError, match="could not write"):
+    with pytest.raises(LodaError, match=r"could not write"):
         run_experiment(compose([*SHORT, f"outputs={tmp_path / 'outputs'}"]))
-    with pytest.raises(LodaError, match="could not write"), lock_run(tmp_path / "outputs" / "x", wait=False):
+    with pytest.raises(LodaError, match=r"could not write"), lock_run(tmp_path / "outputs" / "x", wait=False):
         pass
 
 

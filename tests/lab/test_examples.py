@@ -100,7 +100,7 @@ def test_the_schedule_warms_up_from_zero_and_ends_at_zero():
     assert factor(250) == 0.5
     assert factor(500) == 1
     assert factor(26_290) == 0
-    # the schedule covers the whole run: half-way through ten epochs the rate is about half the peak (protocol document, 5)
+    # the schedule covers the whole run: half-way through ten epochs the rate is about half the peak (docs/protocol.md)
     assert linear_schedule(500, 52_580)(26_290) == pytest.approx(0.505, abs=0.001)
 
 

@@ -36,8 +36,9 @@ EXPERIMENT = compose(["model=toy", "dataset=toy", "trainer.device=cpu", "trainer
                       "trainer.state_interval_minutes=0"])  # fmt: skip
 OPTIM, TRAINER = EXPERIMENT.optim, EXPERIMENT.trainer
 EXAMPLES = [Example(list(range(7 + i, 15 + 3 * i)), 3 + i % 4) for i in range(10)]
-SHORT = ["model=toy", "dataset=toy", "adapter=lora", "optim=toy", "trainer=toy", "trainer.max_steps=6", "decode.num_beams=1", "seed=0",
-         "decode.max_new_tokens=4", "dataset.metrics=[bleu]", "decode.batch_size=8"]  # fmt: skip
+SHORT = ["model=toy", "dataset=toy", "adapter=lora", "optim=toy", "trainer=toy", "trainer.max_steps=6",
+         "decode.num_beams=1", "seed=0",
+                 "decode.max_new_tokens=4", "dataset.metrics=[bleu]", "decode.batch_size=8"]  # fmt: skip
 
 
 class Stopped(Exception):
