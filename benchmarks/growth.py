@@ -13,13 +13,12 @@ from torch import nn
 import loda
 from benchmarks.decoding import adapted_model, search
 from benchmarks.inference import one_layer, plain_and_optimized, projection, repeated
-from benchmarks.timing import Row as TableRow
-from benchmarks.timing import Step, take_turns
+from benchmarks.timing import Row, Step, take_turns
 from benchmarks.train_step import SMOOTHING, pad_to_512, reference_loss
 from benchmarks.workload import SHAPES, VOCABULARY, build_model, prompts
 from eval.figures.style import BLUE, ORANGE, VERMILLION, figure, save, styled
 from loda.adapters import LoDA, LoDAPlus, LoRA
-from loda.lab.training.examples import Row, collate
+from loda.lab.training.examples import Example, collate
 from loda.lab.training.loss import target_loss
 
 LENGTHS, BATCHES = (32, 64, 128, 256, 512), (1, 2, 4, 8)
@@ -32,7 +31,7 @@ Panel = tuple[str, str, pandas.DataFrame]
 """Labels of x and y, and the points: a column for each line."""
 
 
-def run(options: argparse.Namespace) -> list[TableRow]:
+def run(options: argparse.Namespace) -> list[Row]:
     """The first and the last time of each line; writes growth.png and growth.pdf."""
     shape, width = options.model or "gpt2_mini", SHAPES[options.model or "gpt2_medium"][1]
     measure = partial(_measure, options.repeats or 3)
@@ -58,7 +57,7 @@ def _training(shape: str, device: str, measure: Measure) -> Iterator[Panel]:
     model = loda.inject(build_model(shape, device), loda.LodaConfig(LoDAPlus(dropout=0.1))).train()
 
     def steps(place: int, rows: int, length: int) -> dict[Place, Step]:
-        made = [Row(torch.randint(VOCABULARY, (length,)).tolist(), length // 2) for _ in range(rows)]
+        made = [Example(torch.randint(VOCABULARY, (length,)).tolist(), length // 2) for _ in range(rows)]
 
         def step(loss: Callable[..., torch.Tensor], batch: object) -> None:
             loss(model, batch, SMOOTHING).backward()

@@ -16,6 +16,7 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -26,15 +27,14 @@ from torch.nn import functional as F
 from transformers import GPT2LMHeadModel, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 import loda
-from benchmarks.timing import Row as TableRow
-from benchmarks.timing import Step, compare, take_turns
-from benchmarks.workload import build_model, training_rows
+from benchmarks.timing import Row, Step, compare, take_turns
+from benchmarks.workload import build_model, training_examples
 from loda.adapters import LoDAPlus, LoRA
 from loda.lab.config import compose
-from loda.lab.training.examples import Batch, Row, collate
+from loda.lab.training.examples import Batch, Example, collate
 from loda.lab.training.loss import target_loss
 from loda.lab.training.optimizer import ReferenceAdamW
-from loda.lab.training.packing import make_fast, pack
+from loda.lab.training.packing import pack, packed
 
 BATCH_SIZE = 8
 SMOOTHING = 0.1
@@ -43,26 +43,28 @@ REFERENCES = ("reference", "reference_sdpa")
 VARIANTS = (*REFERENCES, "hf_peft", "padded", "packed", "loda_plus", "compiled")
 
 
-def run(options: argparse.Namespace) -> list[TableRow]:
+def run(options: argparse.Namespace) -> list[Row]:
     """Seconds of a step; the losses of the first batch before training are equal, except hf_peft's, which has none."""
     base = build_model(options.model or "gpt2_small", options.device)
-    rows = training_rows(BATCH_SIZE * options.batches)
-    batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
+    examples = training_examples(BATCH_SIZE * options.batches)
+    batches = [examples[start : start + BATCH_SIZE] for start in range(0, len(examples), BATCH_SIZE)]
     steps: dict[str, Step] = {}
     losses: dict[str, float] = {}
-    for name in options.variants or VARIANTS[:-1]:
-        # A model of its own for each variant, over the same tensors.
-        model = copy.deepcopy(base, {id(p): p for p in base.parameters()})
-        if name == "hf_peft":
-            steps[name] = _hugging_face(model, batches, options)
-        else:
-            steps[name], losses[name] = _variant(name, model, batches[: 1 if name in REFERENCES else None], options)
-    take_turns({name: step for name, step in steps.items() if name not in REFERENCES}, repeats=0)
-    timings = take_turns(steps, options.repeats or 2, warm_up=0)
+    with ExitStack() as stack:
+        for name in options.variants or VARIANTS[:-1]:
+            # A model of its own for each variant, over the same tensors.
+            model = copy.deepcopy(base, {id(p): p for p in base.parameters()})
+            if name == "hf_peft":
+                steps[name] = _hugging_face(model, batches, options)
+            else:
+                own = batches[:1] if name in REFERENCES else batches
+                steps[name], losses[name] = _variant(name, model, own, options, stack)
+        take_turns({name: step for name, step in steps.items() if name not in REFERENCES}, repeats=0)
+        timings = take_turns(steps, options.repeats or 2, warm_up=0)
+        peaks = {name: _peak(step) for name, step in steps.items()} if options.device == "cuda" else {}
     for name, timing in timings.items():
         timing.seconds = [s / (1 if name in REFERENCES else len(batches)) for s in timing.seconds]
     baseline = "packed" if "packed" in timings else next(iter(timings))
-    peaks = {name: _peak(step) for name, step in steps.items()} if options.device == "cuda" else {}
     return [
         row | {"loss": losses.get(row["name"])} | ({"peak GiB": peaks[row["name"]]} if peaks else {})
         for row in compare(timings, baseline)
@@ -70,15 +72,19 @@ def run(options: argparse.Namespace) -> list[TableRow]:
 
 
 def _variant(
-    name: str, model: GPT2LMHeadModel, batches: Sequence[list[Row]], options: argparse.Namespace
+    name: str,
+    model: GPT2LMHeadModel,
+    batches: Sequence[list[Example]],
+    options: argparse.Namespace,
+    stack: ExitStack,
 ) -> tuple[Step, float]:
-    """A training step over the batches, and the loss of the first."""
+    """A training step over the batches, and the loss of the first; `stack` ends the packing of the model."""
     if name == "reference":
         model.set_attn_implementation("eager")
     adapter = LoDAPlus if name == "loda_plus" else LoRA
     adapted = loda.inject(model, loda.LodaConfig(adapter(r=4, alpha=32, dropout=0.1)))
     if name in ("packed", "loda_plus", "compiled"):
-        make_fast(adapted)
+        stack.enter_context(packed(adapted))
     if name == "compiled":
         adapted.base_model.compile(dynamic=True)
     loss = reference_loss if name in REFERENCES else target_loss
@@ -101,8 +107,8 @@ def _variant(
     return step, first
 
 
-def pad_to_512(rows: list[Row]) -> Batch:
-    batch = collate(rows)
+def pad_to_512(examples: list[Example]) -> Batch:
+    batch = collate(examples)
     missing = PADDED_LENGTH - batch.inputs.shape[1]
     inputs, targets, mask = (F.pad(part, (0, missing)) for part in (batch.inputs, batch.targets, batch.mask))
     return Batch(inputs, targets, mask)
@@ -117,7 +123,7 @@ def reference_loss(model: PreTrainedModel, batch: Batch, smoothing: float) -> Te
     return loss
 
 
-def _hugging_face(model: GPT2LMHeadModel, batches: Sequence[list[Row]], options: argparse.Namespace) -> Step:
+def _hugging_face(model: GPT2LMHeadModel, batches: Sequence[list[Example]], options: argparse.Namespace) -> Step:
     """Trainer.train() over the batches; the Trainer measures its own time, without its preparations."""
     lora = LoraConfig(
         r=4, lora_alpha=32, lora_dropout=0.1, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"
@@ -140,7 +146,7 @@ def _hugging_face(model: GPT2LMHeadModel, batches: Sequence[list[Row]], options:
     trainer = Trainer(
         model=get_peft_model(model, lora),
         args=arguments,
-        train_dataset=[row for batch in batches for row in batch],
+        train_dataset=[example for batch in batches for example in batch],
         data_collator=_pad_to_longest,
     )
     trainer.remove_callback(PrinterCallback)
@@ -151,10 +157,10 @@ def _hugging_face(model: GPT2LMHeadModel, batches: Sequence[list[Row]], options:
     return step
 
 
-def _pad_to_longest(rows: list[Row]) -> dict[str, Tensor]:
+def _pad_to_longest(examples: list[Example]) -> dict[str, Tensor]:
     """Dynamic padding as DataCollatorForSeq2Seq does it: labels of context and padding are -100."""
-    batch = collate(rows)
-    real = torch.arange(batch.inputs.shape[1]) < torch.tensor([[len(row.ids)] for row in rows])
+    batch = collate(examples)
+    real = torch.arange(batch.inputs.shape[1]) < torch.tensor([[len(example.ids)] for example in examples])
     labels = torch.full_like(batch.inputs, -100)
     labels[:, 1:] = batch.targets.masked_fill(~batch.mask, -100)[:, :-1]
     return {"input_ids": batch.inputs, "attention_mask": real.long(), "labels": labels}

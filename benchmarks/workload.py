@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from loda.lab.base.files import SHIPPED
 from loda.lab.data import load
-from loda.lab.training.examples import Row
+from loda.lab.training.examples import Example
 
 VOCABULARY = 50257
 END = 50256
@@ -43,19 +43,19 @@ def reference_data() -> Path | None:
     return folder if (folder / "e2e").is_dir() and (folder / "gpt2_tokenizer").is_dir() else None
 
 
-def training_rows(count: int) -> list[Row]:
-    """Rows of E2E's training set in random order, or made ones of like lengths: 26 and 27 tokens on average."""
+def training_examples(count: int) -> list[Example]:
+    """Examples of E2E's training set in random order, or made ones of like lengths: 26 and 27 tokens on average."""
     generator = random.Random(0)
     data = reference_data()
     if data is None:
         lengths = [(_length(generator, 26, 6), _length(generator, 27, 9)) for _ in range(count)]
-        return [Row(_random_ids(generator, given + told, VOCABULARY), given) for given, told in lengths]
+        return [Example(_random_ids(generator, given + told, VOCABULARY), given) for given, told in lengths]
     tokenizer = Tokenizer.from_file(str(data / "gpt2_tokenizer" / "tokenizer.json"))
-    rows = []
+    examples = []
     for instance in generator.sample(load("e2e", "train", data / "e2e"), count):
         context = [*tokenizer.encode(instance.context).ids, END]
-        rows.append(Row([*context, *tokenizer.encode(f" {instance.references[0]}").ids, END], len(context)))
-    return rows
+        examples.append(Example([*context, *tokenizer.encode(f" {instance.references[0]}").ids, END], len(context)))
+    return examples
 
 
 def prompts(count: int, shape: str) -> list[list[int]]:
