@@ -50,6 +50,10 @@ def test_dart_runs_with_the_data(tmp_path):
     assert (tmp_path / "scoring_dart.json").exists()
 
 
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(LodaError, match="fast is not a benchmark; there are train_step"):
-        benchmarks.main(["fast"])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["fast"], "fast is not a benchmark; there are train_step"), (["--model", "toy"], "name decoding")],
+)
+def test_mistakes_are_refused_with_a_sentence(arguments, sentence):
+    with pytest.raises(LodaError, match=sentence):
+        benchmarks.main(arguments)
