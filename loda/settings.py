@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from loda.errors import LodaError
 
@@ -80,14 +81,14 @@ def _sentence(cls: type, error: ValidationError, where: str = "") -> str:
         return f"{name} is not a setting; there are {', '.join(fields) or 'none'}"
     if first["type"] in ("missing", "missing_argument"):
         return f"{name} has no value; give it as {name}=VALUE"
-    description = getattr(getattr(fields.get(path[-1]) if path else None, "default", None), "description", None)
+    field = fields.get(path[-1]) if path else None
     rule = first["msg"][0].lower() + first["msg"][1:]
-    return f"{name}={first['input']!r}: {rule}" + (f" ({description})" if description else "")
+    return f"{name}={first['input']!r}: {rule}" + (f" ({field.description})" if field and field.description else "")
 
 
-def _fields(cls: Any, path: list[str]) -> dict[str, dataclasses.Field[Any]]:
+def _fields(cls: Any, path: list[str]) -> dict[str, FieldInfo]:
     """The fields of the settings class that `path` leads to from `cls`."""
-    fields = {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
+    fields: dict[str, FieldInfo] = getattr(cls, "__pydantic_fields__", {})
     if not path:
         return fields
-    return _fields(fields[path[0]].type if path[0] in fields else None, path[1:])
+    return _fields(fields[path[0]].annotation if path[0] in fields else None, path[1:])

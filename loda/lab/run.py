@@ -72,12 +72,11 @@ class Run:
 
     def approximation(self) -> Stage | None:
         """The approximated projections, shared by all runs on the same base; None for dense ones."""
-        method = self.experiment.method.to_dict()
-        if method["approx"]["name"] == "dense":
+        method = self.experiment.method
+        if method.approx.name == "dense":
             return None
-        what = {name: method[name] for name in ("approx", "targets", "joint")}
-        key = digest([RESULTS_VERSION, self.base_key, what])
-        name = f"{self.experiment.model.name}-{method['approx']['name']}-{key}"
+        key = digest([RESULTS_VERSION, self.base_key, to_plain(method.approx), method.targets, method.joint])
+        name = f"{self.experiment.model.name}-{method.approx.name}-{key}"
         return Stage(self.root, f"approximations/{name}", "approximation")
 
     def state(self, step: int) -> Stage:

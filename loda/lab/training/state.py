@@ -159,14 +159,14 @@ def _steps(run: Run) -> list[int]:
 
 def _length_and_hash(path: Path) -> tuple[int, str]:
     if not path.exists():
-        return 0, ""
+        return 0, hashlib.sha256().hexdigest()
     with wrap_os_errors(path):
         flush(path)  # or a power cut could leave a state whose metrics.jsonl is shorter than it says
     return path.stat().st_size, sha256(path)
 
 
 def _cut(path: Path, length: int, expected: str, states: Path) -> None:
-    if not length:
+    if not length and not path.exists():
         return
     try:
         with path.open("r+b") as file:
