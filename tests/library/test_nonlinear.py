@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.adapters.nonlinear import OPERATIONS, StackConfig
-from loda.config import part_name
 from loda.errors import LodaError
 
 Vector = list[float]
@@ -145,7 +144,7 @@ def test_the_image_of_loda_is_a_subspace_and_that_of_loda_plus_is_not():
     assert torch.linalg.matrix_rank(filled(LoDAPlus(), 16, 16)(x)) > 4
 
 
-@pytest.mark.parametrize("config", [LoDA(), LoDAPlus()], ids=part_name)
+@pytest.mark.parametrize("config", [LoDA(), LoDAPlus()], ids=repr)
 def test_the_map_is_not_linear(config):
     adapter = filled(config, 16, 16)
     x, y = torch.randn(2, 16, dtype=torch.float64)
@@ -171,11 +170,12 @@ def test_an_order_that_is_none_is_refused(order):
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({"r": 0}, "r=0 must be at least 1"),
-        ({"alpha": 0}, "alpha=0 must be positive"),
-        ({"dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
-        ({"dropout": -0.1}, r"dropout=-0.1 must lie in \[0, 1\)"),
-        ({"init": "zeros"}, "init='zeros' is not one of independent, reference"),
+        ({"r": 0}, r"r=0: input should be greater than or equal to 1 \(the paper uses r=4\)"),
+        ({"alpha": 0}, "alpha=0: input should be greater than 0"),
+        ({"alpha": float("inf")}, "alpha=inf: input should be a finite number"),
+        ({"dropout": 1.0}, "dropout=1.0: input should be less than 1"),
+        ({"dropout": -0.1}, "dropout=-0.1: input should be greater than or equal to 0"),
+        ({"init": "zeros"}, "init='zeros': input should be 'independent' or 'reference'"),
         ({"r": 1}, "r=1 .* LayerNorm of a single number is zero"),
         ({"f1": StackConfig(order="norm-activation")}, "f1.order='norm-activation' has no linear"),
         ({"f2": StackConfig(order="linear")}, "f2.order='linear' has a linear operation"),
