@@ -89,6 +89,8 @@ def test_an_unknown_part_is_refused_with_those_there_are(group, name):
         ({"name": "lora", "r": "4"}, "adapter.r='4': input should be a valid integer"),
         ({"name": "lora", "r": 4.5}, "adapter.r=4.5: input should be a valid integer"),
         ({"name": "lora", "r": True}, "adapter.r=True: input should be a valid integer"),
+        ({"name": "houlsby", "r": 0}, "adapter.r=0: input should be greater than or equal to 1"),
+        ({"name": "prefix", "hidden": 0}, "adapter.hidden=0: .* greater than or equal to 1 .Li & Liang use 512"),
         ({"name": "lora", "alpha": None}, "adapter.alpha=None: input should be a valid number"),
         ({"name": "loda", "f1": 3}, "adapter.f1=3: input should be an object"),
         ({"name": "loda", "f1": {"order": 1}}, "adapter.f1.order=1: input should be a valid string"),

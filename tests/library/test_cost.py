@@ -139,12 +139,6 @@ def test_the_macs_of_the_whole_model_are_those_that_run(adapter, approx):
     assert found.base_model_macs_per_token == 2 * 12 * 32**2 + 64 * 32
 
 
-def test_the_base_costs_what_its_projections_cost(medium):
-    found = cost(medium, NoAdapter())
-    assert (found.trainable_parameters, found.macs_per_token) == (0, BASE_MACS)
-    assert found.macs_per_token == found.base_macs_per_token == found.merged_macs_per_token
-
-
 @pytest.mark.parametrize("r", [2, 16, 256])
 def test_parameters_for_bottlenecks_of_table_3(medium, r):
     # Section 3.1: 2rdL for LoRA and 2(rd + r^2)L for the proposed methods, L = 48 adapted matrices.

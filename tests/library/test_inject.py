@@ -9,7 +9,7 @@ from transformers import GPT2Model
 from transformers.pytorch_utils import Conv1D
 
 import loda
-from loda.adapters import FineTuning, LoDA, LoDAPlus, LoRA, NoAdapter
+from loda.adapters import FineTuning, LoDA, LoDAPlus, LoRA
 from loda.approx import Dense, LowRank, Sparse
 from loda.checkpoint import fingerprint
 from loda.errors import LodaError
@@ -68,14 +68,6 @@ def test_settings_that_do_not_fit_are_refused(config, rule):
     model = partly_frozen()
     with untouched(model), pytest.raises(LodaError, match=rule):
         loda.inject(model, config)
-
-
-def test_what_is_no_transformer_is_refused_by_name():
-    model = nn.Sequential(nn.Linear(4, 4))
-    before = state(model)
-    with pytest.raises(LodaError, match=r"architecture 'Sequential' is not supported; known are gpt2"):
-        loda.inject(model, loda.LodaConfig(LoRA()))
-    assert same_state(before, state(model))
 
 
 @pytest.mark.parametrize("approx", SMALL, ids=repr)
@@ -190,6 +182,8 @@ def test_inject_hashes_nothing(adapter, monkeypatch):
 def test_merge_keeps_the_function_or_refuses_and_touches_nothing(adapter, approx):
     model = perturb(loda.inject(partly_frozen(), loda.LodaConfig(adapter, approx)))
     outputs = logits(model)
+    linear = adapter.name in ("lora", "full_rank", "finetune", "finetune_top2", "none")
+    assert is_mergeable(model) == (linear and approx == Dense())
     if is_mergeable(model):
         before = {name: p.requires_grad for name, p in partly_frozen().named_parameters()}
         assert loda.merge(model) is model
@@ -199,22 +193,6 @@ def test_merge_keeps_the_function_or_refuses_and_touches_nothing(adapter, approx
     else:
         with untouched(model), pytest.raises(LodaError, match="cannot be merged"):
             loda.merge(model)
-
-
-@pytest.mark.parametrize(
-    ("adapter", "approx", "expected"),
-    [
-        ("lora", Dense(), True),
-        ("full_rank", Dense(), True),
-        ("loda", Dense(), False),
-        ("loda_plus", Dense(), False),
-        ("lora", LowRank(rank=8), False),
-        ("lora", Sparse(), False),
-    ],
-)
-def test_only_linear_adapters_on_the_dense_weight_merge(adapter, approx, expected):
-    model = loda.inject(tiny_gpt2(), loda.LodaConfig(ADAPTERS[adapter], approx))
-    assert is_mergeable(model) == expected
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full_rank"])
@@ -245,12 +223,6 @@ def test_a_model_without_adapters_is_refused(call):
     model = partly_frozen()
     with untouched(model), pytest.raises(LodaError, match="holds no adapters"):
         call(model)
-
-
-def test_trainable_parameters_are_those_that_require_gradients():
-    model = loda.inject(tiny_gpt2(), loda.LodaConfig(LoDA(), LowRank(rank=8)))
-    assert set(loda.trainable_parameters(model)) == {n for n, p in model.named_parameters() if p.requires_grad}
-    assert not loda.trainable_parameters(loda.inject(tiny_gpt2(), loda.LodaConfig(NoAdapter())))
 
 
 def test_the_approximation_is_of_the_dtype_of_the_base():

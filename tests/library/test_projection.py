@@ -52,13 +52,6 @@ def test_dropout_acts_on_the_adapters_alone():
     assert torch.equal(k.of(adapted(x)), k.of(adapted.base(x)))
 
 
-def test_dropout_keeps_the_expected_update():
-    adapted, x = projection(dropout=0.3).double(), torch.randn(D, dtype=torch.float64)
-    kept = deltas(adapted.eval(), x)["q"]
-    mean = deltas(adapted.train(), x.expand(40_000, D))["q"].mean(0)
-    torch.testing.assert_close(mean, kept, rtol=0, atol=0.03 * kept.norm().item())
-
-
 def test_each_layer_has_a_mask_of_its_own():
     model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA(dropout=0.5)))).train()
     torch.manual_seed(0)
