@@ -63,25 +63,8 @@ def save_pretrained(
     if with_approximation and config.approx.name != "dense":
         bases = {name: projection.base for name, projection in projections(model).items()}
         tensors[APPROXIMATION_FILE] = state_dict(bases)
-    found = base_fingerprint or fingerprint(model)
-
-    def fill(folder: Path) -> None:
-        for name, named in tensors.items():
-            save_tensors(named, folder / name)
-        content = {**config.to_dict(), "base_fingerprint": found, "files": hash_files(folder)}
-        write_manifest(folder / CONFIG_FILE, content)
-
-    folder = Path(path)
-    staging = folder / _STAGING
-    discard_folder(staging)
-    write_folder(staging, fill)
-    with wrap_os_errors(folder):
-        for name in (*tensors, CONFIG_FILE):
-            (staging / name).replace(folder / name)
-        for name in {TENSOR_FILE, APPROXIMATION_FILE} - set(tensors):
-            (folder / name).unlink(missing_ok=True)
-        staging.rmdir()
-        flush(folder)
+    content = {**config.to_dict(), "base_fingerprint": base_fingerprint or fingerprint(model)}
+    _write(Path(path), tensors, content)
 
 
 def from_pretrained(
@@ -100,8 +83,8 @@ def from_pretrained(
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
 
     Raises:
-        LodaError: adapters already there, a missing, unreadable or altered file, another base, or tensors that are
-            missing, unknown or of another shape or dtype. The model is unchanged.
+        LodaError: adapters already there, a missing or altered file, another base, or tensors that do not fit. The
+            model is unchanged.
     """
     check_holds_no_adapters(model)
     folder = Path(path)
@@ -176,6 +159,26 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise LodaError(f"{path} is not a readable safetensors file ({error}); restore it from a copy") from error
+
+
+def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], content: Mapping[str, Any]) -> None:
+    """Write the files of `tensors` and the configuration aside, all complete, then move them into `folder`."""
+
+    def fill(temporary: Path) -> None:
+        for name, named in tensors.items():
+            save_tensors(named, temporary / name)
+        write_manifest(temporary / CONFIG_FILE, {**content, "files": hash_files(temporary)})
+
+    staging = folder / _STAGING
+    discard_folder(staging)
+    write_folder(staging, fill)
+    with wrap_os_errors(folder):
+        for name in (*tensors, CONFIG_FILE):
+            (staging / name).replace(folder / name)
+        for name in {TENSOR_FILE, APPROXIMATION_FILE} - set(tensors):
+            (folder / name).unlink(missing_ok=True)
+        staging.rmdir()
+        flush(folder)
 
 
 def _read_config(folder: Path) -> tuple[LodaConfig, str, dict[str, str]]:

@@ -1,9 +1,9 @@
-"""The one exception of the project that speaks to its user."""
+"""The exception for user errors."""
 
 
 class LodaError(ValueError):
-    """A mistake that the user can mend: the message names the value, the rule and the remedy.
+    """A user error. The message is one sentence: the value, the rule that it breaks, and the remedy.
 
-    Command-line tools print it as one line and end with exit code 2. Anything else that is raised is a
-    defect of this project and keeps its traceback.
+    Command-line tools print the message as one line and end with exit code 2. Any other exception is a defect of this
+    project and keeps its traceback.
     """

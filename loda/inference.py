@@ -8,6 +8,7 @@ becomes further columns of the base projection:
     then            h[slice] += s f2(f1(u) B)                          for every slice with an f1
 """
 
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loda.adapters.bottleneck import Bottleneck
-from loda.adapters.nonlinear import Stack
+from loda.adapters.nonlinear import apply_stack
 from loda.approx.dense import DenseLinear
 from loda.approx.low_rank import LowRankLinear
 from loda.approx.sparse import SparseLinear
@@ -62,32 +63,32 @@ def optimized(projection: AdaptedProjection) -> "InferenceProjection | None":
 
 
 class InferenceProjection(nn.Module):
-    """What an `AdaptedProjection` computes, in evaluation mode and without gradients: (*, d_in) -> (*, d_out)."""
+    """What an `AdaptedProjection` computes, in evaluation mode and without gradients: (*, d_in) -> (*, d_out).
 
-    first: Tensor
-    second: Tensor | None
-    bias: Tensor | None
+    The f1 of all slices run as one batch: their operations are so small that the number of calls decides the time. All
+    bottlenecks of the projection must have the same settings, as `loda.inject` gives them.
+    """
 
     def __init__(self, projection: AdaptedProjection) -> None:
         super().__init__()
         self.slices, self.d_out = projection.slices, projection.d_out
-        bottlenecks = {n: a for n, a in projection.adapters.items() if isinstance(a, Bottleneck)}
-        bent = {name: bottleneck for name, bottleneck in bottlenecks.items() if bottleneck.f1 is not None}
+        bottlenecks = {name: a for name, a in projection.adapters.items() if isinstance(a, Bottleneck)}
+        f1s = {name: a.f1 for name, a in bottlenecks.items() if a.f1 is not None}
+        second: Tensor | None = None
         if isinstance(projection.base, LowRankLinear):
-            second: Tensor | None = _with_ranks(projection.base.W_B, projection)
-            beside, weight = bottlenecks, projection.base.W_A.detach()
+            first, beside = projection.base.W_A.detach(), [a.A for a in bottlenecks.values()]
+            second = _with_ranks(projection.base.W_B, projection)
         else:
-            second = None
-            beside, weight = bent, _with_linear_terms(projection)
-        # The first product computes u = x A of the bottlenecks `beside`, in its columns from `begins` on.
-        self.begins, columns = {}, weight.shape[1]
-        for name, bottleneck in beside.items():
-            self.begins[name], columns = columns, columns + bottleneck.A.shape[1]
-        self.bent = nn.ModuleDict(bent)
-        self.first = nn.Buffer(torch.cat([weight, *(bottleneck.A for bottleneck in beside.values())], dim=1))
+            first, beside = _with_linear_terms(projection), [bottlenecks[name].A for name in f1s]
+        self.begin = first.shape[1]
+        self.first = nn.Buffer(torch.cat([first, *beside], dim=1))
         self.second = None if second is None else nn.Buffer(second)
-        bias, zeros = cast(Tensor | None, projection.base.bias), columns - self.d_out if second is None else 0
-        self.bias = None if bias is None else nn.Buffer(F.pad(bias.detach(), (0, zeros)))
+        self.bias = self._padded(cast(Tensor | None, projection.base.bias))
+        self.bent = nn.ModuleDict({name: bottlenecks[name] for name in f1s})
+        self.f1 = next((f1.config for f1 in f1s.values()), None)
+        stages = zip(*(f1.linears for f1 in f1s.values()), strict=True)
+        matrices = [torch.stack([cast(nn.Linear, linear).weight.T for linear in stage]) for stage in stages]
+        self.matrices = nn.Buffer(torch.stack(matrices) if matrices else first.new_empty(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out).
@@ -107,12 +108,19 @@ class InferenceProjection(nn.Module):
         else:
             product = rows @ self.first
             h = affine(product, self.second, self.bias)
-        for name, module in self.bent.items():
-            bottleneck, begin = cast(Bottleneck, module), self.begins[name]
-            u = cast(Stack, bottleneck.f1)(product[:, begin : begin + bottleneck.B.shape[0]])
-            delta = u @ bottleneck.B
-            self.slices[name].add_(h, delta if bottleneck.f2 is None else bottleneck.f2(delta), bottleneck.scale)
+        if self.f1 is not None:
+            u = product[:, self.begin :].unflatten(-1, (len(self.bent), -1)).transpose(0, 1)
+            v = apply_stack(self.f1, u, [partial(torch.bmm, mat2=matrix) for matrix in self.matrices])
+            for part, (name, module) in zip(v, self.bent.items(), strict=True):
+                bottleneck = cast(Bottleneck, module)
+                delta = part @ bottleneck.B
+                self.slices[name].add_(h, delta if bottleneck.f2 is None else bottleneck.f2(delta), bottleneck.scale)
         return h.view(*x.shape[:-1], self.d_out)
+
+    def _padded(self, bias: Tensor | None) -> Tensor | None:
+        """Append zeros to the bias for the columns x A of the last product."""
+        last = self.first if self.second is None else self.second
+        return None if bias is None else nn.Buffer(F.pad(bias.detach(), (0, last.shape[1] - self.d_out)))
 
     def extra_repr(self) -> str:
         """Shapes of the products."""

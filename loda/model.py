@@ -23,13 +23,13 @@ from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
 from loda.projection import AdaptedProjection, projections
 from loda.state import (
+    ATTRIBUTE,
     AdapterState,
     adapter_parameters,
     adapter_state,
     base_parameters,
     check_holds_no_adapters,
     forget,
-    remember,
     state_of,
     trainable_parameters,
 )
@@ -82,7 +82,7 @@ def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor]
     trained = trainable_parameters(model)
     _train_copies(model, [parameter for parameter in trained.values() if id(parameter) in frozen])
     replaced = {target.name: target.module for target in targets}
-    remember(model, AdapterState(config, base, replaced, trained_before, frozenset(trained)))
+    setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, frozenset(trained)))
     return model
 
 

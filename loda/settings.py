@@ -75,6 +75,8 @@ def _sentence(cls: type, error: ValidationError, where: str = "") -> str:
     if first["type"] == "value_error":  # a rule of ours, which says everything
         return str(first["ctx"]["error"])
     path = [str(part) for part in first["loc"]]
+    if first["loc"] and isinstance(first["loc"][0], int):  # given by position
+        path[0] = list(_fields(cls, []))[first["loc"][0]]
     name = ".".join([where, *path] if where else path)
     fields = _fields(cls, path[:-1])
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

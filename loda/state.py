@@ -14,7 +14,7 @@ from loda.errors import LodaError
 from loda.interfaces import Reparametrised
 
 Model = TypeVar("Model", bound=nn.Module)
-_ATTRIBUTE = "loda_adapter_state"
+ATTRIBUTE = "loda_adapter_state"
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,13 @@ class AdapterState:
     optimized: bool = False
 
 
-def remember(model: nn.Module, state: AdapterState) -> None:
-    """Keep `state` in `model`."""
-    setattr(model, _ATTRIBUTE, state)
-
-
 def state_of(model: nn.Module) -> AdapterState:
     """Return what `inject` did to `model`.
 
     Raises:
         LodaError: the model holds no adapters, or was optimised for inference.
     """
-    found = getattr(model, _ATTRIBUTE, None)
+    found = getattr(model, ATTRIBUTE, None)
     if not isinstance(found, AdapterState):
         raise LodaError("this model holds no adapters; call loda.inject(model, config) first")
     if found.optimized:
@@ -62,12 +57,12 @@ def state_of(model: nn.Module) -> AdapterState:
 
 def mark_optimized(model: nn.Module) -> None:
     """Mark `model` as optimised for inference; `state_of` raises afterwards."""
-    remember(model, replace(state_of(model), base={}, replaced={}, optimized=True))
+    setattr(model, ATTRIBUTE, replace(state_of(model), base={}, replaced={}, optimized=True))
 
 
 def check_holds_no_adapters(model: nn.Module) -> None:
     """Raise LodaError if `inject` was applied to `model`."""
-    if hasattr(model, _ATTRIBUTE):
+    if hasattr(model, ATTRIBUTE):
         raise LodaError("this model already holds adapters; call loda.unload(model) first")
 
 
@@ -76,7 +71,7 @@ def forget(model: Model) -> Model:
     trained_before = state_of(model).trained_before
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained_before)
-    delattr(model, _ATTRIBUTE)
+    delattr(model, ATTRIBUTE)
     return model
 
 
@@ -117,7 +112,7 @@ def fold(model: Model) -> Model:
     attached, state = state_of(model), adapter_state(model)
     for part in _reparametrised(model).values():
         part.fold()
-    remember(model, replace(attached, trained=frozenset(state)))
+    setattr(model, ATTRIBUTE, replace(attached, trained=frozenset(state)))
     return model
 
 
@@ -127,7 +122,7 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     Tied parameters stand under each of their names. The result is the same before `inject` and after it, whatever the
     adapter and the approximation.
     """
-    if not hasattr(model, _ATTRIBUTE):
+    if not hasattr(model, ATTRIBUTE):
         return dict(model.named_parameters(remove_duplicate=False))
     attached = state_of(model)
     in_use = {id(parameter) for parameter in model.parameters()}

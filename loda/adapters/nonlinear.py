@@ -7,6 +7,8 @@ Both are stacks of the same three operations on the last dimension:
     activation  u -> LeakyReLU(u), negative slope 0.8
 """
 
+from collections.abc import Callable, Sequence
+
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,16 +71,22 @@ class Stack(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Apply the stack to the last dimension: (*, width) -> (*, width)."""
-        for stage in range(self.config.stages):
-            for operation in self.config.operations:
-                if operation == "linear":
-                    u = self.linears[stage](u)
-                elif operation == "norm":
-                    u = F.layer_norm(u, u.shape[-1:], eps=self.config.eps)
-                else:
-                    u = F.leaky_relu(u, self.config.negative_slope)
-        return u
+        return apply_stack(self.config, u, list(self.linears))
 
     def macs(self) -> int:
         """Multiply-accumulates per token: width^2 for each matrix. Element-wise work is not counted (section 3.2)."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def apply_stack(config: StackConfig, u: Tensor, linears: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+    """Apply the operations of `config` to the last dimension of u, with one map of `linears` for each stage."""
+    operations = config.operations
+    for stage in range(config.stages):
+        for operation in operations:
+            if operation == "linear":
+                u = linears[stage](u)
+            elif operation == "norm":
+                u = F.layer_norm(u, u.shape[-1:], eps=config.eps)
+            else:
+                u = F.leaky_relu(u, config.negative_slope)
+    return u

@@ -1,5 +1,6 @@
 """A tiny GPT-2 and what the tests do with it: look at its logits, give its adapters values, watch it for changes."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -8,15 +9,15 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
-from loda.config import part_class, part_names
+from loda.config import known
 from loda.model import adapter_parameters
 
 VOCABULARY = 64
 TOKENS = torch.randint(VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
 
-# Every part there is, with its default settings: a new file in loda/adapters or loda/approx is in here by itself.
-ADAPTERS = {name: part_class("adapter", name)() for name in part_names("adapter")}
-APPROXIMATIONS = {name: part_class("approx", name)() for name in part_names("approx")}
+# Every adapter and approximation with its default settings; new files in loda/adapters and loda/approx are found.
+ADAPTERS = {name: config() for name, config in known("adapter").items()}
+APPROXIMATIONS = {name: config() for name, config in known("approx").items()}
 
 # Wide enough for the default settings of every approximation: the largest is rank 300.
 WIDE = 320
@@ -80,6 +81,15 @@ def train(model: nn.Module, steps: int = 3) -> None:
         model(TOKENS, labels=TOKENS).loss.backward()
         optimizer.step()
     model.eval()
+
+
+def weight_of(base: nn.Module) -> Tensor:
+    """The matrix (d_in, d_out) that a base projection multiplies by."""
+    if base.bias is not None:
+        base = copy.deepcopy(base)
+        base.bias = None
+    first = next(base.parameters())
+    return base(torch.eye(first.shape[0], dtype=first.dtype)).detach()
 
 
 def state(model: nn.Module) -> dict[str, tuple[Tensor, bool]]:

@@ -1,7 +1,5 @@
 """The baselines of the paper: what fine-tuning trains, where bottlenecks stand, what a prefix is and keeps."""
 
-import dataclasses
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,12 +7,13 @@ from transformers import DynamicCache, GPT2Model
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
 import loda
-from loda.adapters import AdapterH, AdapterL, FineTuning, FineTuningTop2, LoRA, Prefix
+from loda.adapters import FineTuning, FineTuningTop2, Houlsby, Lin, LoRA, Prefix
 from loda.adapters.insertion import insertions
 from loda.approx import LowRank, Sparse
 from loda.checkpoint import TENSOR_FILE
 from loda.errors import LodaError
-from loda.model import adapter_state, fold
+from loda.model import adapter_state
+from loda.state import fold
 from tests.library.models import TOKENS, logits, perturb, state, tiny_gpt2, train, untouched
 
 
@@ -45,14 +44,7 @@ def test_fine_tuning_leaves_the_weights_it_was_given_alone(adapter):
     train(loda.inject(model, loda.LodaConfig(adapter)))
     assert all(torch.equal(given[name], copy) for name, copy in copies.items())
     loda.unload(model)
-    # W_proj is in a module of its own, as after every unload, and still the same memory
-    assert {p.data_ptr() for p in model.parameters()} == {p.data_ptr() for p in given.values()}
-
-
-def test_unload_brings_the_base_to_where_the_model_was_moved():
-    model = injected(FineTuning()).double()
-    train(model)
-    assert torch.equal(logits(loda.unload(model)), logits(tiny_gpt2().double()))
+    assert all(parameter is given[name] for name, parameter in model.named_parameters())
 
 
 def test_fine_tuning_is_that_of_plain_pytorch():
@@ -91,8 +83,8 @@ def test_fine_tuning_over_an_approximation_leaves_it_frozen(adapter, approx):
 # Bottleneck adapters
 
 
-def test_adapter_l_acts_on_the_output_of_every_block():
-    model = perturb(injected(AdapterL(r=3)))
+def test_lin_acts_on_the_output_of_every_block():
+    model = perturb(injected(Lin(r=3)))
     assert list(insertions(model)) == ["transformer.h.0.inserted", "transformer.h.1.inserted"]
     block, h = model.transformer.h[1], torch.randn(2, 5, 32)
     a = block.inserted
@@ -103,8 +95,8 @@ def test_adapter_l_acts_on_the_output_of_every_block():
     torch.testing.assert_close(block(h), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_adapter_h_acts_on_both_sub_layers_before_they_join_the_residual_stream():
-    model, plain = perturb(injected(AdapterH(r=3))), tiny_gpt2()
+def test_houlsby_acts_on_both_sub_layers_before_they_join_the_residual_stream():
+    model, plain = perturb(injected(Houlsby(r=3))), tiny_gpt2()
     block, base, x = model.transformer.h[0], plain.transformer.h[0], torch.randn(2, 5, 32)
 
     def adapted(adapter, y):
@@ -115,12 +107,6 @@ def test_adapter_h_acts_on_both_sub_layers_before_they_join_the_residual_stream(
     h = h + adapted(block.mlp.c_proj.inserted, base.mlp(base.ln_2(h)))
     torch.testing.assert_close(block(x), h, rtol=1e-4, atol=1e-4)
     assert len(insertions(model)) == 4
-
-
-@pytest.mark.parametrize("adapter", [AdapterL, AdapterH])
-def test_a_bottleneck_of_nothing_is_refused(adapter):
-    with pytest.raises(LodaError, match="r=0 must be at least 1"):
-        adapter(r=0)
 
 
 # The prefix
@@ -233,22 +219,9 @@ def test_what_would_lose_a_prefix_is_refused():
     model.eval()(TOKENS)
 
 
-@pytest.mark.parametrize("setting", ["length", "hidden"])
-def test_a_prefix_of_nothing_is_refused(setting):
-    with pytest.raises(LodaError, match=f"{setting}=0 must be at least 1"):
-        dataclasses.replace(Prefix(), **{setting: 0})
-
-
-@pytest.mark.parametrize("adapter", [AdapterL(), AdapterH(), Prefix()], ids=["lin", "houlsby", "prefix"])
-def test_what_no_weight_equals_is_not_merged(adapter):
-    model = perturb(injected(adapter))
-    with untouched(model), pytest.raises(LodaError, match=r"adds modules of its own .* cannot be merged"):
-        loda.merge(model)
-
-
 def test_the_base_keeps_its_names_and_modules():
-    for adapter in (AdapterL(), AdapterH(), Prefix()):
+    for adapter in (Lin(), Houlsby(), Prefix()):
         model = injected(adapter)
         names = {name for name, p in model.named_parameters() if not p.requires_grad}
-        assert {name.replace(".frozen", "") for name in names} == {name for name, _ in tiny_gpt2().named_parameters()}
+        assert {name.replace(".base.", ".") for name in names} == {name for name, _ in tiny_gpt2().named_parameters()}
         assert sum(isinstance(m, GPT2Attention) for m in model.modules()) == 2

@@ -10,38 +10,37 @@ from safetensors.torch import load_file, save_file
 import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.approx import LowRank
-from loda.approximation import FrozenTensors
 from loda.atomic import sha256
-from loda.checkpoint import CONFIG_FILE, FROZEN_FILE, TENSOR_FILE
+from loda.checkpoint import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE, check_saved, fingerprint
 from loda.errors import LodaError
-from loda.model import adapter_state, approximate
-from loda.sealed import read_json, write_sealed
+from loda.manifest import read_manifest, write_manifest
+from loda.model import adapter_state
 from tests.library.models import ADAPTERS, APPROXIMATIONS, logits, perturb, tiny_gpt2, train, untouched, wide_gpt2
 
 LOWRANK = loda.LodaConfig(LoDAPlus(), LowRank(rank=8))
-real_svd = torch.linalg.svd
+decompose = torch.linalg.eigh
 
 
 @functools.cache
-def approximated(name: str) -> FrozenTensors:
-    """The tensors of an approximation of `wide_gpt2`, computed once."""
-    return approximate(wide_gpt2(), loda.LodaConfig(LoRA(), APPROXIMATIONS[name]))
+def approximated(name: str) -> dict[str, torch.Tensor]:
+    """An approximation of `wide_gpt2`, computed once."""
+    return loda.approximate(wide_gpt2(), loda.LodaConfig(LoRA(), APPROXIMATIONS[name]))
 
 
-def no_svd(weight, **settings):
-    assert weight.is_meta, "an SVD was computed although the factors were at hand"
-    return real_svd(weight, **settings)
+def on_meta_only(matrix):
+    assert matrix.is_meta, "a decomposition was computed although the factors were at hand"
+    return decompose(matrix)
 
 
-@pytest.mark.parametrize("with_frozen", [False, True], ids=["recipe", "with_frozen"])
+@pytest.mark.parametrize("with_approximation", [False, True], ids=["recipe", "with_approximation"])
 @pytest.mark.parametrize("approx", APPROXIMATIONS)
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_a_loaded_model_gives_the_same_logits_bit_for_bit(adapter, approx, with_frozen, tmp_path, monkeypatch):
+def test_a_loaded_model_gives_the_same_logits_bit_for_bit(adapter, approx, with_approximation, tmp_path, monkeypatch):
     config = loda.LodaConfig(ADAPTERS[adapter], APPROXIMATIONS[approx])
     model = perturb(loda.inject(wide_gpt2(), config, approximated(approx)))
-    loda.save_pretrained(model, tmp_path, with_frozen=with_frozen)
-    if with_frozen:
-        monkeypatch.setattr(torch.linalg, "svd", no_svd)
+    loda.save_pretrained(model, tmp_path, with_approximation=with_approximation)
+    if with_approximation:
+        monkeypatch.setattr(torch.linalg, "eigh", on_meta_only)
     loaded = loda.from_pretrained(wide_gpt2(), tmp_path)
     assert torch.equal(logits(loaded), logits(model))
     assert loda.cost(loaded) == loda.cost(model)
@@ -53,19 +52,19 @@ def saved(tmp_path):
     """A trained LoDA+ over low-rank factors of `tiny_gpt2`, saved with the factors."""
     model = loda.inject(tiny_gpt2(), LOWRANK)
     train(model)
-    loda.save_pretrained(model, tmp_path / "adapter", with_frozen=True)
+    loda.save_pretrained(model, tmp_path / "adapter", with_approximation=True)
     return tmp_path / "adapter"
 
 
-def refused(folder, rule: str, model=None) -> None:
+def refused(folder, rule: str, model=None, **settings) -> None:
     """Loading `folder` fails with `rule` and leaves the model as it was."""
     model = tiny_gpt2() if model is None else model
     with untouched(model), pytest.raises(LodaError, match=rule):
-        loda.from_pretrained(model, folder)
+        loda.from_pretrained(model, folder, **settings)
 
 
 def test_the_files_are_pefts_and_hold_the_adapter_alone(saved):
-    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE, FROZEN_FILE}
+    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE}
     assert (CONFIG_FILE, TENSOR_FILE) == ("adapter_config.json", "adapter_model.safetensors")
     model = loda.inject(tiny_gpt2(), LOWRANK)
     tensors = load_file(saved / TENSOR_FILE)
@@ -74,11 +73,42 @@ def test_the_files_are_pefts_and_hold_the_adapter_alone(saved):
     assert description["approx"] == {"name": "low_rank", "rank": 8}
 
 
-def test_without_with_frozen_and_for_the_dense_weight_only_the_adapter_is_stored(tmp_path):
+def test_without_with_approximation_and_for_the_dense_weight_only_the_adapter_is_stored(tmp_path):
     loda.save_pretrained(loda.inject(tiny_gpt2(), LOWRANK), tmp_path / "recipe")
-    loda.save_pretrained(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA())), tmp_path / "dense", with_frozen=True)
+    loda.save_pretrained(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA())), tmp_path / "dense", with_approximation=True)
     for folder in ("recipe", "dense"):
         assert {path.name for path in (tmp_path / folder).iterdir()} == {CONFIG_FILE, TENSOR_FILE}
+
+
+def test_saving_again_without_the_approximation_leaves_no_old_one(saved):
+    loda.save_pretrained(loda.from_pretrained(tiny_gpt2(), saved), saved)
+    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE}
+    loda.from_pretrained(tiny_gpt2(), saved)
+
+
+@pytest.mark.parametrize("failing", ["save_tensors", "write_manifest"])
+def test_an_adapter_survives_until_the_next_one_is_complete(saved, failing, monkeypatch):
+    before, model = logits(loda.from_pretrained(tiny_gpt2(), saved)), loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA()))
+
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loda.checkpoint, failing, fail)
+        with pytest.raises(LodaError, match=r"could not write .*No space left"):
+            loda.save_pretrained(model, saved)
+    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE}
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), saved)), before)
+    loda.save_pretrained(model, saved)
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), saved)), logits(tiny_gpt2()))
+
+
+def test_a_known_fingerprint_is_not_computed_again(tmp_path, monkeypatch):
+    model, known = loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA())), fingerprint(tiny_gpt2())
+    monkeypatch.setattr(loda.checkpoint, "fingerprint", None)
+    loda.save_pretrained(model, tmp_path, base_fingerprint=known)
+    loda.from_pretrained(tiny_gpt2(), tmp_path, base_fingerprint=known)
+    refused(tmp_path, "another base model", base_fingerprint="0" * 64)
 
 
 def test_training_goes_on_from_a_loaded_model(saved):
@@ -123,52 +153,44 @@ def test_a_base_that_differs_in_one_number_is_refused(saved, name, entry):
     refused(saved, "trained on another base model", model)
 
 
-@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, FROZEN_FILE])
+@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
 def test_a_missing_file_is_named(saved, file):
     (saved / file).unlink()
-    refused(saved, rf"{file} is missing; give the folder")
+    refused(saved, rf"{file} is missing")
 
 
 def test_a_missing_folder_is_named(tmp_path):
     refused(tmp_path / "nowhere", rf"nowhere.{CONFIG_FILE} is missing")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"not a file of tensors", b"\xff" * 100], ids=repr)
-@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, FROZEN_FILE])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"not a file of tensors", b"\xff" * 100], ids=repr)
+@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
 def test_a_file_of_something_else_is_named(saved, file, content):
     (saved / file).write_bytes(content)
-    refused(saved, rf"{file} is not")
-
-
-@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, FROZEN_FILE])
-def test_a_truncated_file_is_named(saved, file):
-    path = saved / file
-    path.write_bytes(path.read_bytes()[:-10])
-    refused(saved, rf"{file} is not")
+    refused(saved, rf"{file} (is not a manifest|was changed)")
 
 
 def edited_config(folder, edit) -> None:
-    """Edit the configuration by somebody who seals it again."""
-    description = read_json(folder / CONFIG_FILE)
+    """Edit the configuration and give it a new hash."""
+    description = read_manifest(folder / CONFIG_FILE)
     edit(description)
-    write_sealed(folder / CONFIG_FILE, description)
+    write_manifest(folder / CONFIG_FILE, description)
 
 
 @pytest.mark.parametrize(
     ("edit", "rule"),
     [
-        (lambda d: d.update(rank=8), "must have the keys"),
-        (lambda d: d.pop("slices"), "must have the keys"),
+        (lambda d: d.update(rank=8), "rank is not a setting; there are adapter, approx, slices"),
+        (lambda d: d.pop("files"), "is not the configuration of a LoDA adapter"),
+        (lambda d: d.pop("adapter"), "adapter has no value"),
         (lambda d: d["adapter"].update(name="loda_minus"), "adapter.name='loda_minus' is not one of"),
-        (lambda d: d["adapter"].update(rank=8), "adapter.rank is not a setting"),
         (lambda d: d["adapter"]["f1"].update(depth=3), "adapter.f1.depth is not a setting"),
-        (lambda d: d["approx"].update(rank=0), "rank=0 must be at least 1"),
-        (lambda d: d["approx"].update(rank="8"), "approx.rank='8' must be of type int"),
+        (lambda d: d["approx"].update(rank=0), "approx.rank=0: input should be greater"),
         (lambda d: d.update(slices=["q", "o"]), "has no slice 'o'"),
         (lambda d: d["adapter"].update(r=5), r"has shape and dtype .*, expected"),
-        (lambda d: d["approx"].update(rank=7), "the given approximation"),
+        (lambda d: d["approx"].update(rank=7), r"the given approximation: .*W_A has shape"),
     ],
-    ids=["extra", "missing", "part", "setting", "nested", "value", "type", "slice", "width", "rank"],
+    ids=["extra", "files", "missing", "part", "nested", "value", "slice", "width", "rank"],
 )
 def test_an_edited_configuration_is_refused(saved, edit, rule):
     edited_config(saved, edit)
@@ -185,21 +207,15 @@ def edited_tensors(path, edit) -> str:
     return name
 
 
-@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, FROZEN_FILE])
+@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_an_altered_bit_is_noticed_and_the_file_named(saved, file, place):
     content = bytearray((saved / file).read_bytes())
     content[int(place * len(content))] ^= 1
     (saved / file).write_bytes(content)
-    refused(saved, rf"{file} is not .*its sha256 is another|{file} is not readable")
-
-
-def test_an_adapter_of_an_earlier_version_has_no_hashes_and_loads(saved):
-    expected = logits(loda.from_pretrained(tiny_gpt2(), saved))
-    description = read_json(saved / CONFIG_FILE)
-    del description["files"]
-    (saved / CONFIG_FILE).write_text(json.dumps(description))
-    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), saved)), expected)
+    refused(saved, rf"{file} (was changed after it was written, its sha256 differs|is not a manifest)")
+    with pytest.raises(LodaError, match=file):
+        check_saved(saved)
 
 
 def test_other_files_may_lie_beside_an_adapter(saved):
@@ -234,13 +250,13 @@ def test_tensors_that_do_not_fit_are_named(saved, edit, rule):
     ids=["missing", "unknown", "shape"],
 )
 def test_a_stored_approximation_that_does_not_fit_is_refused(saved, edit):
-    name = edited_tensors(saved / FROZEN_FILE, edit)
-    refused(saved, f"the given approximation of {name.split('/')[0]} has the tensors")
+    name = edited_tensors(saved / APPROXIMATION_FILE, edit)
+    refused(saved, f"the given approximation.* {name}")
 
 
 def test_a_given_approximation_takes_precedence(saved, monkeypatch):
     expected = logits(loda.from_pretrained(tiny_gpt2(), saved))
-    frozen = approximate(tiny_gpt2(), LOWRANK)
-    (saved / FROZEN_FILE).unlink()
-    monkeypatch.setattr(torch.linalg, "svd", no_svd)
-    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), saved, frozen=frozen)), expected)
+    approximation = loda.approximate(tiny_gpt2(), LOWRANK)
+    (saved / APPROXIMATION_FILE).unlink()
+    monkeypatch.setattr(torch.linalg, "eigh", on_meta_only)
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), saved, approximation=approximation)), expected)

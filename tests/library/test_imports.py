@@ -1,8 +1,10 @@
 """The library stands alone: it imports nothing of the harness, and the harness is layered."""
 
 import ast
+import pkgutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,35 @@ def test_importing_the_library_imports_nothing_of_the_harness():
     assert result.stdout.strip() == "[]"
 
 
-def test_the_public_names_exist_and_are_documented():
+def test_the_public_names_exist_are_documented_and_listed():
+    assert set(loda.__all__) <= set(dir(loda))
     for name in loda.__all__:
         assert getattr(loda, name).__doc__, name
+    with pytest.raises(AttributeError, match="module 'loda' has no attribute 'injekt'"):
+        _ = loda.injekt
+
+
+def test_no_module_of_the_library_hides_a_public_name():
+    # Importing loda/x.py sets loda.x to the module, in the place of a function x.
+    assert not {module.name for module in pkgutil.iter_modules(loda.__path__)} & set(loda.__all__)
+
+
+def test_the_version_is_the_package_s():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project.get("version", loda.__version__) == loda.__version__
+
+
+def test_the_interfaces_import_nothing_of_the_library():
+    assert not [name for name in imports(ROOT / "loda" / "interfaces.py") if rank(name) is not None]
+
+
+def test_the_modules_of_the_library_import_each_other_in_no_circle():
+    library = {module_name(path): path for path in sources() if rank(module_name(path)) == 0}
+    waiting = {
+        name: {n for n in library if any(f"{i}.".startswith(f"{n}.") for i in imports(library[name]))}
+        for name in library
+    }
+    while waiting:
+        ready = [name for name, others in waiting.items() if not (others - {name}) & set(waiting)]
+        assert ready, f"a circle: {sorted(waiting)}"
+        waiting = {name: others for name, others in waiting.items() if name not in ready}

@@ -9,7 +9,6 @@ import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA, NoAdapter
 from loda.adapters.nonlinear import StackConfig
 from loda.approx import Dense, LowRank, Sparse
-from loda.config import part_name
 from loda.errors import LodaError
 from loda.inference import InferenceProjection
 from loda.model import projections
@@ -37,7 +36,7 @@ def test_every_part_there_is(adapter, approx):
 
 
 @pytest.mark.parametrize("approx", APPROX.values(), ids=APPROX)
-@pytest.mark.parametrize("adapter", [NoAdapter(), LoRA(r=3), LoDA(r=3), LoDAPlus(r=3)], ids=part_name)
+@pytest.mark.parametrize("adapter", [NoAdapter(), LoRA(r=3), LoDA(r=3), LoDAPlus(r=3)], ids=repr)
 def test_all_projections_become_fast_ones(adapter, approx):
     model = loda.optimize_for_inference(adapted(adapter, approx))
     assert not projections(model)
@@ -51,7 +50,7 @@ def test_any_slices(adapter, slices):
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("adapter", [LoRA(), LoDA(), LoDAPlus()], ids=part_name)
+@pytest.mark.parametrize("adapter", [LoRA(), LoDA(), LoDAPlus()], ids=repr)
 def test_every_architecture(kind, adapter):
     # q, k and v in one module, side by side or head by head, in three, with fewer keys than queries, transposed or not
     assert_same_outputs(adapted(adapter, APPROX["low_rank"], model=tiny(kind)))

@@ -5,12 +5,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.adapters.nonlinear import OPERATIONS, StackConfig
-from loda.config import part_name
 from loda.errors import LodaError
 
 Vector = list[float]
@@ -131,35 +128,11 @@ def test_lora_is_the_case_of_a_linear_f1():
     torch.testing.assert_close(adapter(x), lora(x), rtol=1e-11, atol=1e-11)
 
 
-def test_loda_plus_with_the_identity_for_f2_is_loda():
-    plus_config = LoDAPlus(f2=StackConfig(stages=1, order="activation", negative_slope=1.0))
-    with_f2, without = filled(plus_config, 16, 16), filled(LoDA(), 16, 16)
-    x = torch.randn(10, 16, dtype=torch.float64)
-    torch.testing.assert_close(with_f2(x), without(x), rtol=1e-11, atol=1e-11)
-
-
 def test_the_image_of_loda_is_a_subspace_and_that_of_loda_plus_is_not():
     # Section 2.1: the image of LoDA lies in the range of B, of dimension r; that of LoDA+ leaves it.
     x = torch.randn(200, 16, dtype=torch.float64)
     assert torch.linalg.matrix_rank(filled(LoDA(), 16, 16)(x)) == 4
     assert torch.linalg.matrix_rank(filled(LoDAPlus(), 16, 16)(x)) > 4
-
-
-@pytest.mark.parametrize("config", [LoDA(), LoDAPlus()], ids=part_name)
-def test_the_map_is_not_linear(config):
-    adapter = filled(config, 16, 16)
-    x, y = torch.randn(2, 16, dtype=torch.float64)
-    assert not torch.allclose(adapter(x + y), adapter(x) + adapter(y))
-
-
-@given(r=st.integers(2, 9), alpha=st.floats(0.1, 1000), factor=st.sampled_from([0.5, 2.0, 4.0]))
-@settings(deadline=None, max_examples=25)
-def test_the_update_is_proportional_to_alpha_over_r(r, alpha, factor):
-    x = torch.randn(3, 8, dtype=torch.float64)
-    for config in (LoRA, LoDA, LoDAPlus):
-        one, other = filled(config(r=r, alpha=alpha), 8, 8), filled(config(r=r, alpha=factor * alpha), 8, 8)
-        assert torch.equal(factor * one(x), other(x))
-        assert one.scale == alpha / r
 
 
 @pytest.mark.parametrize("order", ["", "relu", "linear-linear", "linear norm", "norm-"])
@@ -171,11 +144,12 @@ def test_an_order_that_is_none_is_refused(order):
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({"r": 0}, "r=0 must be at least 1"),
-        ({"alpha": 0}, "alpha=0 must be positive"),
-        ({"dropout": 1.0}, r"dropout=1.0 must lie in \[0, 1\)"),
-        ({"dropout": -0.1}, r"dropout=-0.1 must lie in \[0, 1\)"),
-        ({"init": "zeros"}, "init='zeros' is not one of independent, reference"),
+        ({"r": 0}, r"r=0: input should be greater than or equal to 1 \(the paper uses r=4\)"),
+        ({"alpha": 0}, "alpha=0: input should be greater than 0"),
+        ({"alpha": float("inf")}, "alpha=inf: input should be a finite number"),
+        ({"dropout": 1.0}, "dropout=1.0: input should be less than 1"),
+        ({"dropout": -0.1}, "dropout=-0.1: input should be greater than or equal to 0"),
+        ({"init": "zeros"}, "init='zeros': input should be 'independent' or 'reference'"),
         ({"r": 1}, "r=1 .* LayerNorm of a single number is zero"),
         ({"f1": StackConfig(order="norm-activation")}, "f1.order='norm-activation' has no linear"),
         ({"f2": StackConfig(order="linear")}, "f2.order='linear' has a linear operation"),

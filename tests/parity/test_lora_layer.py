@@ -8,9 +8,9 @@ from torch import Tensor
 
 import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
-from loda.approx.dense import Frozen
-from loda.columns import Columns
+from loda.approx.dense import DenseLinear
 from loda.model import projections
+from loda.projection import FusedSlice
 from tests.parity.reference import DATA, copy_lora, lora_tensors, tiny_gpt2, with_lora
 
 
@@ -99,8 +99,8 @@ def pair(d: int, r: int, alpha: float, dropout: float) -> tuple[loda.AdaptedProj
         merge_weights=False,
     ).double()
     torch.nn.init.normal_(theirs.lora_B)
-    slices = {"q": Columns(0, d), "k": Columns(d, 2 * d), "v": Columns(2 * d, 3 * d)}
-    ours = loda.AdaptedProjection(Frozen({"weight": theirs.weight.detach()}, theirs.bias.detach()), slices, d)
+    slices = {"q": FusedSlice(0, d), "k": FusedSlice(d, 2 * d), "v": FusedSlice(2 * d, 3 * d)}
+    ours = loda.AdaptedProjection(DenseLinear(theirs.weight.detach(), theirs.bias.detach()), slices, d)
     for part in ("q", "v"):
         ours.adapt(part, LoRA(r=r, alpha=alpha).build(d, d).double(), dropout)
     copy_lora(ours, theirs.lora_A, theirs.lora_B)
@@ -132,6 +132,6 @@ def test_output_and_gradients_of_loralib(d, r, alpha, dropout):
 def test_the_k_slice_of_both_is_the_base():
     ours, theirs = pair(16, 4, 32, 0.0)
     x = torch.randn(5, 16, dtype=torch.float64)
-    k = (x @ ours.frozen.weight + ours.frozen.bias)[:, 16:32]
+    k = (x @ ours.base.weight + ours.base.bias)[:, 16:32]
     torch.testing.assert_close(ours(x)[:, 16:32], k)
     torch.testing.assert_close(theirs(x)[:, 16:32], k)
