@@ -1,34 +1,86 @@
-"""Every benchmark, one after another, each in a process of its own: `python -m benchmarks`, or `make bench`."""
+"""`python -m benchmarks [NAME ...]`: run benchmarks, print their tables and write `outputs/bench/NAME.json`."""
 
 import argparse
+import json
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
+import pandas
+import torch
+
+from benchmarks import decoding, growth, inference, scoring, train_step
+from benchmarks.timing import Row
 from benchmarks.workload import SHAPES
+from loda.atomic import write_text
+from loda.errors import LodaError
+from loda.lab.command_line import run_command
+from loda.lab.provenance import provenance
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "train_step": train_step.run,
+    "decoding": decoding.run,
+    "inference": inference.run,
+    "scoring_e2e": partial(scoring.run, "e2e"),
+    "scoring_dart": partial(scoring.run, "dart"),
+    "growth": growth.run,
+}
 
 
-def main() -> int:
-    """Command line; returns how many benchmarks failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--model", default=None, choices=SHAPES, help="of training, decoding and approximation")
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(arguments)
+    names = options.names or list(BENCHMARKS)
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        raise LodaError(f"{unknown[0]} is not a benchmark; there are {', '.join(BENCHMARKS)}")
+    if options.model == "toy" and names != ["decoding"]:
+        raise LodaError("--model toy is for decoding alone: the others need a model of E2E's vocabulary; name decoding")
+    if len(names) == 1:
+        _run(names[0], options)
+        return 0
+    # A process for each, so that none starts with the memory or the warm caches of another.
+    flags = [argument for argument in arguments if argument not in options.names]
+    codes = [subprocess.run([sys.executable, "-m", "benchmarks", name, *flags]).returncode for name in names]
+    return int(any(codes))
+
+
+def _run(name: str, options: argparse.Namespace) -> None:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    started = time.monotonic()
+    rows = BENCHMARKS[name](options)
+    if not rows:
+        return
+    machine = provenance(time.monotonic() - started, torch.device(options.device)) | {"cores": os.cpu_count()}
+    content = {"benchmark": name, "settings": vars(options), "machine": machine, "rows": rows}
+    write_text(options.outputs / f"{name}.json", json.dumps(content, indent=2, default=str) + "\n")
+    table = pandas.DataFrame(rows).drop(columns=["repeats", "points"], errors="ignore")
+    print(f"\n{name}: {machine['device']}, {machine['threads']} threads\n{table.to_string(index=False, na_rep='')}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time every stage.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; all unless given")
+    parser.add_argument("--model", choices=[*SHAPES, "toy"], help="shape of the model; toy: the trained toy base")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    chosen = parser.parse_args()
-    model = ["--model", chosen.model] if chosen.model else []
-    device = ["--device", chosen.device]
-    commands = [
-        ["train_step", *model, *device, "--repeats", "2"],
-        ["decoding", *model, *device, "--repeats", "1"],
-        ["inference", *device],
-        ["start_up", *model],
-        ["scoring", "--systems", "2"],
-        ["scoring", "--protocol", "dart", "--systems", "2", "--instances", "300"],
-        ["growth", *device],
-    ]
-    failed = 0
-    for name, *options in commands:
-        failed += subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options]).returncode != 0
-    return failed
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice unless given")
+    parser.add_argument("--repeats", type=int, help="timed turns; each benchmark has its own default")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of a training step")
+    parser.add_argument("--batches", type=int, default=4, help="batches of a timed training")
+    parser.add_argument("--variants", nargs="+", choices=train_step.VARIANTS, help="of a training step")
+    parser.add_argument("--contexts", type=int, default=8, help="contexts to decode")
+    parser.add_argument("--adapter", type=Path, help="to decode with: a folder that loda.save_pretrained wrote")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1, 10, 256], help="rows of an inference product")
+    parser.add_argument("--systems", type=int, default=2, help="systems scored one after another")
+    parser.add_argument("--instances", type=int, help="outputs of each system (default: all of E2E's, 300 of DART's)")
+    parser.add_argument("--without-meteor", action="store_true", help="leave out METEOR, whose Java takes its time")
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

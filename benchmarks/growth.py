@@ -1,179 +1,117 @@
-"""How the times grow, as one figure each: training, decoding, adapter overhead.
+"""How the times grow, as one figure: training by rows and batch, decoding by contexts and beams, adapters by r."""
 
-python -m benchmarks.growth
-python -m benchmarks.growth --device cuda --model gpt2_medium
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
 
-growth_training    a training step against the length of the rows and against the batch; padded to 512 beside it
-growth_decoding    decoding against the number of contexts and against the beams
-growth_overhead    Q, K, V with an adapter over the same without, against r; as trained and optimised
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
+import pandas
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator
 from torch import nn
-from transformers import PreTrainedModel
 
 import loda
-from benchmarks.decoding import search
-from benchmarks.report import Row as Line
-from benchmarks.report import begin, duration, finish, parser
-from benchmarks.timing import Step, Timing, interleave
+from benchmarks.decoding import adapted_model, search
+from benchmarks.inference import one_layer, plain_and_optimized, projection, repeated
+from benchmarks.timing import Row, Step, take_turns
 from benchmarks.train_step import SMOOTHING, pad_to_512, reference_loss
-from benchmarks.workload import SHAPES, VOCABULARY, prompts, random_gpt2
+from benchmarks.workload import SHAPES, VOCABULARY, build_model, prompts
 from eval.figures.style import BLUE, ORANGE, VERMILLION, figure, save, styled
 from loda.adapters import LoDA, LoDAPlus, LoRA
-from loda.approx.dense import Frozen
-from loda.columns import Columns
-from loda.inference import optimized
-from loda.lab.training.examples import Batch, Row, collate
+from loda.lab.training.examples import Example, collate
 from loda.lab.training.loss import target_loss
 
 LENGTHS, BATCHES = (32, 64, 128, 256, 512), (1, 2, 4, 8)
 CONTEXTS, BEAMS = (1, 4, 16), (1, 4, 16)
 RANKS = (2, 8, 32, 128, 512, 1024)
-STEPS = 16
 ADAPTERS = {"LoRA": LoRA, "LoDA": LoDA, "LoDA+": LoDAPlus}
-END = 50256
-Series = dict[str, dict[int, float]]
-"""Seconds, or a ratio, by name of the line and place on the x axis."""
+Place = tuple[str, int]
+"""Name of the line and place on the x axis."""
+Panel = tuple[str, str, pandas.DataFrame]
+"""Labels of x and y, and the points: a column for each line."""
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line."""
-    options = parser("growth", "How training, decoding and adapters grow: figures.")
-    options.add_argument("--model", default="gpt2_mini", choices=SHAPES)
-    options.add_argument("--width", type=int, default=1024, help="of the projections whose adapters are timed")
-    arguments = options.parse_args(argv)
-    started = begin(arguments)
-    panels = {
-        "growth_training": (training(arguments.model, arguments.device, arguments.repeats), "seconds per step"),
-        "growth_decoding": (decoding(arguments.model, arguments.device, arguments.repeats), "seconds"),
-        "growth_overhead": (overhead(arguments.width, arguments.device, arguments.repeats), "time over that without"),
-    }
-    lines = []
-    for name, (series, label) in panels.items():
-        save(draw(series, label), arguments.outputs, name)
-        for axis, lines_of_axis in series.items():
-            for line, points in lines_of_axis.items():
-                first, last = min(points), max(points)
-                growth = f"{points[last] / points[first]:.1f} times that at {first}"
-                value = duration(points[last]) if label.startswith("seconds") else f"{points[last]:.2f}"
-                lines.append(Line(f"{name}, {line}", None, note=f"{value} at {axis} {last}; {growth}"))
-    finish("growth", arguments, started, lines, {name: series for name, (series, _) in panels.items()})
+def run(options: argparse.Namespace) -> list[Row]:
+    """The first and the last time of each line; writes growth.png and growth.pdf."""
+    shape, width = options.model or "gpt2_mini", SHAPES[options.model or "gpt2_medium"][1]
+    measure = partial(_measure, options.repeats or 3)
+    panels = [*_training(shape, options.device, measure), *_decoding(shape, options.device, measure)]
+    panels += _adapters(width, options.device, measure)
+    save(_draw(panels), options.outputs, "growth")
+    return [
+        {"name": name, "y": y, "x": x, "first": points.iloc[0], "last": points.iloc[-1], "points": points.to_dict()}
+        for x, y, frame in panels
+        for name, points in frame.items()
+    ]
 
 
-def training(shape: str, device: str, repeats: int) -> dict[str, Series]:
+def _measure(repeats: int, steps: dict[Place, Step]) -> pandas.DataFrame:
+    return pandas.Series({place: timing.median for place, timing in take_turns(steps, repeats).items()}).unstack(0)
+
+
+Measure = Callable[[dict[Place, Step]], pandas.DataFrame]
+
+
+def _training(shape: str, device: str, measure: Measure) -> Iterator[Panel]:
     """A step of LoDA+ against the length of 4 rows, and against the number of rows of 64 tokens."""
-    model = loda.inject(random_gpt2(shape, device), loda.LodaConfig(LoDAPlus(dropout=0.1))).train()
-    sizes = {"tokens of a row": [(4, n) for n in LENGTHS], "rows of a batch": [(n, 64) for n in BATCHES]}
-    found: dict[str, Series] = {}
-    for axis, batches in sizes.items():
-        steps: dict[str, Step] = {}
-        for place, (rows, length) in enumerate(batches):
-            made = [Row(torch.randint(VOCABULARY, (length,)).tolist(), length // 2) for _ in range(rows)]
-            where = torch.device(device)
-            steps[f"this project|{place}"] = _backward(target_loss, model, collate(made).to(where))
-            steps[f"padded to 512|{place}"] = _backward(reference_loss, model, pad_to_512(made).to(where))
-        places = [length if axis == "tokens of a row" else rows for rows, length in batches]
-        found[axis] = _series(interleave(steps, repeats), places)
-    return found
+    model = loda.inject(build_model(shape, device), loda.LodaConfig(LoDAPlus(dropout=0.1))).train()
+
+    def steps(place: int, rows: int, length: int) -> dict[Place, Step]:
+        made = [Example(torch.randint(VOCABULARY, (length,)).tolist(), length // 2) for _ in range(rows)]
+
+        def step(loss: Callable[..., torch.Tensor], batch: object) -> None:
+            loss(model, batch, SMOOTHING).backward()
+            model.zero_grad()
+
+        return {
+            ("this project", place): partial(step, target_loss, collate(made).to(model.device)),
+            ("padded to 512", place): partial(step, reference_loss, pad_to_512(made).to(model.device)),
+        }
+
+    by_length = {key: step for length in LENGTHS for key, step in steps(length, 4, length).items()}
+    by_rows = {key: step for rows in BATCHES for key, step in steps(rows, rows, 64).items()}
+    yield "tokens of a row", "seconds per step", measure(by_length)
+    yield "rows of a batch", "seconds per step", measure(by_rows)
 
 
-def decoding(shape: str, device: str, repeats: int) -> dict[str, Series]:
-    """LoDA+'s beam search of 16 steps against contexts (ten beams) and against beams (eight contexts)."""
-    model = loda.inject(random_gpt2(shape, device), loda.LodaConfig(LoDAPlus())).eval()
-    given, _ = prompts(max(CONTEXTS))
-    steps: dict[str, dict[str, Step]] = {
-        "contexts": {f"this project|{i}": _search(model, given[:n], 10) for i, n in enumerate(CONTEXTS)},
-        "beams": {f"this project|{i}": _search(model, given[:8], n) for i, n in enumerate(BEAMS)},
+def _decoding(shape: str, device: str, measure: Measure) -> Iterator[Panel]:
+    """A search of 16 steps with LoDA+, against contexts (ten beams) and against beams (eight contexts)."""
+    model, given = adapted_model(shape, None, device), prompts(max(CONTEXTS), shape)
+    by_contexts: dict[Place, Step] = {("loda", n): partial(search, model, given[:n], steps=16) for n in CONTEXTS}
+    by_beams: dict[Place, Step] = {("loda", n): partial(search, model, given[:8], n, steps=16) for n in BEAMS}
+    yield "contexts", "seconds", measure(by_contexts)
+    yield "beams", "seconds", measure(by_beams)
+
+
+def _adapters(width: int, device: str, measure: Measure) -> Iterator[Panel]:
+    """The projection of 256 tokens with adapters over the bare one, against r, plain and optimised."""
+    base, x = one_layer(width, device), torch.randn(256, width, device=device)
+    ranks = [r for r in RANKS if r <= width]
+    modules: dict[Place, tuple[nn.Module, nn.Module]] = {
+        (name, r): plain_and_optimized(base, loda.LodaConfig(adapter(r=r)))
+        for name, adapter in ADAPTERS.items()
+        for r in ranks
     }
-    return {
-        axis: _series(interleave(of_axis, repeats), {"contexts": CONTEXTS, "beams": BEAMS}[axis])
-        for axis, of_axis in steps.items()
-    }
+    for state, label in enumerate(("r, plain", "r, optimized")):
+        steps = {place: repeated(pair[state], x, runs=2) for place, pair in modules.items()}
+        frame = measure(steps | {("bare", r): repeated(projection(base), x, runs=2) for r in ranks})
+        yield label, "time over the bare", frame[list(ADAPTERS)].div(frame["bare"], axis=0)
 
 
-def overhead(width: int, device: str, repeats: int) -> dict[str, Series]:
-    """The projection with adapters over the one without, for 256 tokens, against r."""
-    torch.manual_seed(0)
-    frozen = Frozen({"weight": torch.randn(width, 3 * width, device=device)}, torch.randn(3 * width, device=device))
-    slices = {part: Columns(i * width, (i + 1) * width) for i, part in enumerate("qkv")}
-    x = torch.randn(256, width, device=device)
-    found: dict[str, Series] = {"r, as trained": {}, "r, optimised": {}}
-    for place, r in enumerate(RANKS):
-        modules: dict[str, nn.Module] = {"dense": frozen}
-        for name, adapter in ADAPTERS.items():
-            projection = loda.AdaptedProjection(frozen, slices, width)
-            adapter(r=r).attach(nn.Module(), {"projection": projection}, ("q", "v"))
-            fast = optimized(projection.eval())
-            assert fast is not None
-            modules |= {f"{name}|as trained": projection, f"{name}|optimised": fast.eval()}
-        timings = interleave({name: _forward(module, x) for name, module in modules.items()}, max(3, repeats))
-        for name, timing in timings.items():
-            if name != "dense":
-                line, state = name.split("|")
-                found[f"r, {state}"].setdefault(line, {})[RANKS[place]] = timing.median / timings["dense"].median
-    return found
-
-
-def draw(panels: Mapping[str, Series], label: str) -> Figure:
-    """Two panels over one axis, both logarithmic."""
+def _draw(panels: list[Panel]) -> Figure:
+    """Panels in pairs, all axes logarithmic."""
     with styled():
-        drawn = figure(height=1.9)
-        for axes, (title, series) in zip(drawn.subplots(1, 2, sharey=True), panels.items(), strict=True):
-            for colour, marker, (name, points) in zip((BLUE, ORANGE, VERMILLION), "osP", series.items(), strict=False):
-                axes.plot(list(points), list(points.values()), color=colour, marker=marker, label=name)
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(sorted({x for points in series.values() for x in points}))
-            axes.set_yscale("log")
+        drawn = figure(height=5.4)
+        grid = drawn.subplots(len(panels) // 2, 2, sharey="row")
+        for axes, (x, y, frame) in zip(grid.flat, panels, strict=True):
+            for colour, marker, (name, points) in zip((BLUE, ORANGE, VERMILLION), "osP", frame.items(), strict=False):
+                axes.plot(points.index, points, color=colour, marker=marker, label=name)
+            axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log", xticks=frame.index)
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_minor_locator(NullLocator())
+            axes.minorticks_off()
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_formatter("{x:g}")
-            axes.set_xlabel(title)
             axes.grid()
-        drawn.axes[0].set_ylabel(label)
-        handles, names = drawn.axes[0].get_legend_handles_labels()
-        if len(handles) > 1:
-            drawn.legend(handles, names, loc="outside upper center", ncols=len(handles))
+            if frame.shape[1] > 1:
+                axes.legend()
     return drawn
-
-
-def _series(timings: Mapping[str, Timing], places: Sequence[int]) -> Series:
-    found: Series = {}
-    for key, timing in timings.items():
-        name, place = key.split("|")
-        found.setdefault(name, {})[places[int(place)]] = timing.median
-    return found
-
-
-def _backward(loss: Callable[..., Any], model: PreTrainedModel, batch: Batch) -> Step:
-    def step() -> None:
-        loss(model, batch, SMOOTHING).backward()
-        model.zero_grad()
-
-    return step
-
-
-def _search(model: PreTrainedModel, given: Sequence[list[int]], beams: int) -> Step:
-    def step() -> None:
-        search(model, given, END, beams, batch=16, steps=STEPS)
-
-    return step
-
-
-def _forward(module: nn.Module, x: torch.Tensor) -> Step:
-    @torch.inference_mode()
-    def step() -> None:
-        for _ in range(2):
-            module(x)
-
-    return step
-
-
-if __name__ == "__main__":
-    main()

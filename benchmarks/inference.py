@@ -1,107 +1,92 @@
-"""Q, K, V of an adapted model at GPT2-medium's width, before and after `loda.optimize_for_inference`.
+"""Q, K, V of an adapted model, plain and after `loda.optimize_for_inference`, against the bare projection.
 
-python -m benchmarks.inference
-python -m benchmarks.inference --device cuda --tokens 1 10 256 4096
-
-dense          the base's own projection; what the others are held against
-NAME           the adapted projection as it is trained
-NAME fast      the same after `loda.optimize_for_inference`
-csr KEEP       a sparse weight in compressed rows, the layout that is not used: see its ratio to dense
+bare           the base's own projection
+METHOD         the adapted projection as it is trained; `METHOD optimized` after loda.optimize_for_inference
+csr KEPT       a sparse weight in compressed sparse rows, a layout that the library does not use: see its ratio
 """
+
+import argparse
+import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
-from benchmarks.report import Row, begin, finish, parser
-from benchmarks.timing import Step, interleave
+from benchmarks.timing import Row, Step, compare, take_turns
+from benchmarks.workload import SHAPES
 from loda.adapters import LoDA, LoDAPlus, LoRA, NoAdapter
-from loda.approx import Dense, LowRank, Sparse
-from loda.approx.dense import Frozen
-from loda.columns import Columns
-from loda.inference import optimized
-from loda.interfaces import AdapterConfig, ApproxConfig
+from loda.approx import LowRank, Sparse
 
-METHODS: dict[str, tuple[AdapterConfig, ApproxConfig]] = {
-    "LoRA": (LoRA(), Dense()),
-    "LoDA": (LoDA(), Dense()),
-    "LoDA+": (LoDAPlus(), Dense()),
-    "rank 300": (NoAdapter(), LowRank(rank=300)),
-    "R-LoDA+": (LoDAPlus(), LowRank(rank=300)),
-    "S-LoDA+": (LoDAPlus(), Sparse(keep=0.4)),
-}
+Product = Callable[[Tensor], Tensor]
 KEPT = (0.6, 0.5, 0.4, 0.05)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line."""
-    options = parser("inference", "The projections of adapted models, before and after optimisation.")
-    options.add_argument("--width", type=int, default=1024, help="d; GPT2-medium's unless given")
-    options.add_argument("--tokens", type=int, nargs="+", default=[1, 10, 256], help="rows of a product")
-    arguments = options.parse_args(argv)
-    started = begin(arguments)
+def run(options: argparse.Namespace) -> list[Row]:
+    """Seconds of a product of `--tokens` rows."""
+    width = SHAPES[options.model or "gpt2_medium"][1]
+    base = one_layer(width, options.device)
+    low_rank = LowRank(rank=min(300, width // 2))
+    methods = {
+        "LoRA": loda.LodaConfig(LoRA()),
+        "LoDA": loda.LodaConfig(LoDA()),
+        "LoDA+": loda.LodaConfig(LoDAPlus()),
+        "low rank": loda.LodaConfig(NoAdapter(), low_rank),
+        "R-LoDA+": loda.LodaConfig(LoDAPlus(), low_rank),
+        "S-LoDA+": loda.LodaConfig(LoDAPlus(), Sparse(keep=0.4)),
+    }
+    products: dict[str, Product] = {"bare": projection(base)}
+    for name, config in methods.items():
+        products[name], products[f"{name} optimized"] = plain_and_optimized(base, config)
+    weight, bias = projection(base).weight.detach(), projection(base).bias.detach()
+    products |= {f"csr {kept:.0%}": compressed_rows(weight, bias, kept) for kept in KEPT}
+    rows: list[Row] = []
+    for tokens in options.tokens:
+        x, runs = torch.randn(tokens, width, device=options.device), max(1, 200 // max(10, tokens))
+        steps = {name: repeated(product, x, runs) for name, product in products.items()}
+        timings = take_turns(steps, options.repeats or 5)
+        rows += [{"tokens": tokens, **row} for row in compare(timings, "bare", units=runs)]
+    return rows
+
+
+def one_layer(width: int, device: str) -> GPT2LMHeadModel:
+    """A GPT-2 of one layer with next to no vocabulary."""
     torch.manual_seed(0)
-    weight = torch.randn(arguments.width, 3 * arguments.width, device=arguments.device) * 0.02
-    bias = torch.randn(3 * arguments.width, device=arguments.device) * 0.02
-    modules = variants(weight, bias)
-    lines, details = [], {}
-    for tokens in arguments.tokens:
-        x = torch.randn(tokens, arguments.width, device=arguments.device)
-        runs = max(1, 200 // max(10, tokens))
-        steps = {name: _repeated(module, x, runs) for name, module in modules.items()}
-        timings = interleave(steps, max(arguments.repeats, 5))
-        dense = timings["dense"].median
-        for name, timing in timings.items():
-            ratio = None if name == "dense" else dense / timing.median
-            overhead = "" if name == "dense" else f"{timing.median / dense - 1:+.1%} of dense"
-            lines.append(Row(f"{tokens} tokens, {name}", timing.median / runs, ratio, "faster than dense", overhead))
-            details[f"{tokens}, {name}"] = [seconds / runs for seconds in timing.seconds]
-    finish("inference", arguments, started, lines, details)
+    config = GPT2Config(n_layer=1, n_embd=width, n_head=2, vocab_size=8, n_positions=8, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config).eval().to(device)  # type: ignore[no-any-return]
+
+
+def projection(model: GPT2LMHeadModel) -> Any:
+    return model.get_submodule("transformer.h.0.attn.c_attn")
 
 
 @torch.no_grad()
-def variants(weight: Tensor, bias: Tensor) -> dict[str, nn.Module]:
-    """Every projection that is timed, checked to compute what it should."""
-    modules: dict[str, nn.Module] = {"dense": Frozen({"weight": weight}, bias)}
-    width = weight.shape[0]
-    slices = {part: Columns(i * width, (i + 1) * width) for i, part in enumerate("qkv")}
-    x = torch.randn(20, width, device=weight.device)
-    for name, (adapter, approx) in METHODS.items():
-        tensors = approx.approximate(weight)
-        projection = loda.AdaptedProjection(approx.build(tensors, bias), slices, width)
-        adapter.attach(nn.Module(), {"projection": projection}, ("q", "v"))
-        for parameter in projection.adapters.parameters():
-            nn.init.normal_(parameter, std=0.02)
-        fast = optimized(projection.eval())
-        assert fast is not None
-        torch.testing.assert_close(fast.eval()(x), projection(x), rtol=1e-5, atol=1e-5)
-        modules |= {name: projection, f"{name} fast": fast}
-    for keep in KEPT:
-        modules[f"csr {keep:.0%}"] = CompressedRows(Sparse(keep=keep).approximate(weight)["weight"], bias)
-    return modules
+def plain_and_optimized(base: GPT2LMHeadModel, config: loda.LodaConfig) -> tuple[nn.Module, nn.Module]:
+    """The adapted projection of a copy of the base before and after optimisation, checked to compute the same."""
+    model = loda.inject(copy.deepcopy(base), config).eval()
+    for parameter in loda.trainable_parameters(model).values():
+        nn.init.normal_(parameter, std=0.02)
+    plain = projection(model)
+    optimized = projection(loda.optimize_for_inference(copy.deepcopy(model)))
+    x = torch.randn(20, base.config.n_embd, device=base.device)
+    torch.testing.assert_close(optimized(x), plain(x), rtol=1e-5, atol=1e-5)
+    return plain, optimized
 
 
-class CompressedRows(nn.Module):
-    """h = x W + b with W in compressed sparse rows, (*, d_in) -> (*, d_out)."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.transposed = weight.T.contiguous().to_sparse_csr()
-        self.bias = bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """W^T x^T, because the sparse factor has to come first."""
-        return (self.transposed @ x.T).T + self.bias
+def compressed_rows(weight: Tensor, bias: Tensor, kept: float) -> Product:
+    """h = x W + b with the largest entries of W in compressed sparse rows."""
+    smallest = weight.abs().flatten().sort(descending=True).values[round(kept * weight.numel()) - 1]
+    transposed = weight.where(weight.abs() >= smallest, 0.0).T.contiguous().to_sparse_csr()
+    # As (W^T x^T)^T, because the sparse factor has to come first.
+    return lambda x: (transposed @ x.T).T + bias
 
 
-def _repeated(module: nn.Module, x: Tensor, runs: int) -> Step:
+def repeated(product: Product, x: Tensor, runs: int) -> Step:
     @torch.inference_mode()
     def step() -> None:
         for _ in range(runs):
-            module(x)
+            product(x)
 
     return step
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,4 @@
-"""Scoring a test set, each further system of many: a re-enactment of the official scripts, this project.
-
-    python -m benchmarks.scoring --systems 3
-    python -m benchmarks.scoring --protocol dart --instances 300
+"""Scoring a test set, each further system of many: the official way, this project.
 
 The official scripts cannot be shipped. `official` does for every system what they do, in the same libraries:
 
@@ -9,105 +6,92 @@ The official scripts cannot be shipped. `official` does for every system what th
             METEOR by a Java process of its own, ROUGE-L and CIDEr by pycocoevalcap
     dart    BLEU, NLTK tokens of everything, METEOR by a Java process of its own, TER by pyter for every reference
 
-It is favoured: measure_scores.py counts the references' n-grams ten times, here once. `loda` scores the same systems in
-one process; its first system pays for the tokens of the references and the start of METEOR. The scores are compared.
-Without the reference data the texts are made ones, of as many instances as E2E's test set has.
+It is favoured: measure_scores.py counts the references' n-grams ten times, here once. This project's first system pays
+for the tokens of the references and the start of METEOR. The scores are compared. Without the reference data the texts
+are made ones, of as many instances as E2E's test set has.
 """
 
+import argparse
 import math
 import os
 import random
 from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
+from statistics import mean
 
 import nltk
+import pyter
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from sacrebleu.metrics.bleu import BLEU
 
-from benchmarks.report import Row, begin, finish, parser
-from benchmarks.timing import timed
+from benchmarks.timing import Row, take_turns
 from benchmarks.workload import reference_data
 from eval.score import DEFAULT_METRICS, check_metrics, score
 from eval.score.corpus import Corpus
 from eval.score.text_files import read_corpus
 from eval.score.tokenizers import java, mteval
+from loda.errors import LodaError
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Command line."""
-    options = parser("scoring", "Scoring systems against a re-enactment of the official scripts.")
-    options.add_argument("--protocol", default="e2e", choices=["e2e", "dart"])
-    options.add_argument("--systems", type=int, default=3, help="how many systems are scored one after another")
-    options.add_argument("--instances", type=int, default=None, help="only so many of each system's outputs")
-    options.add_argument("--without-meteor", action="store_true", help="leave out METEOR, whose Java takes its time")
-    arguments = options.parse_args(argv)
-    metrics = [m for m in DEFAULT_METRICS[arguments.protocol] if m != "meteor" or not arguments.without_meteor]
-    started = begin(arguments)
+def run(scorer: str, options: argparse.Namespace) -> list[Row]:
+    """Seconds of a system's scores; nothing where the tools of the scorer are missing, and a sentence why."""
     data = reference_data()
     if data is not None:
         nltk.data.path.append(str(data / "nltk_data"))
-    check_metrics(arguments.protocol, metrics)
-    systems, source = corpora(arguments.protocol, arguments.systems, arguments.instances)
-    official, ours = [], []
-    for corpus in systems:  # in turns
-        seconds, theirs = timed(partial(_official, corpus, metrics))
-        official.append(seconds)
-        seconds, found = timed(partial(score, corpus, metrics))
-        ours.append(seconds)
-        _compare(theirs, found)
-    further = sum(ours[1:]) / max(1, len(ours) - 1)
-    mean = sum(official) / len(official)
-    lines = [
-        Row("official, each system", mean, note=f"{len(systems[0].hypotheses)} {source}"),
-        Row("loda, the first system", ours[0], mean / ours[0], "faster", "Java and the references' tokens included"),
-    ]
-    if len(ours) > 1:
-        lines.append(Row("loda, each further system", further, mean / further, "faster"))
-        lines.append(Row("loda, all systems", sum(ours), sum(official) / sum(ours), "faster", f"{len(ours)} systems"))
-    finish(f"scoring_{arguments.protocol}", arguments, started, lines, {"official": official, "loda": ours})
+    metrics = [m for m in DEFAULT_METRICS[scorer] if m != "meteor" or not options.without_meteor]
+    try:
+        check_metrics(scorer, metrics)
+    except LodaError as error:
+        print(f"scoring_{scorer} is left out: {error}")
+        return []
+    # The wrappers of pycocoevalcap start whatever is called `java`.
+    os.environ["PATH"] = f"{java.runtime().parent}{os.pathsep}{os.environ['PATH']}"
+    theirs, ours = [], []
+    for corpus in _corpora(scorer, options.systems, options.instances or (300 if scorer == "dart" else None)):
+        official = _official_e2e if scorer == "e2e" else _official_dart
+        steps = {"official": partial(official, corpus, metrics), "loda": partial(score, corpus, metrics)}
+        timings = take_turns(steps, repeats=1, warm_up=0)
+        theirs += timings["official"].seconds
+        ours += timings["loda"].seconds
+        _compare(timings["official"].result, timings["loda"].result)
+    rows: list[Row] = [{"name": "official", "seconds": mean(theirs), "repeats": theirs}]
+    for name, seconds in (("loda, first system", ours[:1]), ("loda, each further system", ours[1:])):
+        if seconds:
+            ratio = {"official over it": mean(theirs) / mean(seconds)}
+            rows.append({"name": name, "seconds": mean(seconds), **ratio, "repeats": seconds})
+    return rows
 
 
-def corpora(protocol: str, count: int, instances: int | None) -> tuple[list[Corpus], str]:
+def _corpora(scorer: str, systems: int, instances: int | None) -> list[Corpus]:
     """Systems that are scored against the same references: those of the reference data, or made ones."""
     data = reference_data()
-    folder = data and data.parent / "goldens" / "metrics" / protocol
+    folder = data and data.parent / "goldens" / "metrics" / scorer
     if folder is None or not folder.is_dir():
-        return _made(protocol, count, instances or 630), "made outputs"
-    if protocol == "e2e":
+        return _made(scorer, systems, instances or 630)
+    if scorer == "e2e":
         files = [(folder / "references.txt", path) for path in sorted((folder / "outputs").glob("*.txt"))]
     else:
-        files = [(path / "reference", path / "hypothesis") for path in sorted(folder.iterdir())] * count
-    read = [read_corpus(protocol, *pair) for pair in files[:count]]
-    return [
-        Corpus(protocol, c.hypotheses[:instances], c.references[:instances]) for c in read
-    ], "outputs of real systems"
+        files = [(path / "reference", path / "hypothesis") for path in sorted(folder.iterdir())] * systems
+    corpora = [read_corpus(scorer, *pair) for pair in files[:systems]]
+    return [Corpus(scorer, c.hypotheses[:instances], c.references[:instances]) for c in corpora]
 
 
-def _made(protocol: str, count: int, instances: int) -> list[Corpus]:
+def _made(scorer: str, systems: int, instances: int) -> list[Corpus]:
     generator = random.Random(0)
-    words = [f"w{i}" for i in range(300)]
 
     def text() -> str:
-        return " ".join(generator.choices(words, k=20)) + " ."
+        return " ".join(f"w{generator.randrange(300)}" for _ in range(20)) + " ."
 
     references = tuple(tuple(text() for _ in range(7)) for _ in range(instances))
     # Two thirds of a reference, so that every n-gram order has matches.
-    return [
-        Corpus(protocol, tuple(group[0][:60] + text()[:30] for group in references), references) for _ in range(count)
-    ]
-
-
-def _official(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
-    # The wrappers of pycocoevalcap start whatever is called `java`.
-    os.environ["PATH"] = f"{java.runtime().parent}{os.pathsep}{os.environ['PATH']}"
-    return _official_e2e(corpus, metrics) if corpus.protocol == "e2e" else _official_dart(corpus, metrics)
+    return [Corpus(scorer, tuple(group[0][:60] + text()[:30] for group in references), references)] * systems
 
 
 def _official_e2e(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.meteor.meteor import Meteor
-    from pycocoevalcap.rouge.rouge import Rouge
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
-
     mteval.count_references.cache_clear()
     scores = score(corpus, ["bleu", "nist"])
     texts: list[Sequence[Sequence[str]]] = [corpus.references, [(text,) for text in corpus.hypotheses]]
@@ -120,10 +104,6 @@ def _official_e2e(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
 
 
 def _official_dart(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
-    import pyter
-    from pycocoevalcap.meteor.meteor import Meteor
-    from sacrebleu.metrics.bleu import BLEU
-
     streams = [list(stream) for stream in zip_longest(*corpus.references)]
     bleu = BLEU(tokenize="13a", smooth_method="none", force=True).corpus_score(corpus.hypotheses, streams).score
     references = [[nltk.word_tokenize(text) for text in group] for group in corpus.references]
@@ -132,14 +112,10 @@ def _official_dart(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
     outputs = {i: [" ".join(words)] for i, words in enumerate(hypotheses)}
     meteor = {"METEOR": float(Meteor().compute_score(joined, outputs)[0])} if "meteor" in metrics else {}
     rates = [min(pyter.ter(text, one) for one in group) for text, group in zip(hypotheses, references, strict=True)]
-    return {"BLEU": bleu, "TER": sum(rates) / len(rates)} | meteor
+    return {"BLEU": bleu, "TER": mean(rates)} | meteor
 
 
 def _compare(official: dict[str, float], ours: dict[str, float]) -> None:
     for name, value in official.items():
         if not math.isclose(value, ours[name], rel_tol=1e-9):
-            raise RuntimeError(f"{name}: the re-enactment has {value}, this project {ours[name]}")
-
-
-if __name__ == "__main__":
-    main()
+            raise LodaError(f"{name}: the official way gives {value}, this project {ours[name]}; one of them is wrong")

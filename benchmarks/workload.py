@@ -1,38 +1,40 @@
-"""What is timed: models of known shapes with random weights, and the rows of E2E or rows of like lengths."""
+"""What is timed: models of known shapes with random weights, and E2E's texts or made ones of like lengths."""
 
 import os
 import random
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from tokenizers import Tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from loda.lab.base.files import SHIPPED
-from loda.lab.base.model import END_OF_TEXT, load_base, load_tokenizer, token_id
-from loda.lab.config import compose
-from loda.lab.data import load, load_pairs
-from loda.lab.training.examples import Row, encode, prompt
+from loda.lab.data import load
+from loda.lab.training.examples import Example
 
 VOCABULARY = 50257
+END = 50256
 SHAPES = {  # layers, width, heads
-    "gpt2_tiny": (2, 64, 2),  # to try a script
+    "gpt2_tiny": (2, 64, 2),  # to try a benchmark
     "gpt2_mini": (4, 256, 4),
     "gpt2_small": (12, 768, 12),
     "gpt2_medium": (24, 1024, 16),
     "gpt2_large": (36, 1280, 20),
 }
-MAX_LENGTH = 512
 
 
-def random_gpt2(shape: str, device: str) -> GPT2LMHeadModel:
-    """GPT-2 with random weights, float32, without dropout of its own, always the same for a shape."""
+def build_model(shape: str, device: str) -> GPT2LMHeadModel:
+    """GPT-2 in float32 without dropout: the toy base, or random weights that are always the same for a shape."""
+    if shape == "toy":
+        toy: GPT2LMHeadModel = GPT2LMHeadModel.from_pretrained(SHIPPED, dtype=torch.float32)
+        return toy.eval().to(device)  # type: ignore[no-any-return]
     layers, width, heads = SHAPES[shape]
     torch.manual_seed(0)
+    # A random model repeats its last token, the separator of a prompt; a text must not end for that.
     config = GPT2Config(
-        n_layer=layers, n_embd=width, n_head=heads, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0, pad_token_id=None
+        n_layer=layers, n_embd=width, n_head=heads, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0, eos_token_id=0
     )
-    model: GPT2LMHeadModel = GPT2LMHeadModel(config).eval().to(device)
-    return model
+    return GPT2LMHeadModel(config).eval().to(device)  # type: ignore[no-any-return]
 
 
 def reference_data() -> Path | None:
@@ -41,39 +43,37 @@ def reference_data() -> Path | None:
     return folder if (folder / "e2e").is_dir() and (folder / "gpt2_tokenizer").is_dir() else None
 
 
-def training_rows(count: int) -> tuple[list[Row], str]:
-    """Rows of E2E's training set, or made ones of like lengths, and which of the two.
-
-    The made ones have 22 +- 6 tokens of context and 28 +- 9 of completion, those of E2E 26 and 27 on average.
-    """
-    data = reference_data()
-    if data is not None:
-        tokenizer = load_tokenizer(data / "gpt2_tokenizer")
-        pairs = load_pairs("e2e", "train", data / "e2e")
-        drawn = random.Random(0).sample(pairs, min(count, len(pairs)))
-        return [encode(tokenizer, pair, MAX_LENGTH) for pair in drawn], "E2E training rows"
+def training_examples(count: int) -> list[Example]:
+    """Examples of E2E's training set in random order, or made ones of like lengths: 26 and 27 tokens on average."""
     generator = random.Random(0)
-    rows = []
-    for _ in range(count):
-        given, counted = (max(4, round(generator.gauss(*shape))) for shape in ((26, 6), (27, 9)))
-        rows.append(Row([generator.randrange(VOCABULARY) for _ in range(given + counted)], given))
-    return rows, "made rows of E2E's lengths"
-
-
-def toy_base() -> tuple[PreTrainedModel, int]:
-    """The small base that comes with the project, and its end-of-text token."""
-    return load_base(compose(["model=toy"]).model, SHIPPED), token_id(load_tokenizer(SHIPPED), END_OF_TEXT)
-
-
-def prompts(count: int, model: str = "gpt2_small") -> tuple[list[list[int]], str]:
-    """Distinct contexts of E2E's test set as prompts of `model`, or made ones of like lengths, and which of the two."""
     data = reference_data()
-    if data is not None:
-        tokenizer = load_tokenizer(SHIPPED if model == "toy" else data / "gpt2_tokenizer")
-        examples = load("e2e", "test", data / "e2e")
-        drawn = random.Random(0).sample(examples, min(count, len(examples)))
-        return [prompt(tokenizer, example.context) for example in drawn], "contexts of E2E's test set"
+    if data is None:
+        lengths = [(_length(generator, 26, 6), _length(generator, 27, 9)) for _ in range(count)]
+        return [Example(_random_ids(generator, given + told, VOCABULARY), given) for given, told in lengths]
+    tokenizer = Tokenizer.from_file(str(data / "gpt2_tokenizer" / "tokenizer.json"))
+    examples = []
+    for instance in generator.sample(load("e2e", "train", data / "e2e"), count):
+        context = [*tokenizer.encode(instance.context).ids, END]
+        examples.append(Example([*context, *tokenizer.encode(f" {instance.references[0]}").ids, END], len(context)))
+    return examples
+
+
+def prompts(count: int, shape: str) -> list[list[int]]:
+    """Distinct contexts of E2E's test set as prompts, or made ones of like lengths."""
     generator = random.Random(0)
-    lengths = [max(4, round(generator.gauss(33, 7))) for _ in range(count)]
-    vocabulary = load_tokenizer(SHIPPED).get_vocab_size() if model == "toy" else VOCABULARY
-    return [[generator.randrange(vocabulary) for _ in range(n)] for n in lengths], "made contexts of E2E's lengths"
+    data = reference_data()
+    vocabulary, end = (VOCABULARY, END) if shape != "toy" else (1280, 0)
+    if data is None:
+        return [_random_ids(generator, _length(generator, 33, 7), vocabulary) for _ in range(count)]
+    folder = SHIPPED if shape == "toy" else data / "gpt2_tokenizer"
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    instances = load("e2e", "test", data / "e2e")
+    return [[*tokenizer.encode(i.context).ids, end] for i in generator.sample(instances, min(count, len(instances)))]
+
+
+def _length(generator: random.Random, mean: float, deviation: float) -> int:
+    return max(4, round(generator.gauss(mean, deviation)))
+
+
+def _random_ids(generator: random.Random, length: int, vocabulary: int) -> list[int]:
+    return [generator.randrange(vocabulary) for _ in range(length)]

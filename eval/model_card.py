@@ -1,36 +1,25 @@
-"""A model card beside a trained adapter, with its scores and predictions: the folder can go to the hub as it is.
+"""The model card of a trained adapter: its folder can go to the hub as it is (docs/ecosystem.md)."""
 
-checkpoints/epoch-5/
-  adapter_config.json, adapter_model.safetensors      what `loda.from_pretrained` reads
-  README.md                                           the card
-  scores.json, predictions.jsonl                      of the scoring that the card tells of, the latest
-
-from huggingface_hub import HfApi
-HfApi().upload_folder(folder_path="outputs/runs/RUN/checkpoints/epoch-5", repo_id="NAME/REPOSITORY")
-"""
-
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from eval.results import Record
 from loda.atomic import write_text
-from loda.sealed import write_sealed
 
 TEMPLATE = """---
-{front_matter}
+{{ card_data }}
 ---
 
-# {adapter} on {base}, trained on {dataset}
+# {{ adapter }} on {{ base }}, trained on {{ dataset }}
 
-| {names} |
-| {rules} |
-| {values} |
+| {{ names }} |
+| {{ rules }} |
+| {{ values }} |
 
-{contexts} contexts of the {split} split, scored by the recipe `{protocol}`, in the units of the official scripts; epoch
-{epoch:g}, seed {seed}. `scores.json` has everything that determined them, `predictions.jsonl` the texts.
+{{ contexts }} contexts of the {{ split }} split, scored as `{{ scorer }}` in the units of the official scripts; epoch
+{{ epoch }}, seed {{ seed }}.
 
 ## Load
 
@@ -38,46 +27,38 @@ TEMPLATE = """---
 import loda  # pip install from the repository of LoDA
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained({base_arguments}, dtype="float32")
+base = AutoModelForCausalLM.from_pretrained({{ base_arguments }}, dtype="float32")
 model = loda.from_pretrained(base, "FOLDER")  # this folder; another base is refused
 ```
 
-The model was trained on rows of the context, the base's end-of-text token, and the text after a space.
+The model was trained on the context, the base's end-of-text token, and the text after a space.
 
-## Cost
-
-| | |
-| --- | --- |
-| trained parameters | {trained:,} |
-| multiply-accumulates per token, whole model | {macs:,} (the base alone: {base_macs:,}) |
-| training | {steps:,} batches of {batch_size}, {seconds:,.0f} s on {device} |
-
-## Settings
+## Cost and settings
 
 | | |
 | --- | --- |
-{settings}
+| trained parameters | {{ trained }} |
+| multiply-accumulates per token, whole model | {{ macs }} (the base alone: {{ base_macs }}) |
+| training | {{ steps }} batches of {{ batch_size }}, {{ seconds }} s on {{ device }} |
+{{ settings }}
 """
 
 
-def write_card(record: Record, folder: Path, predictions: Path) -> None:
-    """Put the card of a scored adapter, its scores and its predictions into the adapter's folder."""
-    write_text(folder / predictions.name, predictions.read_text(encoding="utf-8"))
-    write_sealed(folder / "scores.json", asdict(record))
+def write_card(record: Record, folder: Path) -> None:
+    """Write README.md into the folder of the scored adapter."""
     write_text(folder / "README.md", card(record))
 
 
 def card(record: Record) -> str:
     """The text of the card, with the front matter that the hub reads."""
     assert record.training is not None  # an untrained model has no adapter to describe
-    model, training, cost = record.settings["model"], record.training, record.cost
-    hub_id, names = model["hub_id"], list(record.scores)
-    base = f'"{hub_id}", revision="{model["revision"]}"' if hub_id else f'"{record.model}"'
-    method = record.settings["method"]
-    chosen = {"adapter": method["adapter"], "approx": method["approx"], "slices": method["slices"]}
-    chosen |= {"optim": record.settings["optim"], "decode": record.settings["decode"]}
-    return TEMPLATE.format(
-        front_matter=_front_matter(record, hub_id).to_yaml(),
+    model, cost, names = record.settings["model"], record.cost, list(record.scores)
+    method, hub_id = record.settings["method"], model["hub_id"]
+    chosen = {name: method[name] for name in ("adapter", "approx", "slices")}
+    chosen |= {name: record.settings[name] for name in ("optim", "decode")}
+    text = ModelCard.from_template(
+        _front_matter(record, hub_id),
+        template_str=TEMPLATE,
         adapter=record.adapter,
         base=hub_id or record.model,
         dataset=record.dataset,
@@ -86,19 +67,20 @@ def card(record: Record) -> str:
         values=" | ".join(f"{record.scores[name]:.4f}" for name in names),
         contexts=record.contexts,
         split=record.split,
-        protocol=record.protocol,
-        epoch=record.epoch,
+        scorer=record.scorer,
+        epoch=f"{record.epoch:g}",
         seed=record.seed,
-        base_arguments=base,
-        trained=cost.trainable_parameters,
-        macs=cost.model_macs_per_token,
-        base_macs=cost.base_model_macs_per_token,
-        steps=training["steps"],
+        base_arguments=f'"{hub_id}", revision="{model["revision"]}"' if hub_id else f'"{record.model}"',
+        trained=f"{cost.trainable_parameters:,}",
+        macs=f"{cost.model_macs_per_token:,}",
+        base_macs=f"{cost.base_model_macs_per_token:,}",
+        steps=f"{record.training['steps']:,}",
         batch_size=record.settings["optim"]["batch_size"],
-        seconds=training["seconds"],
+        seconds=f"{record.training['seconds']:,.0f}",
         device=record.provenance["training"]["device"],
         settings="\n".join(f"| {name} | `{value}` |" for name, value in chosen.items()),
     )
+    return f"{text}\n"
 
 
 def _front_matter(record: Record, hub_id: str | None) -> ModelCardData:

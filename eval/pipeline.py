@@ -4,224 +4,126 @@ Everything that can be wrong is checked before anything heavy is loaded, in the 
 data files, the base model's files, the shapes.
 """
 
+import json
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from time import monotonic
+from dataclasses import dataclass
 
-import torch
 from tokenizers import Tokenizer
 
-from eval.completion import is_complete, is_current, marks_of, metrics_key, metrics_of, scores_of
-from eval.decode.stage import decode, encode_prompts, read_texts, write_predictions
-from eval.model_card import write_card
-from eval.results import Record
-from eval.score import check_metrics, score_with_statistics
-from eval.score.corpus import Corpus
-from eval.score.postprocess import LEADERBOARD, pad_references, prepare
-from eval.tables.bootstrap import save_statistics
-from loda.atomic import discard_folder, sha256
-from loda.config import part_name
-from loda.cost import Cost
+from eval.decode.stage import decode, encode_prompts
+from eval.results import Record, read_record
+from eval.score import check_metrics
+from eval.score.stage import metrics_of, score_decoding, scoring_stage
+from loda.atomic import write_text
 from loda.errors import LodaError
-from loda.lab.base.files import locate
-from loda.lab.base.model import load_tokenizer, preflight, token_id
+from loda.lab.base import files as base_files
+from loda.lab.base.model import Base, get_base
+from loda.lab.base.tokenizer import load_tokenizer, token_id
 from loda.lab.config import Experiment
-from loda.lab.data import Example, load, load_entries, load_pairs
-from loda.lab.fingerprint import data_key, decode_key, train_key
+from loda.lab.data import Instance, load
+from loda.lab.device import pick_device
 from loda.lab.interrupt import listening
-from loda.lab.lock import check_held, hold
+from loda.lab.lock import lock_run
 from loda.lab.processes import check_processes, is_main_process, process_count
-from loda.lab.progress import ONE_RUN, Bars
-from loda.lab.provenance import provenance
-from loda.lab.run import STATISTICS, Outputs, RunDir
-from loda.lab.training.checkpoints import Milestone
-from loda.lab.training.loop import pick_device
-from loda.lab.training.stage import describe, load_trained, run_training, training_rows, use_threads
-from loda.sealed import read_json, write_sealed
+from loda.lab.run import Run
+from loda.lab.training.examples import Example, training_examples
+from loda.lab.training.packing import uses_packing
+from loda.lab.training.train import train
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What a run needs beside its settings, checked."""
 
-    folder: Path
+    base: Base
     tokenizer: Tokenizer
     stop: list[int]
-    examples: list[Example]  # what is decoded: every distinct context
-    prompts: list[list[int]]  # of these, encoded
-    instances: list[Example]  # what is scored: the same, or every entry of the file
+    examples: list[Example]
+    instances: list[Instance]
+    prompts: list[list[int]]
 
 
-def run_experiment(experiment: Experiment, bars: Bars = ONE_RUN, wait: bool = True) -> list[Record]:
-    """Do what is missing of an experiment and return its scores, one record for each checkpoint.
+def run_experiment(experiment: Experiment, wait: bool = True) -> list[Record]:
+    """Do what is missing of an experiment and return its scores; see `complete`."""
+    return complete(Run(experiment), wait)
 
-    Of several processes (see `loda.lab.processes`) only the first decodes and scores; the others return nothing after
-    the training.
+
+def complete(run: Run, wait: bool = True) -> list[Record]:
+    """Do what is missing of a run and return its scores, one record for each checkpoint.
+
+    Of several processes only the first decodes and scores; the others return nothing after the training.
 
     Args:
-        experiment: the settings.
-        bars: where progress bars stand.
-        wait: whether to wait for another process that is working on the same run.
+        run: the run.
+        wait: whether to wait for another process that is working on it.
 
     Raises:
-        LodaError: something that the user can mend; `HeldError` if another process has the run and `wait` is false,
-            or this is one of several that share it.
-        Interrupted: a signal asked to stop (see `loda.lab.interrupt`); what there was to save is saved.
+        LodaError: a mistake of the user; `HeldError` if another process has the run and `wait` is false, or if this
+            is one of several processes.
+        Interrupted: a signal asked to stop; what there was to save is saved.
     """
-    outputs = Outputs.of(experiment)
-    run = outputs.run(experiment)
-    if not is_complete(experiment):
-        inputs = _check(experiment)
-        # Over several processes none may wait: the others would go on to the training and wait there.
-        held = hold(run, wait and process_count() == 1) if is_main_process() else nullcontext()
-        with listening(), held:
-            _do_missing(experiment, inputs, outputs, bars)
-    if not is_main_process():
-        return []
-    if run.failed.exists():
-        run.failed.unlink()
-    return scores_of(experiment)
+    records = find_records(run)
+    if records is None:
+        inputs = check(run)
+        # Over several processes none may wait: the others would reach the training and wait there.
+        alone = lock_run(run.path, wait and process_count() == 1) if is_main_process() else nullcontext()
+        with listening(), alone:
+            records = _do_missing(run, inputs)
+    if is_main_process():
+        run.failed_file.unlink(missing_ok=True)
+    return records
 
 
-def record_failure(run: RunDir, overrides: str, message: str) -> None:
-    """Leave what went wrong as `failed.json` in the folder of a run; where that cannot be written, say so."""
-    try:
-        write_sealed(run.failed, {"overrides": overrides, "message": message})
-    except LodaError as error:
-        print(f"the failure of {run.name} could not be recorded: {error}", file=sys.stderr)
+def _do_missing(run: Run, inputs: Inputs) -> list[Record]:
+    train(run, inputs.base, inputs.examples)
+    records = []
+    for checkpoint in run.checkpoints if is_main_process() else []:
+        decoding = decode(run, checkpoint, inputs.base, inputs.tokenizer, inputs.prompts, inputs.stop)
+        records.append(score_decoding(run, checkpoint, decoding, inputs.instances))
+    return records
 
 
-def _do_missing(experiment: Experiment, inputs: Inputs, outputs: Outputs, bars: Bars) -> None:
-    rows = training_rows(experiment, inputs.tokenizer, outputs) if experiment.trains else []
-    run_training(experiment, inputs.folder, rows, outputs, bars)
-    if not is_main_process():
-        return
-    for mark in marks_of(experiment):
-        _decode(experiment, inputs, mark, outputs, bars)
-        check_held(outputs.run(experiment))
-        _score(experiment, inputs, mark, outputs)
+def check(run: Run) -> Inputs:
+    """Check and prepare everything that training, decoding and scoring need.
 
-
-def _check(experiment: Experiment) -> Inputs:
-    dataset = experiment.dataset
-    use_threads(experiment)
+    Raises:
+        LodaError: what is wrong.
+    """
+    experiment, dataset = run.experiment, run.experiment.dataset
     check_processes(experiment)
     pick_device(experiment.trainer.device)
-    check_metrics(dataset.protocol, metrics_of(dataset))
-    source = (dataset.name, experiment.decode.split, dataset.path, dataset.variant)
-    examples = load(*source)
-    instances = load_entries(*source) if dataset.protocol == LEADERBOARD else examples
-    if experiment.trains:
-        load_pairs(dataset.name, "train", dataset.path, dataset.variant)
-    folder = locate(experiment.model)
-    preflight(experiment, folder)
-    tokenizer = load_tokenizer(folder)
+    check_metrics(dataset.scorer, metrics_of(dataset))
+    instances = load(dataset.name, experiment.decode.split, dataset.path)
+    base = get_base(experiment.model, base_files.locate(experiment.model), run.base_key)
+    base.check(experiment)
+    uses_packing(experiment, base.shape)
+    tokenizer = load_tokenizer(base.folder)
     stop = [token_id(tokenizer, text) for text in experiment.decode.stop]
-    prompts = encode_prompts(tokenizer, examples, experiment.decode, dataset.max_length)
-    return Inputs(folder, tokenizer, stop, examples, prompts, instances)
+    prompts = encode_prompts(tokenizer, instances, experiment.decode, dataset.max_length)
+    examples = training_examples(run, tokenizer) if experiment.trains else []
+    return Inputs(base, tokenizer, stop, examples, instances, prompts)
 
 
-def _decode(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs, bars: Bars) -> None:
-    run = outputs.run(experiment)
-    summary_file, predictions = run.decoded(experiment, mark.label), run.predictions(experiment, mark.label)
-    if _is_decoded(run, experiment, mark.label):
-        return
-    started = monotonic()
-    model = load_trained(experiment, inputs.folder, mark.label, outputs)
-    made_from = {"adapter": run.adapter_hash(mark.label), "decode": decode_key(experiment)}
-    parts = predictions.with_name("parts")
-    hypotheses = decode(
-        model,
-        inputs.stop,
-        inputs.prompts,
-        experiment.decode,
-        mark.label,
-        bars,
-        parts,
-        made_from,
-        check=lambda: check_held(run),
-    )
-    check_held(run)
-    write_predictions(predictions, inputs.tokenizer, hypotheses)
-    origin = provenance(monotonic() - started, pick_device(experiment.trainer.device))
-    hashes = {"predictions": sha256(predictions), "adapter": made_from["adapter"]}
-    write_sealed(summary_file, {**hashes, "provenance": origin})
-    discard_folder(parts)
+def find_records(run: Run) -> list[Record] | None:
+    """The scores of a run, one record for each checkpoint; None unless all are there and current."""
+    records = []
+    training = run.training()
+    if training is None or training.find() is None:
+        return None
+    for checkpoint in run.checkpoints:
+        adapter = run.checkpoint(checkpoint).find()
+        decoding = adapter and run.decoding(checkpoint, adapter).find()
+        scoring = decoding and scoring_stage(run, decoding).find()
+        if scoring is None:
+            return None
+        records.append(read_record(run.root, scoring))
+    return records
 
 
-def _score(experiment: Experiment, inputs: Inputs, mark: Milestone, outputs: Outputs) -> None:
-    dataset, run = experiment.dataset, outputs.run(experiment)
-    path, predictions = run.scores(experiment, mark.label), run.predictions(experiment, mark.label)
-    if is_current(run, experiment, mark.label):
-        return
-    started = monotonic()
-    trained, decoded = read_json(run.trained), read_json(run.decoded(experiment, mark.label))
-    corpus = make_corpus(
-        dataset.protocol, read_texts(predictions), inputs.examples, inputs.instances, experiment.decode.stop
-    )
-    scored = score_with_statistics(corpus, metrics_of(dataset))
-    statistics = path.with_name(STATISTICS)
-    save_statistics(statistics, {name: found for name, (_, found) in scored.items()})
-    record = Record(
-        run=run.name,
-        model=experiment.model.name,
-        dataset=dataset.name,
-        adapter=part_name(experiment.method.adapter),
-        approx=part_name(experiment.method.approx),
-        seed=experiment.seed,
-        epoch=mark.epoch,
-        split=experiment.decode.split,
-        protocol=dataset.protocol,
-        contexts=len(inputs.examples),
-        scores={name: value for name, (value, _) in scored.items()},
-        cost=Cost(**trained["cost"]),
-        settings=describe(experiment),
-        training=trained["training"],
-        hashes={
-            "train": train_key(experiment),
-            "decode": decode_key(experiment),
-            "data": data_key(experiment),
-            "metrics": metrics_key(dataset),
-            "predictions": decoded["predictions"],
-            "statistics": sha256(statistics),
-        },
-        provenance={
-            "training": trained["provenance"],
-            "decoding": decoded["provenance"],
-            "scoring": provenance(monotonic() - started, torch.device("cpu")),
-        },
-    )
-    check_held(run)
-    if experiment.trains:
-        write_card(record, run.checkpoint(mark.label), predictions)
-    write_sealed(path, asdict(record))  # the last: where it is, all is
-
-
-def make_corpus(
-    protocol: str, texts: list[str], examples: list[Example], instances: list[Example], stop: Sequence[str]
-) -> Corpus:
-    """Predictions and references as the protocol's scorer reads them.
-
-    Args:
-        protocol: see `DatasetConfig`.
-        texts: the prediction for each of `examples`.
-        examples: the contexts that were decoded.
-        instances: what is scored; each has the prediction of its context.
-        stop: the marks that end a text.
-    """
-    if len(texts) != len(examples):
-        raise LodaError(f"there are {len(texts)} predictions for {len(examples)} contexts; decode this split again")
-    contexts = (example.context for example in examples)
-    predicted = dict(zip(contexts, prepare(protocol, texts, stop), strict=True))
-    references = [pad_references(protocol, prepare(protocol, instance.references, stop)) for instance in instances]
-    hypotheses = (predicted[instance.context] for instance in instances)
-    return Corpus(protocol, tuple(hypotheses), tuple(map(tuple, references)))
-
-
-def _is_decoded(run: RunDir, experiment: Experiment, label: str) -> bool:
-    """Whether there are predictions of the present adapter."""
-    summary_file = run.decoded(experiment, label)
-    return summary_file.exists() and read_json(summary_file).get("adapter") in (None, run.adapter_hash(label))
+def record_failure(run: Run, overrides: str, message: str) -> None:
+    """Write what went wrong to `failed.json` in the folder of the run, or say that it cannot be written."""
+    try:
+        write_text(run.failed_file, json.dumps({"overrides": overrides, "message": message}, indent=2) + "\n")
+    except LodaError as error:
+        print(f"the failure of {run.name} could not be recorded: {error}", file=sys.stderr)

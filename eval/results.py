@@ -1,28 +1,44 @@
-"""The scores of all runs of an outputs folder: one `Record` for each, and `results.jsonl` with all of them."""
+"""The scores of every run as typed records, and one results.jsonl with all of them.
+
+A scoring stage holds scores.json, one `Record` that can be judged alone, and statistics.safetensors, what each context
+contributes to each score. `results.jsonl` has the same objects, one per line in a fixed order; no stage reads it.
+"""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from pydantic import Field
+from safetensors.numpy import load_file
 
-from loda.atomic import sha256, write_file, write_text
-from loda.cost import Cost
+from loda.atomic import write_text
+from loda.costs import Cost
 from loda.errors import LodaError
-from loda.lab.run import Outputs, run_of
-from loda.settings import load, settings
+from loda.lab.run import Outputs
+from loda.lab.stage import MANIFEST, Manifest, is_current, read_stage
+from loda.manifest import check_files
+from loda.settings import load, read_json, settings
+
+SCORES, STATISTICS = "scores.json", "statistics.safetensors"
 
 
 @settings
 class Record:
     """The scores of one checkpoint of one run on one split.
 
-    `scores` are in the units of the official scripts: for E2E BLEU, METEOR and ROUGE_L are fractions, NIST and CIDEr
-    raw; for DART and WebNLG BLEU is 0-100, METEOR and TER are fractions.
+    Attributes:
+        run: name of the run.
+        checkpoint: its name, such as epoch-5.
+        epoch: whole, unless `trainer.max_steps` ended the run within one.
+        scores: in the units of the official scripts: for E2E BLEU, METEOR and ROUGE_L are fractions, NIST and CIDEr
+            raw; for DART and WebNLG BLEU is 0-100, METEOR and TER are fractions.
+        settings: the whole experiment.
+        training: what `loda.lab.training.loop.Summary` holds; None where nothing was trained.
+        hashes: train, decode, data and metrics: what the scores depend on.
+        provenance: of training, decoding and scoring.
     """
 
     run: str
@@ -31,59 +47,72 @@ class Record:
     adapter: str
     approx: str
     seed: int
-    epoch: float  # whole, unless `trainer.max_steps` ended the run within one
+    checkpoint: str
+    epoch: float
     split: str
     scorer: str
-    contexts: int
+    contexts: int = Field(ge=1)
     scores: dict[str, float]
     cost: Cost
-    settings: dict[str, Any]  # the whole experiment
-    training: dict[str, Any] | None  # what the training reports; None where nothing was trained
-    hashes: dict[str, str]  # train, decode, data, metrics
-    provenance: dict[str, Any]  # of training, decoding and scoring
+    settings: dict[str, Any]
+    training: dict[str, Any] | None
+    hashes: dict[str, str]
+    provenance: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        for name in ("train", "decode", "data", "metrics"):
-            if name not in self.hashes:
-                raise LodaError(f"hashes.{name} of {self.run} has no value; score that run again")
+    @property
+    def place(self) -> str:
+        """The place of its scoring stage below the outputs folder."""
+        return f"runs/{self.run}/decode/{self.hashes['decode']}/{self.checkpoint}/{self.split}/{self.scorer}"
 
 
-def collect(outputs_root: str | Path) -> list[Record]:
-    """Every scoring below `runs/`; rewrites `results.jsonl`.
+def collect(root: str | Path) -> list[Record]:
+    """Read every current scoring below `runs/` and rewrite `results.jsonl` atomically.
 
     Raises:
-        LodaError: a file that is not one well-formed record of the run in whose folder it lies.
+        LodaError: a scoring that is damaged or in another's place.
     """
-    outputs = Outputs(Path(outputs_root))
-    records = sorted(
-        map(read_record, outputs.scores),
-        key=lambda record: (record.run, record.epoch, record.split, record.scorer, record.hashes["decode"]),
-    )
-    write_text(outputs.results, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in records))
+    outputs, records = Outputs(root), []
+    for path in sorted(outputs.runs.glob(f"*/decode/*/*/*/*/{MANIFEST}")):
+        manifest = read_stage(outputs.root, path.parent.relative_to(outputs.root).as_posix())
+        if is_current(outputs.root, manifest):
+            records.append(read_record(outputs.root, manifest))
+    records.sort(key=lambda record: (record.run, record.epoch, record.split, record.scorer, record.hashes["decode"]))
+    write_text(outputs.results, "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records))
     return records
 
 
-def read_record(path: Path) -> Record:
-    """Read one `runs/<run>/.../scores.json`."""
-    try:
-        record = load(Record, json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise LodaError(f"{path}: {error}; delete the file and score that run again") from error
-    if record.run != run_of(path):
-        raise LodaError(f"{path}: holds the scores of run {record.run}; move the copied folder out of runs/")
+def read_record(root: Path, manifest: Manifest) -> Record:
+    """The record of a scoring stage.
+
+    Raises:
+        LodaError: the stage is damaged, or the record is of another one.
+    """
+    check_files(root / manifest.place, manifest.files)
+    path = root / manifest.place / SCORES
+    record = load(Record, read_json(path), str(path))
+    if record.place != manifest.place:
+        raise LodaError(f"{path} holds the scores of {record.place}; delete the folder and run that command again")
     return record
 
 
-def write_statistics(path: Path, statistics: Mapping[str, Any]) -> None:
-    """Keep the statistics of a scored corpus, by the name of the score: (contexts, numbers) each."""
-    arrays = {key: np.asarray(rows, dtype=np.float64) for key, rows in statistics.items()}
-    write_file(path, lambda temporary: save_file(arrays, temporary))
+def read_statistics(root: str | Path, record: Record) -> dict[str, NDArray[np.float64]]:
+    """The statistics behind a record by the name of the score, each (contexts, numbers).
+
+    Raises:
+        LodaError: they are missing or altered.
+    """
+    check_files(Path(root) / record.place, read_stage(Path(root), record.place).files)
+    arrays: dict[str, NDArray[np.float64]] = load_file(Path(root) / record.place / STATISTICS)
+    return arrays
 
 
-def read_statistics(outputs_root: str | Path, record: Record) -> dict[str, NDArray[np.float64]]:
-    """The statistics behind a record, by the name of the score: (contexts, numbers) each."""
-    run = Outputs(Path(outputs_root)).run_named(record.run)
-    for path in run.statistics(record.hashes["decode"], record.split, record.scorer):
-        if sha256(path) == record.hashes.get("statistics"):
-            return dict(load_file(path))
-    raise LodaError(f"the statistics behind the scores of {record.run} are missing or were changed; score it again")
+def summary(record: Record) -> str:
+    """Two lines: which run, and what it scored."""
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in record.scores.items())
+    return f"{record.run}, epoch {record.epoch:g}, {record.contexts} contexts of {record.split}\n  {scores}"
+
+
+def headline(record: Record) -> str:
+    """Split, epoch and the first of the scores, for lists of runs."""
+    name, value = next(iter(record.scores.items()))
+    return f"{record.split}, epoch {record.epoch:g}: {name} {value:.4f}"

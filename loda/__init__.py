@@ -14,29 +14,31 @@
 
     loda.save_pretrained(model, "my-adapter")    # adapter_config.json + adapter_model.safetensors
     model = loda.from_pretrained(fresh_base, "my-adapter")    # strict: right base, every tensor, or an error
+    base = loda.unload(model)                    # the base again, bit for bit
 
-    model = loda.optimize_for_inference(model.eval())    # the same outputs, faster; for decoding, at the end
+    model = loda.optimize_for_inference(model.eval())    # the same outputs, faster; it cannot be undone
 
-Without `approx` the pre-trained projection stays as it is (LoDA, LoDA+, LoRA); `loda.merge(model)` folds a LoRA into
-the weights, and refuses for the non-linear adapters, which have no equivalent weight.
+Without `approx` the pre-trained projection stays as it is (LoDA, LoDA+, LoRA). `loda.merge(model)` adds a LoRA to the
+weights. It refuses non-linear adapters, which equal no weight.
 """
 
 import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from loda.checkpoint import from_pretrained, save_pretrained
     from loda.config import LodaConfig
-    from loda.cost import cost
+    from loda.costs import cost
     from loda.inference import optimize_for_inference
     from loda.interfaces import Adapter
-    from loda.model import inject, merge, trainable_parameters, unload
+    from loda.model import approximate, inject, merge, trainable_parameters, unload
     from loda.projection import AdaptedProjection
 
+__version__ = "0.1.0"
 __all__ = [
     "LodaConfig",
     "inject",
+    "approximate",
     "unload",
     "merge",
     "save_pretrained",
@@ -49,34 +51,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "from_pretrained": "loda.checkpoint",
-    "save_pretrained": "loda.checkpoint",
-    "LodaConfig": "loda.config",
-    "cost": "loda.cost",
-    "optimize_for_inference": "loda.inference",
-    "inject": "loda.model",
-    "merge": "loda.model",
-    "trainable_parameters": "loda.model",
-    "unload": "loda.model",
-    "AdaptedProjection": "loda.projection",
-    "Adapter": "loda.interfaces",
+    "loda.checkpoint": ("from_pretrained", "save_pretrained"),
+    "loda.config": ("LodaConfig",),
+    "loda.costs": ("cost",),
+    "loda.inference": ("optimize_for_inference",),
+    "loda.interfaces": ("Adapter",),
+    "loda.model": ("approximate", "inject", "merge", "trainable_parameters", "unload"),
+    "loda.projection": ("AdaptedProjection",),
 }
 
 
-class _Package(ModuleType):
-    """Imports a name, and torch with it, when it is first used: a mistake in the settings is told before that."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'loda' has no attribute {name!r}")
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-        setattr(self, name, value)
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The first import of loda/model.py would put that module in the place of the function of its name.
-        if name not in _HOMES or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
+def __getattr__(name: str) -> Any:
+    """Import a public name, and torch with it, when it is first used: `import loda` stays fast."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'loda' has no attribute {name!r}")
 
 
-importlib.import_module(__name__).__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

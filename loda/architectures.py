@@ -12,23 +12,22 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from loda.columns import Columns
 from loda.errors import LodaError
-from loda.linear import is_transposed
+from loda.projection import FusedSlice
 
-PARTS = ("q", "k", "v")
+QKV = ("q", "k", "v")
 WHOLE = "whole"
-"""The one slice of a projection that is not one of attention's."""
+"""Slice name of a module outside attention: all its columns."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where things are in a transformer block, by the names of modules within it.
+class AttentionLayout:
+    """Where things are in a transformer block, by the names of modules within the block.
 
     Attributes:
         projections: one module that computes q, k and v side by side (fused, W_proj = [W_q, W_k, W_v]), or three
             modules, in this order (split).
-        outputs: the modules whose output the residual stream receives, attention's first; Adapter^H alone needs them.
+        outputs: the modules whose output the residual stream receives, attention's first. Only `houlsby` needs them.
         by_head: whether a fused module goes head by head, [q_1, k_1, v_1, q_2, ...]; with grouped queries, group by
             group.
 
@@ -41,15 +40,15 @@ class Layout:
     by_head: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.projections) not in (1, len(PARTS)):
+        if len(self.projections) not in (1, len(QKV)):
             raise LodaError(
                 f"projections={self.projections} must name one module that computes q, k and v, or three, in this order"
             )
 
-    def slices(self, d_out: int, heads: int, head_width: int) -> dict[str, Columns]:
-        """The slices of a fused projection that computes `d_out` columns.
+    def slices(self, d_out: int, heads: int, head_width: int) -> dict[str, FusedSlice]:
+        """Return the slices of a fused projection that computes `d_out` columns.
 
-        The heads of queries leave as many columns to keys as to values, so the shape tells how many these have.
+        The number of key and value heads follows from the columns that the query heads leave.
 
         Raises:
             LodaError: a number of columns that no such projection has.
@@ -62,25 +61,28 @@ class Layout:
             )
         runs = shared if self.by_head else 1
         ends = [n * head_width // runs for n in (heads, heads + shared, heads + 2 * shared)]
-        return {part: Columns(start, stop, runs) for part, start, stop in zip(PARTS, [0, *ends], ends, strict=False)}
+        return {
+            name: FusedSlice(start, stop, runs) for name, start, stop in zip(QKV, [0, *ends[:2]], ends, strict=True)
+        }
 
 
-_LLAMA = Layout(
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), outputs=("self_attn.o_proj", "mlp.down_proj")
-)
-ARCHITECTURES: dict[str, Layout] = {
-    "gpt2": Layout(("attn.c_attn",), outputs=("attn.c_proj", "mlp.c_proj")),
-    "gpt_neo": Layout(
+_SPLIT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_LLAMA = AttentionLayout(_SPLIT, outputs=("self_attn.o_proj", "mlp.down_proj"))
+ARCHITECTURES: dict[str, AttentionLayout] = {
+    "gpt2": AttentionLayout(("attn.c_attn",), outputs=("attn.c_proj", "mlp.c_proj")),
+    "gpt_neo": AttentionLayout(
         ("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
         outputs=("attn.attention.out_proj", "mlp.c_proj"),
     ),
-    "gptj": Layout(("attn.q_proj", "attn.k_proj", "attn.v_proj"), outputs=("attn.out_proj", "mlp.fc_out")),
-    "gpt_neox": Layout(("attention.query_key_value",), outputs=("attention.dense", "mlp.dense_4h_to_h"), by_head=True),
-    "opt": Layout(("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), outputs=("self_attn.out_proj", "fc2")),
-    "bloom": Layout(
+    "gptj": AttentionLayout(("attn.q_proj", "attn.k_proj", "attn.v_proj"), outputs=("attn.out_proj", "mlp.fc_out")),
+    "gpt_neox": AttentionLayout(
+        ("attention.query_key_value",), outputs=("attention.dense", "mlp.dense_4h_to_h"), by_head=True
+    ),
+    "opt": AttentionLayout(_SPLIT, outputs=("self_attn.out_proj", "fc2")),
+    "bloom": AttentionLayout(
         ("self_attention.query_key_value",), outputs=("self_attention.dense", "mlp.dense_4h_to_h"), by_head=True
     ),
-    "phi3": Layout(("self_attn.qkv_proj",), outputs=("self_attn.o_proj", "mlp.down_proj")),
+    "phi3": AttentionLayout(("self_attn.qkv_proj",), outputs=("self_attn.o_proj", "mlp.down_proj")),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
@@ -89,66 +91,79 @@ ARCHITECTURES: dict[str, Layout] = {
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
 }
-"""By `model_type` of the model's configuration."""
+"""The layouts by `model_type` of the model's configuration."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """One projection of a model: its name, its module and its slices.
+class TargetModule:
+    """A linear module to adapt or approximate.
 
     Attributes:
         name: of the module in the model.
         module: a `Conv1D` or an `nn.Linear`.
         slices: by name, q, k or v; or `WHOLE`.
-        block: the block whose attention it belongs to; None for other modules.
+        block: the name of the block whose attention it belongs to; None for other modules.
     """
 
     name: str
     module: nn.Module
-    slices: dict[str, Columns]
+    slices: dict[str, FusedSlice]
     block: str | None
 
     @property
     def is_plain(self) -> bool:
-        """Whether the module computes x W + b from a weight that it holds; subclasses, as of bitsandbytes, may not."""
+        """Whether the module holds its weight W and computes x W + b. Subclasses, as of bitsandbytes, may not."""
         return type(self.module) in (Conv1D, nn.Linear)
 
     @property
     def weight(self) -> Tensor:
-        """(d_in, d_out), of a plain module: the one place where an `nn.Linear` is transposed."""
-        weight = cast(Tensor, self.module.weight)
-        return weight if isinstance(self.module, Conv1D) else weight.T
+        """The weight (d_in, d_out) of a plain module."""
+        return oriented(self.module, cast(Tensor, self.module.weight))
 
     @property
     def bias(self) -> Tensor | None:
-        """(d_out,) or None."""
+        """The bias (d_out,) or None."""
         return cast(Tensor | None, self.module.bias)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """d_in, d_out."""
+        """(d_in, d_out)."""
         return shape_of(self.module)
 
-
-def shape_of(module: nn.Module) -> tuple[int, int]:
-    """d_in, d_out of a linear module; a quantised one's weight has another shape."""
-    if isinstance(module, Conv1D):
-        return module.nx, module.nf
-    linear = cast(nn.Linear, module)
-    return linear.in_features, linear.out_features
+    def is_bare(self, slices: Sequence[str]) -> bool:
+        """Whether no slice of this module is in `slices`. A module outside attention is adapted in any case."""
+        return not {*slices, WHOLE} & set(self.slices)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block: its module, and the modules that write to the residual stream, attention's first."""
+    """A transformer block: its module, the modules that write to the residual stream, attention's first, its width."""
 
     module: nn.Module
     outputs: tuple[nn.Module, ...]
     width: int
 
 
-def architecture(model: nn.Module) -> Layout:
-    """Where things are in `model`.
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module can be adapted."""
+    return isinstance(module, (Conv1D, nn.Linear))
+
+
+def shape_of(module: nn.Module) -> tuple[int, int]:
+    """Return (d_in, d_out) of a linear module; the weight of a quantised one has another shape."""
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    linear = cast(nn.Linear, module)
+    return linear.in_features, linear.out_features
+
+
+def oriented(module: nn.Module, weight: Tensor) -> Tensor:
+    """Turn the weight that `module` holds into a view (d_in, d_out), or such a weight into what `module` holds."""
+    return weight if isinstance(module, Conv1D) else weight.T
+
+
+def architecture(model: nn.Module) -> AttentionLayout:
+    """Return the layout of `model`.
 
     Raises:
         LodaError: an unknown architecture.
@@ -160,7 +175,7 @@ def architecture(model: nn.Module) -> Layout:
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """The transformer blocks of `model`, in order, whether its projections are adapted or not.
+    """Return the transformer blocks of `model`, in order, whether its projections are adapted or not.
 
     Raises:
         LodaError: an unknown architecture.
@@ -176,12 +191,11 @@ def find_blocks(model: nn.Module) -> list[Block]:
     return blocks
 
 
-def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[Target]:
-    """The attention projections of `model`, in order, or the linear modules whose names end with one of `names`.
+def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[TargetModule]:
+    """Return the attention projections of `model`, in order, or the linear modules whose names end with `names`.
 
     Raises:
-        LodaError: an unknown architecture, where no names are given; a model in which no projection was found, or one
-            is used at two places.
+        LodaError: an unknown architecture and no names, no module of a name, or one module at two places.
     """
     wanted = names or architecture(model).projections
     targets = [
@@ -199,8 +213,20 @@ def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[Target]:
     return targets
 
 
-def check_places(model: nn.Module, targets: Iterable[Target]) -> None:
-    """Raise LodaError for a target that the model holds at two places, of which one would stay as it is."""
+def target_of(model: nn.Module, name: str, module: nn.Module) -> TargetModule:
+    """Return the linear `module` called `name` in `model`, with its slices."""
+    layout = ARCHITECTURES.get(_kind(model))
+    _, d_out = shape_of(module)
+    for index, ending in enumerate(layout.projections if layout else ()):
+        if layout and _ends_with(name, ending):
+            split = len(layout.projections) == len(QKV)
+            slices = {QKV[index]: FusedSlice(0, d_out)} if split else layout.slices(d_out, *_heads(model))
+            return TargetModule(name, module, slices, _block_of(name, ending))
+    return TargetModule(name, module, {WHOLE: FusedSlice(0, d_out)}, None)
+
+
+def check_places(model: nn.Module, targets: Iterable[TargetModule]) -> None:
+    """Raise LodaError for a target that the model holds at two places: only one of them would be replaced."""
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
@@ -211,42 +237,22 @@ def check_places(model: nn.Module, targets: Iterable[Target]) -> None:
             )
 
 
-def check_slices(model: nn.Module, targets: Sequence[Target], slices: Sequence[str], approximated: bool) -> None:
-    """Check that `slices` say what of the `targets`, which somebody named, is adapted.
+def check_slices(model: nn.Module, targets: Sequence[TargetModule], slices: Sequence[str], approximated: bool) -> None:
+    """Check that `slices` say which columns of the `targets`, given by the user, are adapted.
 
     Raises:
-        LodaError: slices of an attention in a model in which nobody knows where they are; a target that they leave bare
-            (which makes sense only beside others, where it is `approximated` with them).
+        LodaError: slices of attention in an unknown architecture, or a target without any of the slices. The latter is
+            allowed beside other targets if it is `approximated` with them.
     """
     kind = _kind(model)
     if kind not in ARCHITECTURES and WHOLE not in slices:
         raise LodaError(f"slices={tuple(slices)} of {targets[0].name}: {_how_to_add(kind, _linear_names(model))}")
-    bare = [target for target in targets if is_bare(target, slices)]
+    bare = [target for target in targets if target.is_bare(slices)]
     if bare and not (approximated and len(bare) < len(targets)):
         raise LodaError(
             f"targets name {bare[0].name}, which is {', '.join(bare[0].slices)}; slices={tuple(slices)} would leave it "
             "without an adapter: add to the slices, or leave it out of the targets"
         )
-
-
-def is_bare(target: Target, slices: Sequence[str]) -> bool:
-    """Whether `target` has none of `slices`; what is not one of attention's projections is adapted in any case."""
-    return not {*slices, WHOLE} & set(target.slices)
-
-
-def plain_projection(weight: Tensor, bias: Tensor | None) -> nn.Module:
-    """An ordinary module that holds `weight` (d_in, d_out) and `bias` themselves, not copies: what `Target` found."""
-    d_in, d_out = weight.shape
-    module: Any
-    # Built empty: a constructor would draw random numbers for a full weight.
-    if is_transposed(weight):
-        module, weight = nn.Linear(d_in, d_out, bias=False, device="meta"), weight.T
-    else:
-        module = Conv1D(d_out, 0)
-        module.nx = d_in
-    module.weight = nn.Parameter(weight, requires_grad=False)
-    module.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
-    return cast(nn.Module, module)
 
 
 def _kind(model: nn.Module) -> str:
@@ -262,25 +268,8 @@ def _block_of(name: str, ending: str) -> str:
     return name.removesuffix(ending).removesuffix(".")
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Whether a module is one that can be adapted."""
-    return isinstance(module, (Conv1D, nn.Linear))
-
-
-def target_of(model: nn.Module, name: str, module: nn.Module) -> Target:
-    """The linear `module` of that name in `model`, with its slices."""
-    layout = ARCHITECTURES.get(_kind(model))
-    _, d_out = Target(name, module, {}, None).shape
-    for index, ending in enumerate(layout.projections if layout else ()):
-        if layout and _ends_with(name, ending):
-            split = len(layout.projections) == len(PARTS)
-            slices = {PARTS[index]: Columns(0, d_out)} if split else layout.slices(d_out, *_heads(model))
-            return Target(name, module, slices, _block_of(name, ending))
-    return Target(name, module, {WHOLE: Columns(0, d_out)}, None)
-
-
 def _heads(model: nn.Module) -> tuple[int, int]:
-    """How many heads of queries there are, and how wide each is."""
+    """Return the number of query heads and the width of one."""
     config: Any = getattr(model, "config", None)
     heads = getattr(config, "num_attention_heads", None)
     if heads is None:
@@ -292,7 +281,7 @@ def _heads(model: nn.Module) -> tuple[int, int]:
 
 
 def _linear_names(model: nn.Module) -> list[str]:
-    """The distinct names of the linear modules, with * for numbers."""
+    """Return the distinct names of the linear modules, with * for numbers."""
     linear = (name for name, module in model.named_modules() if is_linear(module))
     return list(dict.fromkeys(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name) for name in linear if name))
 
@@ -305,7 +294,7 @@ def _how_to_add(kind: str, names: Iterable[str]) -> str:
         f"the architecture {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}. "
         f"Its linear modules are {found}. Name those to adapt (targets, in PEFT target_modules), as a whole "
         "with slices=('whole',), or add the architecture, with the order of columns that the model's code has:\n"
-        "    from loda.architectures import ARCHITECTURES, Layout\n"
+        "    from loda.architectures import ARCHITECTURES, AttentionLayout\n"
         f"    qkv = {tuple(attention or within)}  # within a block: one module [q, k, v], or q, k and v\n"
-        f"    ARCHITECTURES[{kind!r}] = Layout(qkv, by_head=False)  # True: one module [q_1, k_1, v_1, q_2, ...]"
+        f"    ARCHITECTURES[{kind!r}] = AttentionLayout(qkv, by_head=False)  # True: [q_1, k_1, v_1, q_2, ...]"
     )

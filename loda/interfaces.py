@@ -1,28 +1,23 @@
-"""The two nouns of the architecture, as protocols: a frozen projection and an adapter.
+"""What adapters and approximations offer. This file imports nothing of the library.
 
-One file in `loda/adapters/` exports a `Config` and, where it adds modules, an `Adapter`; one file in `loda/approx/`
-exports a `Config` and a `Frozen`. The file's name is the name used in YAML and in saved adapters: nothing has to be
-registered.
-Weights are held in one orientation, (d_in, d_out), the paper's row-vector convention h = x W.
+One file in `loda/adapters/` or `loda/approx/` holds a settings class with a class attribute `name`, which is its name
+in YAML and in saved adapters, and the module that the settings create. Nothing has to be registered.
+Weights are written (d_in, d_out), in the paper's row-vector convention h = x W.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import Field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from loda.adapters.bottleneck import Form
-    from loda.projection import AdaptedProjection
 
 
 @runtime_checkable
 class Adapter(Protocol):
-    """What is learned beside a projection or another module: Delta h = f(x), zero right after construction."""
+    """A trained map beside a projection or another module: Delta h = f(x), zero right after construction."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(*, d_in) -> (*, d_out)."""
+        """Map (*, d_in) to (*, d_out)."""
         ...
 
     def macs(self) -> int:
@@ -32,110 +27,79 @@ class Adapter(Protocol):
 
 @runtime_checkable
 class LinearAdapter(Adapter, Protocol):
-    """An adapter with f(x) = x Delta W; only these can be merged."""
+    """An adapter that is linear for all or some settings: f(x) = x Delta W. Only linear adapters can be merged."""
 
-    def weight(self) -> Tensor:
-        """Delta W, (d_in, d_out)."""
-        ...
-
-
-@runtime_checkable
-class Bottleneck(Adapter, Protocol):
-    """An adapter of the form of Eq. 2, which `loda.optimize_for_inference` knows how to make fast."""
-
-    def form(self) -> "Form":
-        """Its parts."""
+    def weight(self) -> Tensor | None:
+        """Delta W (d_in, d_out), or None if the settings make f non-linear."""
         ...
 
 
 @runtime_checkable
 class Reparametrised(Protocol):
-    """A module that is trained through other parameters than it keeps."""
+    """A module whose training-only parameters are dropped when it is saved."""
 
     def folded(self) -> dict[str, nn.Parameter]:
-        """What it keeps, by name within the module."""
+        """The parameters that are saved, by their names in the module."""
         ...
 
     def fold(self) -> None:
-        """Replace what is trained by what is kept; the function stays the same."""
+        """Replace the training-only parameters by the saved ones; the function stays the same."""
         ...
 
 
-class Frozen(Protocol):
-    """What W_proj has become: h = x W~ + bias. Only fine-tuning trains it, and never an approximation."""
+class BaseProjection(Protocol):
+    """What W_proj has become: h = x W~ + b, with W~ = W, W_A W_B or a sparse W. A module with a strict state dict."""
+
+    energy: Tensor | float
+    """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2)."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(*, d_in) -> (*, d_out)."""
-        ...
-
-    def dense(self) -> Tensor:
-        """W~ as one matrix (d_in, d_out), for checks and merging."""
+        """Map (*, d_in) to (*, d_out)."""
         ...
 
     def macs(self) -> int:
         """Multiply-accumulates per token."""
         ...
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What `approximate` returned and `build` took, to be stored."""
-        ...
 
-    @property
-    def energy(self) -> float:
-        """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2)."""
+class ApproxLinear(BaseProjection, Protocol):
+    """A base projection that stands for its weight only approximately."""
+
+    def split(self, widths: Sequence[int], biases: Sequence[Tensor | None]) -> Sequence[nn.Module]:
+        """Cut [W_q, W_k, W_v]~ into neighbours of `widths` columns, each with its bias.
+
+        Models with three modules for q, k and v hold a joint approximation like this. `self` has no bias.
+        """
         ...
 
 
 @runtime_checkable
-class Factored(Protocol):
-    """A frozen projection that is one matrix or a product of two, for `loda.optimize_for_inference`."""
-
-    bias: Tensor | None
-
-    def factors(self) -> tuple[Tensor, ...]:
-        """(W,) or (W_A, W_B) with W~ = W_A W_B."""
-        ...
-
-
 class AdapterConfig(Protocol):
-    """Settings of an adapter, a frozen dataclass that knows how to attach itself to a model."""
+    """The settings of an adapter, a `loda.settings` class."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    name: ClassVar[str]
 
     def check(self, model: nn.Module) -> None:
-        """Raise LodaError where the method does not fit `model`, which nothing has touched yet."""
+        """Raise LodaError if the method does not fit `model`, which is still unchanged."""
         ...
 
-    def attach(
-        self,
-        model: nn.Module,
-        projections: Mapping[str, "AdaptedProjection"],
-        slices: Sequence[str],
-    ) -> None:
-        """Add what is trained to `model`, whose parameters are all frozen at this point, or unfreeze some of them."""
+    def attach(self, model: nn.Module) -> None:
+        """Add the trained modules to `model`, or unfreeze parameters of it. All its parameters are frozen before."""
         ...
 
 
+@runtime_checkable
 class ApproxConfig(Protocol):
-    """Settings of an approximation, a frozen dataclass.
-
-    `approximate` is pure and may be slow (an SVD); its tensors can be stored and given to `build` later.
-    """
+    """The settings of an approximation, a `loda.settings` class."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    name: ClassVar[str]
 
     def check(self, d_in: int, d_out: int) -> None:
-        """Raise LodaError where the settings do not fit a (d_in, d_out) weight."""
+        """Raise LodaError if the settings do not fit a (d_in, d_out) weight."""
         ...
 
-    def approximate(self, weight: Tensor) -> dict[str, Tensor]:
-        """The tensors that stand for `weight` (d_in, d_out)."""
-        ...
-
-    def split(self, tensors: Mapping[str, Tensor], widths: Sequence[int]) -> list[dict[str, Tensor]]:
-        """The tensors of neighbouring parts, `widths` columns each, of what `approximate` returned."""
-        ...
-
-    def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> nn.Module:
-        """A `Frozen` module over what `approximate` returned."""
+    def approximate(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """Return the `BaseProjection` for `weight` (d_in, d_out) and `bias` (d_out,). May be slow, changes neither."""
         ...

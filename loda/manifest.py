@@ -13,6 +13,7 @@ from typing import Any
 
 from loda.atomic import sha256, write_text
 from loda.errors import LodaError
+from loda.settings import read_json
 
 FORMAT = 2
 """Raised when the layout of saved files changes; other formats are not read."""
@@ -34,19 +35,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
         LodaError: the file is missing, unreadable, altered, or of another format.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        expected = content.pop("sha256")
-        found = content.pop("format")
-    except OSError as error:
-        raise LodaError(f"{path} cannot be read ({error.strerror}); restore it from a copy") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise LodaError(f"{path} is not a manifest ({error}); restore it from a copy") from error
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"format", "sha256"} <= set(content):
+        raise LodaError(f"{path} is not a manifest of this project; restore it from a copy")
+    found, expected = content.pop("format"), content.pop("sha256")
     if found != FORMAT:
         raise LodaError(f"{path} has format {found!r}, this version reads {FORMAT}; make the folder again")
     if expected != _hash({"format": found, **content}):
         raise LodaError(f"{path} was changed after it was written, its sha256 differs; restore it from a copy")
-    return dict(content)
+    return content
 
 
 def hash_files(folder: Path, *but: str) -> dict[str, str]:

@@ -1,66 +1,125 @@
-"""AdaptedProjection: one frozen projection and the adapters of its slices, composed.
+"""AdaptedProjection: one base projection and the adapters of its slices.
 
-    h = x W~ + b            the frozen map, once for all slices
+    h = x W~ + b            the frozen base, once for all slices
     h[slice] += f_slice(x)  one adapter for each adapted slice
 
-Every method of the paper is a choice of the two parts: S-LoDA+ is (sparse, loda_plus), LoRA is (dense, lora). The
-approximation acts on the whole d x 3d matrix, the adapters on slices of it (the paper's footnote 2). All adapters
-of one projection see the same dropped-out input: one mask for q and v, as in LoRA's code. Where a model has three
-modules for q, k and v, each is a projection of one slice.
+Every method of the paper is a choice of the two: S-LoDA+ is (sparse, loda_plus), LoRA is (dense, lora). The
+approximation W~ acts on the whole d x 3d matrix, the adapters on slices of it (the paper's footnote 2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from loda.columns import Columns
-from loda.interfaces import Adapter, Frozen
+from loda.interfaces import Adapter, BaseProjection
+
+
+@dataclass(frozen=True)
+class FusedSlice:
+    """The columns of one slice (q, k or v) of a projection's output.
+
+    The output is `runs` equal parts side by side, and the slice is columns start .. stop - 1 of each part. In
+    [W_q, W_k, W_v] each slice is one run. GPT-NeoX and BLOOM store head by head, [q_1, k_1, v_1, q_2, k_2, v_2, ...]:
+    there are as many runs as heads.
+    """
+
+    start: int
+    stop: int
+    runs: int = 1
+
+    @property
+    def width(self) -> int:
+        """The number of columns."""
+        return self.runs * (self.stop - self.start)
+
+    def of(self, h: Tensor) -> Tensor:
+        """View the slice in h (*, d_out): (*, width), or (*, runs, width / runs) for several runs."""
+        return self._by_run(h)[..., self.start : self.stop]
+
+    def add_(self, h: Tensor, update: Tensor, scale: float = 1.0) -> None:
+        """Compute h[slice] += scale * update in place: h (*, d_out), update (*, width)."""
+        self.of(h).add_(self._by_run(update), alpha=scale)
+
+    def _by_run(self, h: Tensor) -> Tensor:
+        return h if self.runs == 1 else h.unflatten(-1, (self.runs, -1))
 
 
 class AdaptedProjection(nn.Module):
-    """h = x W~ + b, and h[slice] += adapter(dropout(x)) for every adapted slice: (*, d_in) -> (*, d_out).
+    """h = x W~ + b, then h[slice] += adapter(dropout(x)) for every adapted slice: (*, d_in) -> (*, d_out).
+
+    All adapters of one projection see the same dropout mask, as q and v do in LoRA's code.
 
     Args:
-        frozen: a module that follows the `Frozen` protocol.
-        slices: name -> columns of the output, for example {"q": Columns(0, d), ...}; together they are all of it.
+        base: a `BaseProjection`.
+        slices: the slices of the output by name, for example {"q": FusedSlice(0, d), ...}; together they cover it.
         d_in: width of the input.
+        adapted: names of the slices that get an adapter, in the order in which the adapters are created.
     """
 
-    def __init__(self, frozen: nn.Module, slices: Mapping[str, Columns], d_in: int) -> None:
+    def __init__(
+        self, base: nn.Module, slices: Mapping[str, FusedSlice], d_in: int, adapted: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self.frozen = frozen
+        self.base = base
         self.slices = dict(slices)
         self.d_in = d_in
+        self.adapted = tuple(adapted)
         self.dropout = nn.Dropout(0.0)
         self.adapters = nn.ModuleDict()
 
     def adapt(self, name: str, adapter: nn.Module, dropout: float) -> None:
-        """Put `adapter` beside the slice `name`; the dropout is one for all adapters of this projection."""
+        """Put `adapter` beside the slice `name`; `dropout` holds for all adapters of this projection."""
         self.adapters[name] = adapter.train(self.training)
         self.dropout.p = dropout
-
-    def width(self, name: str) -> int:
-        """Output width of the slice `name`."""
-        return self.slices[name].width
 
     @property
     def d_out(self) -> int:
         """Width of the output."""
-        return sum(columns.width for columns in self.slices.values())
+        return sum(fused.width for fused in self.slices.values())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(*, d_in) -> (*, d_out)."""
-        h: Tensor = self.frozen(x)
+        """Map (*, d_in) to (*, d_out)."""
+        h: Tensor = self.base(x)
         if not self.adapters:
             return h
         x = self.dropout(x)
         for name, adapter in self.adapters.items():
-            # In place, so that the other slices stay bit-identical to the frozen map.
+            # In place, so that the other slices stay bit-identical to the base.
             self.slices[name].add_(h, adapter(x))
         return h
 
     def macs(self) -> int:
-        """Multiply-accumulates per token of the frozen map and all adapters."""
-        parts = cast(list[Frozen | Adapter], [self.frozen, *self.adapters.values()])
+        """Multiply-accumulates per token of the base and all adapters."""
+        parts = cast(list[BaseProjection | Adapter], [self.base, *self.adapters.values()])
         return sum(part.macs() for part in parts)
+
+
+def projections(model: nn.Module) -> dict[str, AdaptedProjection]:
+    """Return the adapted projections of `model` by module name, in order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, AdaptedProjection)}
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute h = x W + b with W (d_in, d_out): (*, d_in) -> (*, d_out).
+
+    The kernel is that of the module which held W: `addmm` of transformers' `Conv1D`, or `F.linear` if W is the
+    transposed view of an `nn.Linear`'s weight. So an unadapted slice is bit-identical to the base model.
+    """
+    if weight.T.is_contiguous() and not weight.is_contiguous():
+        return F.linear(x, weight.T, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    h = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+    return h.view(*x.shape[:-1], weight.shape[-1])
+
+
+def placement(module: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return the device and dtype for modules that are added beside `module` of `model`.
+
+    A quantised module holds integers and computes in the dtype of the rest of the model.
+    """
+    parameters = [*module.parameters(), *model.parameters()]
+    return parameters[0].device, next(p.dtype for p in parameters if p.is_floating_point())

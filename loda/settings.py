@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
@@ -51,6 +52,20 @@ def load(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
         return TypeAdapter(cls).validate_json(json.dumps(data))
     except ValidationError as error:
         raise LodaError(_sentence(cls, error, where)) from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        LodaError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LodaError(f"{path} cannot be read ({error.strerror}); restore it from a copy") from error
+    except (ValueError, RecursionError) as error:
+        raise LodaError(f"{path} is not JSON ({error}); restore it from a copy") from error
 
 
 def _sentence(cls: type, error: ValidationError, where: str = "") -> str:

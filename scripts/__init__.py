@@ -1,1 +1,1 @@
-"""Command-line tools around the harness, run as `python -m scripts.<name>`."""
+"""Command-line tools around the harness: `python -m scripts VERB`, or `python -m scripts.<module>`."""

@@ -1,12 +1,11 @@
 """Figure 2 of the paper: the energy of W_proj that a low-rank or a sparse approximation keeps.
 
-    python -m scripts.figure2 --model gpt2_medium --block 0
+    python -m scripts figure2 --model gpt2_medium --block 0
 
-Writes `outputs/figures/figure2-<model>-block<n>.{png,pdf,csv}`; the report shows every figure that is there.
+Writes `outputs/figures/figure2-<model>-block<n>.{png,pdf,csv}`; the report shows every such figure.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,28 +19,24 @@ from loda.atomic import write_text
 from loda.errors import LodaError
 from loda.lab.base.files import locate
 from loda.lab.base.model import load_base
+from loda.lab.command_line import run_command
 from loda.lab.config import compose
 from loda.lab.run import Outputs
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.figure2", description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts figure2", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="gpt2_medium", help="a file in configs/model")
     parser.add_argument("--block", type=int, default=0, help="which Transformer block, from 0")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("settings", nargs="*", help="overrides, such as model.path=FOLDER for a local base")
-    arguments = parser.parse_intermixed_args(argv)
-    try:
-        config = compose([f"model={arguments.model}", *arguments.settings]).model
-        weights = projections_of_blocks(load_base(config, locate(config)))
-        if not 0 <= arguments.block < len(weights):
-            raise LodaError(f"--block {arguments.block} is not one of 0..{len(weights) - 1} of {config.name}")
-    except LodaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    energy = kept_energy(weights[arguments.block])
-    folder, name = Outputs(arguments.outputs).figures, name_of(config.name, arguments.block)
+    options = parser.parse_intermixed_args(arguments)
+    config = compose([f"model={options.model}", *options.settings]).model
+    weights = projections_of_blocks(load_base(config, locate(config)))
+    if not 0 <= options.block < len(weights):
+        raise LodaError(f"--block {options.block} is not one of 0..{len(weights) - 1} of {config.name}")
+    energy = kept_energy(weights[options.block])
+    folder, name = Outputs(options.outputs).figures, name_of(config.name, options.block)
     write_text(folder / f"{name}.csv", to_csv(energy))
     save(draw(energy, title_of(name)), folder, name)
     print(summary(energy))
@@ -58,4 +53,4 @@ def projections_of_blocks(model: nn.Module) -> list[Tensor]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,104 +1,91 @@
 """Run a finished result again from its record, in a folder of its own, and compare every byte that counts.
 
-    python -m scripts.reproduce RUN                 or: make reproduce RUN=...
-    python -m scripts.reproduce outputs/runs/... --keep again
+    python -m scripts reproduce RUN                 or: make reproduce RUN=...
+    python -m scripts reproduce outputs/runs/... --keep again
 
 Compared are the adapters, the predictions and the scores. On the same machine with the same number of threads and the
-same versions they are the same bytes; what else differs between the two records (versions, device, threads) is listed
-first. Exit code 1 if something is not the same.
+same versions they are the same bytes; other differences between the two records (versions, device, threads) are listed
+first. Exit code 1 if something differs.
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from eval.completion import headline
-from eval.results import Record, read_record
+from eval.pipeline import complete
+from eval.results import Record, collect, headline
 from loda.atomic import sha256
 from loda.errors import LodaError
-from loda.lab.config import restore
-from loda.lab.run import Outputs, RunDir
+from loda.lab.command_line import run_command
+from loda.lab.config import Experiment
+from loda.lab.run import Outputs, Run
+from loda.settings import load
+
+COMPARED = ("checkpoints/*/adapter_model.safetensors", "decode/*/*/*/predictions.jsonl")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.reproduce", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m scripts reproduce", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="the folder of a run, or its name in the outputs folder")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder that holds runs/")
     parser.add_argument("--keep", type=Path, help="a folder for the second run, which is deleted otherwise")
     options = parser.parse_args(arguments)
-    try:
-        first = Outputs(options.outputs).find(options.run)
-        with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory() as folder:
-            second = repeat(first, Path(folder))
-            told = [*circumstances(first, second), *(differences := compare(first, second))]
-    except LodaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(told) or f"{first.name}: the same adapters, predictions and scores")
+    first = Outputs(options.outputs).find(options.run)
+    records = [record for record in collect(first.parents[1]) if record.run == first.name]
+    with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory() as folder:
+        again = repeat(records, Path(folder))
+        differences = [*compare_files(first, Path(folder) / "runs" / first.name), *compare_scores(records, again)]
+    lines = [*circumstances(records, again), *differences]
+    print("\n".join(lines) or f"{first.name}: the same adapters, predictions and scores")
     return 1 if differences else 0
 
 
-def repeat(run: RunDir, outputs: Path) -> RunDir:
-    """Run each of a run's experiments, as its records have them, below `outputs`.
+def repeat(records: Sequence[Record], outputs: Path) -> list[Record]:
+    """Run the experiments of all records below `outputs`.
 
     Raises:
-        LodaError: a record of another version, or settings that no longer lead to a run of this name.
+        LodaError: settings that no longer lead to a run of this name.
     """
-    from eval.pipeline import run_experiment  # heavy, and not before the run is known to be there
-
-    again = Outputs(outputs).run_named(run.name)
-    for record in map(read_record, run.all_scores):
-        experiment = replace(restore(record.settings), outputs=str(outputs))
-        name = Outputs(outputs).run(experiment).name
-        if name != run.name:
+    for record in records:
+        run = Run(replace(load(Experiment, record.settings), outputs=str(outputs)))
+        if run.name != record.run:
             raise LodaError(
-                f"the settings of {run.name} make {name} today: the data, the base or PROTOCOL changed; "
+                f"the settings of {record.run} make {run.name} today: the data, the base or RESULTS_VERSION changed; "
                 "reproduce it with the commit that its record names"
             )
-        run_experiment(experiment)
-    return again
+        complete(run)
+    return collect(outputs)
 
 
-def circumstances(first: RunDir, second: RunDir) -> list[str]:
-    """What differs between the two records besides the results, and may explain that they do."""
-    pairs = zip(*(map(_origins, map(read_record, run.all_scores)) for run in (first, second)), strict=True)
-    lines = {
-        f"{stage}: {key} was {value}, is {theirs[stage].get(key)}": None
-        for mine, theirs in pairs
-        for stage, facts in mine.items()
+def circumstances(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
+    """Differences between the records besides the results, which may explain them."""
+    lines = [
+        f"{stage}: {key} was {value}, is {theirs.provenance[stage].get(key)}"
+        for mine, theirs in zip(first, second, strict=True)
+        for stage, facts in mine.provenance.items()
         for key, value in facts.items()
-        if theirs[stage].get(key) != value
-    }
-    return list(lines)
+        if key not in ("seconds", "finished") and theirs.provenance[stage].get(key) != value
+    ]
+    return list(dict.fromkeys(lines))
 
 
-def _origins(record: Record) -> dict[str, dict[str, object]]:
-    passing = ("seconds", "finished")
-    return {
-        stage: {key: value for key, value in facts.items() if key not in passing}
-        for stage, facts in record.provenance.items()
-    }
+def compare_files(first: Path, second: Path) -> list[str]:
+    """The adapters and predictions that differ."""
+    paths = [path.relative_to(first) for pattern in COMPARED for path in sorted(first.glob(pattern))]
+    return [
+        f"{path} differs"
+        for path in paths
+        if not (second / path).is_file() or sha256(first / path) != sha256(second / path)
+    ]
 
 
-def compare(first: RunDir, second: RunDir) -> list[str]:
-    """The adapters, predictions and scores that are not the same."""
-    found = []
-    for pattern in ("checkpoints/*/adapter_model.safetensors", "decode/*/*/*/predictions.jsonl"):
-        for path in sorted(first.path.glob(pattern)):
-            name = path.relative_to(first.path)
-            if not (second.path / name).is_file() or sha256(path) != sha256(second.path / name):
-                found.append(f"{name} is another")
-    for path in first.all_scores:
-        mine, theirs = read_record(path), read_record(second.path / path.relative_to(first.path))
-        if mine.scores != theirs.scores:
-            found.append(f"{headline(mine)} became {headline(theirs)}")
-    return found
+def compare_scores(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
+    pairs = zip(first, second, strict=True)
+    return [f"{headline(mine)} became {headline(theirs)}" for mine, theirs in pairs if mine.scores != theirs.scores]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

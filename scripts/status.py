@@ -1,121 +1,120 @@
-"""What is running? Every run below outputs/: done, running, failed or stopped; and what a table still lacks.
+"""List the runs below outputs/: done, running, failed or stopped; or what a table still lacks.
 
-    python -m scripts.status
-    python -m scripts.status table1 --profile toy
+    python -m scripts status
+    python -m scripts status table1 --profile toy
 
-A run is `stopped` if it has begun, nobody works on it, and it did not fail: the same command goes on with it.
+A run is `stopped` if it was started, nobody works on it, and it did not fail: the same command continues it.
 """
 
 import argparse
-import sys
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from eval.completion import headline, is_complete
-from eval.results import Record, read_record
-from eval.tables.jobs import Job, jobs
+from eval.pipeline import find_records
+from eval.results import Record, headline
+from eval.tables.runs import TableRun, table_runs
 from loda.errors import LodaError
-from loda.lab.config import Experiment, restore
-from loda.lab.files import last_json_line
-from loda.lab.lock import holder
-from loda.lab.run import Outputs, RunDir
-from loda.sealed import read_json
+from loda.lab.command_line import run_command
+from loda.lab.config import Experiment
+from loda.lab.lock import lock_owner
+from loda.lab.run import Outputs, Run
+from loda.lab.stage import Stage
+from loda.settings import load, read_json
 
-
-class State(Enum):
-    """What has become of a run."""
-
-    done = "done"
-    running = "running"
-    failed = "failed"
-    stopped = "stopped"
-    missing = "missing"
+STATES = ("done", "running", "failed", "stopped", "missing")
 
 
 @dataclass(frozen=True)
 class Status:
-    """One run: its state, what it is doing or what it scored, the time it took so far and what is left, in seconds."""
+    """One run: its state, what it does or scored, its seconds so far and the seconds left."""
 
     run: str
-    state: State
+    state: str
     detail: str = ""
     elapsed: float | None = None
     left: float | None = None
 
 
-def status(run: RunDir, outputs: Outputs, experiments: Sequence[Experiment] = ()) -> Status:
-    """Look at one run folder; it is done when all of `experiments` are, or else the one that it was begun for."""
-    if held := holder(run):
-        since = (datetime.now(UTC) - datetime.fromisoformat(held.since)).total_seconds()
-        stage, left = _stage(run, since)
-        return Status(run.name, State.running, f"{stage}, {held}", since, left)
-    if run.failed.exists():
-        return Status(run.name, State.failed, read_json(run.failed)["message"].strip().splitlines()[-1])
-    if not run.experiment.exists():
-        return Status(run.name, State.stopped, "prepare")
+def status(path: Path, runs: Sequence[Run]) -> Status:
+    """Look at the folder of a run; it is done when all of `runs`, which share it, are."""
+    owner = lock_owner(path)
+    if owner is not None:
+        since = (datetime.now(UTC) - datetime.fromisoformat(owner.since)).total_seconds()
+        detail, left = _progress(runs[0], since)
+        return Status(path.name, "running", f"{detail}, {owner}", since, left)
+    failed = path / "failed.json"
+    if failed.exists():
+        return Status(path.name, "failed", read_json(failed)["message"].strip().splitlines()[-1])
+    found = [find_records(run) for run in runs]
+    records = [record for of_run in found for record in of_run or []]
+    if None in found:
+        return Status(path.name, "stopped", _progress(runs[0], None)[0])
+    return Status(path.name, "done", "; ".join(map(headline, records)), sum(map(_seconds, records)))
+
+
+def status_of_folder(outputs: Outputs, path: Path) -> Status:
+    """Look at a run that is known by its folder alone."""
     try:
-        scored = experiments or [replace(restore(read_json(run.experiment)), outputs=str(outputs.root))]
-        complete = all(map(is_complete, scored))
-    except (LodaError, FileNotFoundError) as error:
-        return Status(run.name, State.stopped, f"cannot be judged: {error}")
-    if not complete:
-        return Status(run.name, State.stopped, _stage(run, None)[0])
-    records = [read_record(path) for path in run.all_scores]
-    seconds = _training_seconds(run) + sum(map(_seconds, records))
-    return Status(run.name, State.done, "; ".join(map(headline, records)), seconds)
+        stage = Stage(outputs.root, f"runs/{path.name}/settings", "settings")
+        settings = stage.find()
+        if settings is None:
+            return Status(path.name, "stopped", "prepare")
+        run = Run(replace(load(Experiment, settings.content), outputs=str(outputs.root)))
+        if run.path != path:
+            raise LodaError(f"its settings are now those of {run.name}: the data or the base changed")
+        return status(path, [run])
+    except LodaError as error:
+        return Status(path.name, "stopped", f"cannot be judged: {error}")
 
 
-def _stage(run: RunDir, since: float | None) -> tuple[str, float | None]:
+def status_of_job(job: TableRun) -> Status:
+    """Look at a run of a table."""
+    path = job.runs[0].path
+    return status(path, job.runs) if path.exists() else Status(path.name, "missing")
+
+
+def _progress(run: Run, since: float | None) -> tuple[str, float | None]:
     """What a run is doing, and how many seconds of its training are left at the present rate."""
-    if run.trained.exists():
+    training = run.training()
+    if training is not None and training.find() is not None:
         return "decode and score", None
-    if not run.journal.exists():
-        return "prepare", None
-    line, settings = last_json_line(run.journal), read_json(run.experiment)
+    line = _last_line(run.metrics_file)
     if line is None:
-        return "train", None
-    total = _total_steps(line, settings)
+        return "prepare", None
+    total = run.checkpoints[-1].step
     left = None if since is None else since * (total - line["step"]) / line["step"]
-    return f"train {line['step']}/{total}, loss {line['loss']:.3f}", left
+    return f"train {line['step']:g}/{total}, loss {line['loss']:.3f}", left
 
 
-def _total_steps(line: dict[str, Any], settings: dict[str, Any]) -> int:
-    epochs: int = round(settings["optim"]["epochs"] * line["step"] / line["epoch"])
-    limit: int | None = settings["trainer"]["max_steps"]
-    return min(epochs, limit or epochs)
+def _last_line(path: Path) -> dict[str, float] | None:
+    """The last whole line of a file that another process may be writing."""
+    if not path.exists():
+        return None
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return json.loads(lines[-1]) if lines else None
 
 
 def _seconds(record: Record) -> float:
-    """Of decoding and scoring."""
-    return float(sum(record.provenance[stage]["seconds"] for stage in ("decoding", "scoring")))
-
-
-def _training_seconds(run: RunDir) -> float:
-    return float(read_json(run.trained)["provenance"]["seconds"])
-
-
-def _of_job(job: Job, outputs: Outputs) -> Status:
-    run = outputs.run(job.experiment)
-    return status(run, outputs, job.experiments) if run.path.exists() else Status(run.name, State.missing)
+    return float(sum(stage["seconds"] for stage in record.provenance.values()))
 
 
 def render(statuses: Sequence[Status]) -> str:
     """One line for each run, and one for all."""
     width = max((len(each.run) for each in statuses), default=0)
     lines = [
-        f"{each.run:<{width}}  {each.state.value:<7}  {_time(each.elapsed):>8}  {_left(each.left):<14}  {each.detail}"
+        f"{each.run:<{width}}  {each.state:<7}  {_time(each.elapsed):>8}  "
+        f"{f'{_time(each.left)} left' if each.left is not None else '':<14}  {each.detail}"
         for each in statuses
     ]
     counts = Counter(each.state for each in statuses)
-    known = [each.elapsed for each in statuses if each.state is State.done and each.elapsed is not None]
-    unfinished = len(statuses) - counts[State.done]
-    total = f"{len(statuses)} runs: " + (", ".join(f"{counts[s]} {s.value}" for s in State if counts[s]) or "none")
+    known = [each.elapsed for each in statuses if each.state == "done" and each.elapsed is not None]
+    unfinished = len(statuses) - counts["done"]
+    total = f"{len(statuses)} runs: " + (", ".join(f"{counts[s]} {s}" for s in STATES if counts[s]) or "none")
     if known and unfinished:
         mean = fmean(known)
         total += f"; a run took {_time(mean)}, the rest would take one process about {_time(unfinished * mean)}"
@@ -126,31 +125,22 @@ def _time(seconds: float | None) -> str:
     return "" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
-def _left(seconds: float | None) -> str:
-    return "" if seconds is None else f"{_time(seconds)} left"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.status", description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts status", description=__doc__.splitlines()[0])
     parser.add_argument("table", nargs="?", help="only the runs of this table, missing ones too, such as table1")
     parser.add_argument("settings", nargs="*", help="overrides that its runs were started with, as model.path=FOLDER")
     parser.add_argument("--profile", default="paper", help="of the table: paper or toy")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
-    arguments = parser.parse_intermixed_args(argv)
-    outputs = Outputs(arguments.outputs)
-    try:
-        if arguments.table is None:
-            found = [status(RunDir(path), outputs) for path in sorted(outputs.runs.glob("*")) if path.is_dir()]
-        else:
-            listed = jobs(arguments.table, arguments.profile, [*arguments.settings, f"outputs={outputs.root}"])
-            found = [_of_job(job, outputs) for job in listed]
-        print(render(found))
-    except LodaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = parser.parse_intermixed_args(arguments)
+    outputs = Outputs(options.outputs)
+    if options.table is None:
+        found = [status_of_folder(outputs, path) for path in sorted(outputs.runs.glob("*")) if path.is_dir()]
+    else:
+        listed = table_runs(options.table, options.profile, [*options.settings, f"outputs={outputs.root}"])
+        found = [status_of_job(job) for job in listed]
+    print(render(found))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,22 +1,25 @@
 """The reference's beam search (LoRA's gpt2_beam.py at batch size 1), batched and without repeated work.
 
-It is not the beam search of `transformers.generate`; four rules differ, and change about half of the texts:
+It differs from `transformers.generate` in four rules, which change about half of the texts:
 
     an n-gram may not be generated twice, but one of the prompt may be repeated
     banned tokens lose their probability before the softmax, so the rest is normalised again
     only `num_beams` candidates are kept at each step, and a finished one gives up its place for that step
     the length penalty counts generated tokens, the end token included
 
-One best finished hypothesis is kept; a later one replaces it only if its value is strictly greater. The reference
-always takes `max_new_tokens` steps; here an example leaves the batch as soon as nothing can beat its best any more,
-which gives the same result. Prompts are computed once, not once per beam.
+The best finished hypothesis is kept; a later one replaces it only if its value is strictly greater. The reference
+always takes `max_new_tokens` steps; here an example leaves the batch as soon as nothing can beat its best, with the
+same result. Prompts are computed once, not once per beam.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from eval.decode.cache import BeamCache
@@ -40,7 +43,16 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Rules:
-    """The settings of a search."""
+    """The settings of a search.
+
+    Attributes:
+        num_beams: hypotheses kept at each step.
+        max_new_tokens: longest continuation.
+        length_penalty: exponent of the length that a score is divided by.
+        no_repeat_ngram_size: no n-gram of generated tokens may occur twice; 0 switches this off.
+        min_length: no end token before so many tokens.
+        eos_token_ids: tokens that end a hypothesis.
+    """
 
     num_beams: int
     max_new_tokens: int
@@ -48,6 +60,13 @@ class Rules:
     no_repeat_ngram_size: int
     min_length: int
     eos_token_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if min(self.num_beams, self.max_new_tokens) < 1 or min(self.no_repeat_ngram_size, self.min_length) < 0:
+            raise LodaError(
+                f"num_beams={self.num_beams} and max_new_tokens={self.max_new_tokens} must be at least 1, "
+                f"no_repeat_ngram_size={self.no_repeat_ngram_size} and min_length={self.min_length} at least 0"
+            )
 
 
 def beam_search(
@@ -64,135 +83,156 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best continuation of every prompt, in the order of the prompts.
 
-    Args:
-        model: a causal language model in evaluation mode.
-        prompts: token ids, at least one each.
-        num_beams: hypotheses kept at each step.
-        max_new_tokens: longest continuation.
-        length_penalty: exponent of the length that a score is divided by.
-        no_repeat_ngram_size: no n-gram of generated tokens may occur twice; 0 switches this off.
-        min_length: no end token before so many tokens.
-        eos_token_ids: tokens that end a hypothesis.
-        batch_size: prompts searched together; it does not change the result.
+    The settings are those of `Rules`; `batch_size` prompts are searched together, which does not change the result.
 
     Raises:
-        LodaError: an empty prompt, one that leaves no room for `max_new_tokens` among the model's positions, a
-            number out of its range, a model in training mode, or one whose logits are not numbers.
+        LodaError: see `Rules`, `check_prompts` and `search`.
     """
-    if model.training:
-        raise LodaError("the model is in training mode, so dropout would change the result; call model.eval() first")
-    empty = [i for i, prompt in enumerate(prompts) if not prompt]
-    if empty:
-        raise LodaError(f"prompt {empty[0]} is empty; a prompt needs at least one token")
-    positions = getattr(model.config, "max_position_embeddings", None)
-    longest = max(map(len, prompts), default=0)
-    if positions is not None and longest + max_new_tokens > positions:
-        raise LodaError(
-            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed the {positions} positions of the "
-            "model; shorten the prompt or lower max_new_tokens"
-        )
-    if num_beams > model.config.vocab_size:
-        raise LodaError(f"num_beams={num_beams} exceeds the vocabulary of {model.config.vocab_size} tokens; lower it")
-    if min(num_beams, max_new_tokens, batch_size) < 1 or min(no_repeat_ngram_size, min_length) < 0:
-        raise LodaError(
-            f"num_beams={num_beams}, max_new_tokens={max_new_tokens} and batch_size={batch_size} must be at least 1, "
-            f"no_repeat_ngram_size={no_repeat_ngram_size} and min_length={min_length} at least 0"
-        )
-    rules = Rules(
-        num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size, min_length, tuple(sorted(set(eos_token_ids)))
-    )
-    # Prompts of like length go together: less padding, and they tend to finish together.
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    rules = Rules(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size, min_length, tuple(eos_token_ids))
+    check_prompts(model, prompts, rules)
     found: dict[int, Hypothesis] = {}
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        found.update(zip(chosen, _search(model, [prompts[i] for i in chosen], rules), strict=True))
+    for batch in batches(prompts, batch_size):
+        found.update(zip(batch, search(model, [prompts[i] for i in batch], rules), strict=True))
     return [found[i] for i in range(len(prompts))]
 
 
-@torch.inference_mode()
-def _search(model: PreTrainedModel, prompts: list[Sequence[int]], rules: Rules) -> list[Hypothesis]:
-    """Search one batch. E examples are alive, each with K rows; step i chooses generated token number i."""
-    device = model.device
-    inputs, attention = _pad_left(prompts, device)
-    cache = BeamCache(rules.max_new_tokens)
-    eos = torch.tensor(rules.eos_token_ids, dtype=torch.long, device=device)
-    alive = torch.arange(len(prompts), device=device)
-    lengths = attention.sum(1)
-    best: list[Hypothesis | None] = [None] * len(prompts)
-    best_values = torch.full((len(prompts),), DEAD, device=device)
-    history = torch.empty(len(prompts), 1, 0, dtype=torch.long, device=device)
-    scores = torch.zeros(len(prompts), 1, device=device)
-    positions = (attention.cumsum(1) - 1).clamp(min=0)
+def batches(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    """The indices of the prompts that are searched together."""
+    if batch_size < 1:
+        raise LodaError(f"batch_size={batch_size} must be at least 1")
+    # Prompts of like length go together: less padding, and they tend to finish together.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
-    for i in range(rules.max_new_tokens):
-        logits = model(
-            input_ids=inputs,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
+
+def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], rules: Rules) -> None:
+    """Raise LodaError unless the model is in evaluation mode and can search these prompts by these rules."""
+    if model.training:
+        raise LodaError("the model is in training mode, so dropout would change the result; call model.eval() first")
+    if rules.num_beams > model.config.vocab_size:
+        raise LodaError(
+            f"num_beams={rules.num_beams} exceeds the vocabulary of {model.config.vocab_size} tokens; lower it"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise LodaError(f"prompt {i} is empty; a prompt needs at least one token")
+        if positions is not None and len(prompt) + rules.max_new_tokens > positions:
+            raise LodaError(
+                f"a prompt of {len(prompt)} tokens and max_new_tokens={rules.max_new_tokens} exceed the {positions} "
+                "positions of the model; shorten the prompt or lower max_new_tokens"
+            )
+
+
+@torch.inference_mode()
+def search(model: PreTrainedModel, prompts: Sequence[Sequence[int]], rules: Rules) -> list[Hypothesis]:
+    """The best continuation of each prompt of one batch, all of which passed `check_prompts`.
+
+    Raises:
+        LodaError: the model's logits are not numbers.
+    """
+    return _Search(model, prompts, rules).run()
+
+
+class _Search:
+    """A batch in progress: E examples that can still improve, each with K beams (one row before the first step).
+
+    Attributes:
+        examples: (E,) their places in the batch.
+        scores: (E, K) sum of the log-probabilities of each beam, in falling order; DEAD where it is finished.
+        history: (E, K, step) its generated tokens.
+        attention: (E * K, columns) the mask of its padded prompt and generated tokens.
+        best, best_values: the best finished hypothesis of each prompt of the batch, and its value.
+    """
+
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], rules: Rules) -> None:
+        device = model.device
+        self.model = model
+        self.rules = rules
+        self.eos = torch.tensor(rules.eos_token_ids, dtype=torch.long, device=device)
+        self.cache = BeamCache(rules.max_new_tokens)
+        self.inputs, self.attention = _pad_left(prompts, device)
+        self.positions = (self.attention.cumsum(1) - 1).clamp(min=0)
+        self.examples = torch.arange(len(prompts), device=device)
+        self.scores = torch.zeros(len(prompts), 1, device=device)
+        self.history = torch.empty(len(prompts), 1, 0, dtype=torch.long, device=device)
+        self.best: list[Hypothesis | None] = [None] * len(prompts)
+        self.best_values = torch.full((len(prompts),), DEAD, device=device)
+
+    def run(self) -> list[Hypothesis]:
+        for remaining in reversed(range(self.rules.max_new_tokens)):
+            parents = self._extend()
+            finished = torch.isin(self.history[..., -1], self.eos)
+            self._offer(finished)
+            self.scores = self.scores.masked_fill(finished, DEAD)
+            if remaining == 0:
+                self._offer(torch.ones_like(finished))
+            elif not self._prepare_next_step(parents):
+                break
+        return [hypothesis for hypothesis in self.best if hypothesis is not None]
+
+    def _extend(self) -> Tensor:
+        """Replace the beams by their best continuations by one token; returns the parent of each, (E, K)."""
+        logits = self.model(
+            input_ids=self.inputs,
+            attention_mask=self.attention,
+            position_ids=self.positions,
+            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        log_probs = _log_probs(logits.float(), history.flatten(0, 1), eos, rules)
-        scores, parents, tokens = _select(scores, log_probs, rules.num_beams)
-        if scores.isnan().any():  # topk puts them first
+        log_probs = _log_probs(logits.float(), self.history.flatten(0, 1), self.eos, self.rules)
+        self.scores, parents, tokens = _select(self.scores, log_probs, self.rules.num_beams)
+        if self.scores.isnan().any():
             raise LodaError("the model's logits are not numbers; its training diverged, or it needs a wider dtype")
-        history = torch.cat([history.gather(1, parents[..., None].expand(-1, -1, i)), tokens[..., None]], dim=2)
+        prefixes = self.history.gather(1, parents[..., None].expand(-1, -1, self.history.shape[2]))
+        self.history = torch.cat([prefixes, tokens[..., None]], dim=2)
+        return parents
 
-        finished = torch.isin(tokens, eos)
-        _offer(finished, scores, history, alive, best, best_values, rules)
-        scores = scores.masked_fill(finished, DEAD)
-        last = i == rules.max_new_tokens - 1
-        if last:
-            _offer(torch.ones_like(finished), scores, history, alive, best, best_values, rules)
-            break
+    def _offer(self, offered: Tensor) -> None:
+        """Make the first offered beam of each example (E, K) its best, if there is none or its value is greater."""
+        values = self.scores / self.history.shape[2] ** self.rules.length_penalty
+        for place in offered.any(1).nonzero().flatten().tolist():
+            beam = int(offered[place].int().argmax())  # the first: beams are in falling order
+            example, value = int(self.examples[place]), float(values[place, beam])
+            if self.best[example] is None or value > float(self.best_values[example]):
+                self.best[example] = Hypothesis(self.history[place, beam].tolist(), value)
+                self.best_values[example] = value
 
-        rows = history.shape[1] if i else 1
-        keep = ~_decided(scores, best_values[alive], rules)
+    def _prepare_next_step(self, parents: Tensor) -> bool:
+        """Drop decided examples and give every beam the state of its parent; returns whether an example is left."""
+        keep = ~_decided(self.scores, self.best_values[self.examples], self.rules)
         if not keep.any():
-            break
-        first_rows = torch.arange(len(alive), device=device)[:, None] * rows
-        cache.select((first_rows + parents)[keep].flatten())
-        attention = attention[keep.repeat_interleave(rows)]
-        if rows == 1:
-            attention = attention.repeat_interleave(rules.num_beams, dim=0)
-        attention = torch.cat([attention, attention.new_ones(len(attention), 1)], dim=1)
-        alive, history, scores, lengths = alive[keep], history[keep], scores[keep], lengths[keep]
-        inputs = history[..., -1].reshape(-1, 1)
-        positions = (lengths + i).repeat_interleave(rules.num_beams)[:, None]
-
-    return [hypothesis for hypothesis in best if hypothesis is not None]
+            return False
+        rows = torch.arange(len(self.attention), device=parents.device).view(len(self.examples), -1)
+        source = rows.gather(1, parents)[keep].flatten()
+        self.cache.select(source)
+        self.attention = F.pad(self.attention[source], (0, 1), value=1)
+        self.examples, self.scores, self.history = self.examples[keep], self.scores[keep], self.history[keep]
+        self.inputs = self.history[..., -1].reshape(-1, 1)
+        self.positions = self.attention.sum(1, keepdim=True) - 1
+        return True
 
 
-def _pad_left(prompts: list[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and attention mask (E, longest), padded on the left so that all prompts end together."""
-    longest = max(map(len, prompts))
-    inputs = torch.zeros(len(prompts), longest, dtype=torch.long)
-    attention = torch.zeros_like(inputs)
-    for row, prompt in enumerate(prompts):
-        inputs[row, longest - len(prompt) :] = torch.tensor(prompt)
-        attention[row, longest - len(prompt) :] = 1
-    return inputs.to(device), attention.to(device)
+    ids = [torch.tensor(prompt) for prompt in prompts]
+    pad = partial(pad_sequence, batch_first=True, padding_side="left")
+    return pad(ids).to(device), pad([torch.ones_like(prompt) for prompt in ids]).to(device)
 
 
 def _log_probs(logits: Tensor, history: Tensor, eos: Tensor, rules: Rules) -> Tensor:
-    """Log-probabilities (rows, V) after the bans; banned tokens get no probability and the rest is renormalised.
-
-    log(softmax) and not log_softmax: a probability that underflows to 0 becomes -inf, as in the reference.
-    """
-    step = history.shape[1]
-    if step < rules.min_length:
+    """Log-probabilities (rows, V) after the bans; banned tokens get no probability and the rest is renormalised."""
+    if history.shape[1] < rules.min_length:
         logits[:, eos] = DEAD
-    if rules.no_repeat_ngram_size and step >= rules.no_repeat_ngram_size - 1:
+    if rules.no_repeat_ngram_size and history.shape[1] >= rules.no_repeat_ngram_size:
         _ban_repeated(logits, history, rules.no_repeat_ngram_size)
+    # Not log_softmax: a probability that underflows to 0 becomes -inf, as in the reference.
     return logits.softmax(-1).log_()
 
 
 def _ban_repeated(logits: Tensor, history: Tensor, size: int) -> None:
-    """Set to -inf, in place, every token that would complete an n-gram which `history` (rows, step) has already."""
-    if history.shape[1] < size:
-        return
+    """Set to -inf, in place, every token that would repeat an n-gram of `history` (rows, step)."""
     ngrams = history.unfold(1, size, 1)  # (rows, step - size + 1, size)
     latest = history[:, history.shape[1] - size + 1 :]
     repeats = (ngrams[..., :-1] == latest[:, None]).all(-1)
@@ -201,42 +241,20 @@ def _ban_repeated(logits: Tensor, history: Tensor, size: int) -> None:
 
 
 def _select(scores: Tensor, log_probs: Tensor, num_beams: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best `num_beams` continuations of each example: scores, parent rows and tokens, each (E, K).
-
-    The sums take the place of `log_probs`: with a large vocabulary every copy of them costs time.
-    """
+    """The best `num_beams` continuations of each example: scores, parents and tokens, each (E, K)."""
     examples, rows = scores.shape
     vocabulary = log_probs.shape[-1]
+    # In place: with a large vocabulary every copy costs time.
     candidates = log_probs.view(examples, rows, vocabulary).add_(scores[..., None]).flatten(1)
     best, index = candidates.topk(num_beams, dim=1)
     return best, index // vocabulary, index % vocabulary
-
-
-def _offer(
-    offered: Tensor,
-    scores: Tensor,
-    history: Tensor,
-    alive: Tensor,
-    best: list[Hypothesis | None],
-    best_values: Tensor,
-    rules: Rules,
-) -> None:
-    """Let each example's highest-ranking offered row become its best, if there is none or its value is greater."""
-    length = history.shape[2]
-    values = scores / length**rules.length_penalty
-    for place in offered.any(1).nonzero().flatten().tolist():
-        row = int(offered[place].int().argmax())  # rows are in rank order, so the first is the greatest
-        example, value = int(alive[place]), float(values[place, row])
-        if best[example] is None or value > float(best_values[example]):
-            best[example] = Hypothesis(history[place, row].tolist(), value)
-            best_values[example] = value
 
 
 def _decided(scores: Tensor, best_values: Tensor, rules: Rules) -> Tensor:
     """Which examples (E,) cannot improve any more.
 
     A live score only falls, and is divided by at most max_new_tokens ** length_penalty (for a penalty >= 0): if even
-    that does not exceed the best value, nothing will. Without a live row nothing is left to extend.
+    that does not exceed the best value, nothing will. Without a live beam nothing is left to extend.
     """
     highest = scores.amax(1)
     dead = torch.eq(highest, DEAD)

@@ -1,8 +1,8 @@
 """The keys and values of a beam search, without copying what stays.
 
-The cache of transformers grows by a copy of everything at each step, and a change of beams copies everything again.
-Here there is room for all that will be generated from the start, a step writes its own token alone, and of a beam that
-takes another's place only what was generated moves: the prompt is the same for all beams of an example.
+transformers' cache copies everything at each step, and again when beams are reordered. This one allocates room for
+all tokens at the start, writes only the new token at each step, and moves only generated tokens between beams: all
+beams of an example share its prompt.
 """
 
 from functools import partial
@@ -14,23 +14,24 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class BeamCache(Cache):
-    """A cache for prompts of one row each, which the first selection of rows spreads to the beams.
+    """A cache that begins with one row per prompt; the first `select` repeats each prompt for its beams.
 
-    Later selections either take as many rows as there are, each from another beam of its example, or fewer.
+    Every later `select` either keeps the number of rows, and row i comes from a beam of the same example, or drops
+    whole examples.
     """
 
     def __init__(self, max_new_tokens: int) -> None:
         super().__init__(layer_class_to_replicate=partial(_Layer, max_new_tokens))  # type: ignore[arg-type]
 
     def select(self, rows: Tensor) -> None:
-        """Let row i be what row rows[i] is."""
+        """Reorder rows: new row i is old row rows[i]."""
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
         for layer in self.layers:
             cast(_Layer, layer).select(rows, moved)
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of one layer: at first the prompts', then views on what is filled of larger tensors."""
+    """Keys and values of one layer: at first those of the prompts, then views of the filled part of `buffers`."""
 
     keys: Tensor
     values: Tensor
@@ -38,40 +39,40 @@ class _Layer(DynamicLayer):
     def __init__(self, room: int) -> None:
         super().__init__()
         self.room = room
-        self.prompt = 0
-        self.whole: tuple[Tensor, Tensor] | None = None
+        self.prompt_length = 0
+        self.buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append the keys and values of new tokens, (rows, heads, tokens, width); returns all."""
-        if self.whole is None:
+        if self.buffers is None:
             return super().update(key_states, value_states, *args, **kwargs)
         filled = self.keys.shape[-2]
         length = filled + key_states.shape[-2]
-        for part, new in zip(self.whole, (key_states, value_states), strict=True):
-            part[:, :, filled:length] = new
+        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, filled:length] = new
         self._show(length)
         return self.keys, self.values
 
     def select(self, rows: Tensor, moved: Tensor) -> None:
         """See `BeamCache.select`; `moved` are the i with rows[i] != i."""
         filled = self.keys.shape[-2]
-        if self.whole is None:
-            self.prompt = filled
-            self.whole = (self._with_room(self.keys, rows), self._with_room(self.values, rows))
+        if self.buffers is None:
+            self.prompt_length = filled
+            self.buffers = (self._with_room(self.keys, rows), self._with_room(self.values, rows))
         elif len(rows) < len(self.keys):
-            self.whole = (self.whole[0][rows], self.whole[1][rows])
+            self.buffers = (self.buffers[0][rows], self.buffers[1][rows])
         else:
-            for part in self.whole:
-                generated = part[:, :, self.prompt : filled]
+            for buffer in self.buffers:
+                generated = buffer[:, :, self.prompt_length : filled]
                 generated[moved] = generated[rows[moved]]
         self._show(filled)
 
     def _with_room(self, prompts: Tensor, rows: Tensor) -> Tensor:
         _, heads, length, width = prompts.shape
-        part = prompts.new_empty(len(rows), heads, length + self.room, width)
-        part[:, :, :length] = prompts[rows]
-        return part
+        buffer = prompts.new_empty(len(rows), heads, length + self.room, width)
+        buffer[:, :, :length] = prompts[rows]
+        return buffer
 
     def _show(self, length: int) -> None:
-        assert self.whole is not None
-        self.keys, self.values = (part[:, :, :length] for part in self.whole)
+        assert self.buffers is not None
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)

@@ -1,68 +1,72 @@
-"""What a metric scores: hypotheses, their references, and the tokens its protocol prescribes.
+"""What a metric scores: hypotheses, their references, and the words that the official script makes of them.
 
-References are tokenised once per process however many systems are scored against them: the cache is
-keyed by the texts themselves, so a caller may build a new Corpus for every system.
+References are tokenised once per process, however many systems are scored against them: the cache is
+keyed by the texts, so a caller may build a new Corpus for every system.
 """
 
+import reprlib
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from eval.score.tokenizers import nltk_words as words
-from eval.score.tokenizers import ptb
+from eval.score.tokenizers import nltk_words, ptb
 from loda.errors import LodaError
 
-# The words of each protocol. All but `e2e` are scored by GenerationEval; they differ in the references they are given.
-_TOKENISERS = {"e2e": ptb, "webnlg": words, "dart": words, "dart_leaderboard": words}
+# e2e-metrics scores PTB words, GenerationEval scores NLTK words.
+_TOKENIZERS = {"e2e": ptb, "webnlg": nltk_words, "dart": nltk_words}
 
+Groups = tuple[tuple[str, ...], ...]
 Statistics = tuple[float, ...]
 """What one instance contributes to a score: numbers that add up over instances."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The outputs of one system and what they are compared with.
+    """The outputs of one system and their references.
 
     Args:
-        protocol: `e2e` (e2e-metrics) or `webnlg`, `dart`, `dart_leaderboard` (GenerationEval); it decides on
-            the words and, for BLEU, on the script that is followed.
+        scorer: `e2e`, `webnlg` or `dart`: which official script is followed, in its words and in BLEU.
         hypotheses: one text per instance; it may be empty.
-        references: one group of texts per instance, in the order of the hypotheses. An empty text
-            is a reference of length 0 for BLEU, 1 for TER and nothing for METEOR.
+        references: the references of each instance, in the order of the hypotheses. An empty text is a reference of
+            length 0 for BLEU, has a TER of 1, and is ignored by METEOR.
 
     Raises:
-        LodaError: unknown protocol, nothing to score, different numbers of hypotheses and groups,
-            or a group without a reference.
+        LodaError: an unknown scorer, nothing to score, different numbers of hypotheses and groups of references, a
+            group without a reference, or anything but texts.
     """
 
-    protocol: str
+    scorer: str
     hypotheses: tuple[str, ...]
-    references: tuple[tuple[str, ...], ...]
+    references: Groups
 
-    def __post_init__(self) -> None:
-        check_protocol(self.protocol)
-        if not self.hypotheses:
+    def __init__(self, scorer: str, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        check_scorer(scorer)
+        if not hypotheses:
             raise LodaError("There is no hypothesis to score: give one text per instance.")
-        if len(self.hypotheses) != len(self.references):
+        if len(hypotheses) != len(references):
             raise LodaError(
-                f"There are {len(self.hypotheses)} hypotheses for {len(self.references)} groups of "
-                "references: give one hypothesis per group, a group being all references of one "
-                "instance."
+                f"There are {len(hypotheses)} hypotheses for {len(references)} groups of references: give one "
+                "hypothesis per group, a group being all references of one instance."
             )
-        for number, group in enumerate(self.references, start=1):
+        groups = []
+        for number, group in enumerate(references, start=1):
             if not group:
                 raise LodaError(f"Group {number} has no reference: every hypothesis needs one.")
+            groups.append(_texts(group, f"Group {number} of the references"))
+        object.__setattr__(self, "scorer", scorer)
+        object.__setattr__(self, "hypotheses", _texts(hypotheses, "The hypotheses"))
+        object.__setattr__(self, "references", tuple(groups))
 
     @property
     def hypothesis_words(self) -> tuple[str, ...]:
         """The words of each hypothesis, joined by single spaces."""
-        return _words(self.protocol, (self.hypotheses,))[0]
+        return _words(self.scorer, (self.hypotheses,))[0]
 
     @property
-    def reference_words(self) -> tuple[tuple[str, ...], ...]:
+    def reference_words(self) -> Groups:
         """The words of each reference, joined by single spaces."""
-        return _words(self.protocol, self.references)
+        return _words(self.scorer, self.references)
 
 
 def of_mean(values: Iterable[float]) -> list[Statistics]:
@@ -70,35 +74,41 @@ def of_mean(values: Iterable[float]) -> list[Statistics]:
     return [(float(value), 1.0) for value in values]
 
 
-def mean(sums: Sequence[float], protocol: str) -> float:
+def mean(sums: Sequence[float], scorer: str) -> float:
     """`combine` of a metric that is a mean over the instances."""
     total, instances = sums
     return total / instances
 
 
-def check_protocol(protocol: str) -> None:
-    """Raise LodaError unless the protocol is known."""
-    if protocol not in _TOKENISERS:
-        raise LodaError(f"Unknown protocol {protocol!r}: choose one of {', '.join(_TOKENISERS)}.")
+def check_scorer(scorer: str) -> None:
+    """Raise LodaError unless the scorer is known."""
+    if scorer not in _TOKENIZERS:
+        raise LodaError(f"Unknown scorer {scorer!r}: choose one of {', '.join(_TOKENIZERS)}.")
 
 
-def check_words(protocol: str) -> None:
-    """Raise LodaError unless the tools that make the words of this protocol are there."""
-    check_protocol(protocol)
-    _TOKENISERS[protocol].check()
+def check_words(scorer: str) -> None:
+    """Raise LodaError unless the tokeniser of this scorer is installed."""
+    check_scorer(scorer)
+    _TOKENIZERS[scorer].check()
+
+
+def _texts(value: Sequence[str], name: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise LodaError(f"{name} must be a list of texts, not {reprlib.repr(value)}: put each text into a list.")
+    return tuple(value)
 
 
 _tokenising = threading.Lock()
 
 
-def _words(protocol: str, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-    with _tokenising:  # metrics run side by side; the second that asks shall find what the first has made
-        return _tokenise_groups(protocol, groups)
+def _words(scorer: str, groups: Groups) -> Groups:
+    with _tokenising:  # METEOR runs in a thread; without the lock two metrics would tokenise the same texts
+        return _tokenise(scorer, groups)
 
 
 @lru_cache(maxsize=4)
-def _tokenise_groups(protocol: str, groups: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+def _tokenise(scorer: str, groups: Groups) -> Groups:
     # LoRA's DART files repeat the first reference up to six times: half of the work.
     texts = list(dict.fromkeys(text for group in groups for text in group))
-    tokens = dict(zip(texts, _TOKENISERS[protocol].tokenise(texts), strict=True))
-    return tuple(tuple(tokens[text] for text in group) for group in groups)
+    words = dict(zip(texts, _TOKENIZERS[scorer].tokenise(texts), strict=True))
+    return tuple(tuple(words[text] for text in group) for group in groups)

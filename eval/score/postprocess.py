@@ -1,31 +1,45 @@
-"""From generated ids to texts that a scorer reads (LoRA's gpt2_decode.py).
+"""From generated texts to the texts that are scored (LoRA's gpt2_decode.py).
 
 A text ends at the first of the marks that end a hypothesis (`decode.stop`; LoRA's: the end-of-text mark, a blank line).
-The WebNLG and DART recipes then lower-case and put spaces around every character that is not part of a word. They
-differ in what is scored against which references:
-
-    webnlg, dart        every distinct context; exactly six references, the first one repeated where there are fewer
-    dart_leaderboard    every entry of the test file; its first three references, an empty line where there are fewer
-
-The first is LoRA's, and the LoDA paper's. The second gives the reference files of Yale-LILY/dart, whose leaderboard
-they are: BLEU takes an empty line for a reference of length 0, which is worth about one point (48.56 instead of 47.60
-for the same outputs), so that numbers of the two recipes cannot be compared.
+For WebNLG and DART, texts are then lower-cased with spaces around every non-word character, and each context has
+exactly six references. DART's leaderboard does otherwise (three references, missing ones empty): its BLEU is a point
+higher for the same outputs (48.56 and 47.60), so the two cannot be compared.
 """
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
+
+from eval.score.corpus import Corpus
+from loda.errors import LodaError
 
 NUM_REFERENCES = 6
-LEADERBOARD = "dart_leaderboard"
-LEADERBOARD_REFERENCES = 3
+
+
+class Referenced(Protocol):
+    """An instance of a data set."""
+
+    @property
+    def references(self) -> Sequence[str]:
+        """Its references, at least one."""
+
+
+def make_corpus(scorer: str, texts: Sequence[str], instances: Sequence[Referenced], stop: Sequence[str]) -> Corpus:
+    """The corpus of the generated `texts`, one per instance, and of the references of the instances."""
+    if len(texts) != len(instances):
+        raise LodaError(f"there are {len(texts)} predictions for {len(instances)} contexts; decode this split again")
+    references = [pad_references(scorer, prepare(scorer, instance.references, stop)) for instance in instances]
+    return Corpus(scorer, prepare(scorer, texts, stop), references)
+
+
+def prepare(scorer: str, texts: Sequence[str], stop: Sequence[str]) -> list[str]:
+    """Texts without what follows a mark of `stop`; for webnlg and dart also lower-cased and tokenised."""
+    cleaned = [clean(text, stop) for text in texts]
+    return cleaned if scorer == "e2e" else [tokenize(text.lower()) for text in cleaned]
 
 
 def clean(text: str, stop: Sequence[str]) -> str:
-    """Cut at the first of the marks `stop`; strip.
-
-    A line break inside a text becomes a space (the reference leaves it, which breaks its files of one text per
-    line).
-    """
+    """Cut at the first of the marks `stop`; strip; make line breaks spaces, since files have one text per line."""
     end = re.compile("|".join(map(re.escape, stop)))
     return " ".join(end.split(text, maxsplit=1)[0].strip().split("\n"))
 
@@ -35,15 +49,8 @@ def tokenize(text: str) -> str:
     return " ".join(re.sub(r"(\W)", r" \1 ", text).split())
 
 
-def prepare(protocol: str, texts: Sequence[str], stop: Sequence[str]) -> list[str]:
-    """Texts as the protocol's scorer expects them: as they are for e2e, lower-cased and tokenised otherwise."""
-    cleaned = [clean(text, stop) for text in texts]
-    return cleaned if protocol == "e2e" else [tokenize(text.lower()) for text in cleaned]
-
-
-def pad_references(protocol: str, references: Sequence[str]) -> list[str]:
-    """The references that the protocol's scorer is given: all for e2e, a fixed number otherwise (see above)."""
-    if protocol == "e2e":
+def pad_references(scorer: str, references: Sequence[str]) -> list[str]:
+    """All references for e2e; otherwise six, the first one repeated where there are fewer."""
+    if scorer == "e2e":
         return list(references)
-    number, filler = (LEADERBOARD_REFERENCES, "") if protocol == LEADERBOARD else (NUM_REFERENCES, references[0])
-    return [*references[:number], *[filler] * (number - len(references))]
+    return [*references[:NUM_REFERENCES], *[references[0]] * (NUM_REFERENCES - len(references))]

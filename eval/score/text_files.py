@@ -13,44 +13,42 @@ instance, and its METEOR fails on that.)
 import re
 from pathlib import Path
 
-from eval.score.corpus import Corpus, check_protocol
+from eval.score.corpus import Corpus, check_scorer
 from loda.errors import LodaError
 
 
-def read_corpus(protocol: str, references: Path, hypotheses: Path) -> Corpus:
-    """Read the files of one system.
-
-    Args:
-        protocol: `e2e`, `webnlg` or `dart`.
-        references: the references file, or the common prefix of the numbered files.
-        hypotheses: the outputs of the system.
+def read_corpus(scorer: str, references: Path, hypotheses: Path) -> Corpus:
+    """Read the files of one system; `references` is a file, or the common prefix of the numbered files.
 
     Raises:
         LodaError: a file is missing, empty or not UTF-8, a group has no reference, or the numbers
             of lines do not fit together.
     """
-    check_protocol(protocol)
-    if protocol == "e2e":
+    check_scorer(scorer)
+    lines = _trimmed(_read_lines(hypotheses))
+    if scorer == "e2e":
         groups = _read_groups(references)
-        lines = [line.strip() for line in _trimmed(_read_lines(hypotheses))]
+        lines = [line.strip() for line in lines]
         expected = f"{len(groups)} groups of references (all references of one instance) in {references}"
     else:
         groups = _read_columns(references)
-        lines = _trimmed(_read_lines(hypotheses))
         expected = f"{len(groups)} instances (lines of each file of references) in {references}*"
     if len(lines) != len(groups):
         raise LodaError(
             f"{hypotheses} holds {len(lines)} hypotheses for {expected}: write one hypothesis per line, an "
             "empty one as an empty line, and a newline after the last."
         )
-    return Corpus(protocol, tuple(lines), groups)
+    return Corpus(scorer, lines, groups)
 
 
-def _read_groups(path: Path) -> tuple[tuple[str, ...], ...]:
+def _read_groups(path: Path) -> list[list[str]]:
     groups: list[list[str]] = [[]]
-    for number, line in enumerate(_read_text(path).rstrip().split("\n"), start=1):
-        if line.strip():
-            groups[-1].append(line.strip())
+    lines = [line.strip() for line in _read_lines(path)]
+    while lines and not lines[-1]:
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        if line:
+            groups[-1].append(line)
         elif groups[-1]:
             groups.append([])
         else:
@@ -58,17 +56,17 @@ def _read_groups(path: Path) -> tuple[tuple[str, ...], ...]:
                 f"{path}, line {number}: group {len(groups)} has no reference; write exactly one "
                 "blank line between two groups and none before the first."
             )
-    return tuple(map(tuple, groups))
+    return groups
 
 
-def _read_columns(prefix: Path) -> tuple[tuple[str, ...], ...]:
+def _read_columns(prefix: Path) -> list[list[str]]:
     paths = _column_paths(prefix)
     columns = [_read_lines(path) for path in paths]
     trimmed = [_trimmed(lines) for lines in columns]
     # Where files are written without a final newline, one whose last line is empty seems to have one.
     for candidate in (trimmed, columns):
         if len(set(map(len, candidate))) == 1:
-            return tuple(zip(*candidate, strict=True))
+            return [list(group) for group in zip(*candidate, strict=True)]
     counts = ", ".join(f"{len(lines)} in {path.name}" for path, lines in zip(paths, trimmed, strict=True))
     raise LodaError(
         f"The reference files {prefix}* differ in their number of lines ({counts}): give each one line "
@@ -81,19 +79,13 @@ def _column_paths(prefix: Path) -> list[Path]:
     pattern = re.compile(re.escape(prefix.name) + r"(0|[1-9][0-9]*)")
     matches = [pattern.fullmatch(path.name) for path in prefix.parent.glob("*")]
     numbers = sorted(int(match[1]) for match in matches if match)
-    if not numbers:
-        return [prefix]
     for expected, number in enumerate(numbers):
         if number != expected:
             raise LodaError(f"{prefix}{expected} is missing although {prefix}{number} exists.")
-    return [prefix.with_name(f"{prefix.name}{number}") for number in numbers]
+    return [prefix.with_name(f"{prefix.name}{number}") for number in numbers] or [prefix]
 
 
 def _read_lines(path: Path) -> list[str]:
-    return _read_text(path).split("\n")
-
-
-def _read_text(path: Path) -> str:
     try:
         # Not read_text, which would turn a lone carriage return into a line of its own.
         text = path.read_bytes().decode("utf-8")
@@ -103,7 +95,7 @@ def _read_text(path: Path) -> str:
         raise LodaError(f"{path} is not UTF-8 (byte {error.start}): convert it first.") from None
     if not text:
         raise LodaError(f"{path} is empty: it must hold one text per line.")
-    return text
+    return text.split("\n")
 
 
 def _trimmed(lines: list[str]) -> list[str]:

@@ -6,10 +6,11 @@ A row is found by composing its experiment, so the table and the training share 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 from eval.tables.spec import Profile, RowSpec, TableSpec, overrides, read, seeds
-from loda.lab.config import Experiment, compose
+from loda.lab.config import Experiment, Split, compose
+from loda.lab.run import Run
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class TableRun:
     overrides: tuple[str, ...]
     experiments: tuple[Experiment, ...]
 
-    @property
-    def experiment(self) -> Experiment:
-        return self.experiments[0]
+    @cached_property
+    def runs(self) -> list[Run]:
+        return [Run(experiment) for experiment in self.experiments]
 
 
 def table_runs(table: str, profile: str, settings: Sequence[str] = ()) -> list[TableRun]:
@@ -65,7 +66,7 @@ def kept_epochs(row: RowSpec, experiment: Experiment) -> set[float]:
     return {epoch for epoch in (*optim.checkpoint_epochs, optim.epochs) if epoch <= optim.epochs}
 
 
-def splits(spec: TableSpec, row: RowSpec, arguments: tuple[str, ...]) -> list[str]:
+def splits(spec: TableSpec, row: RowSpec, arguments: tuple[str, ...]) -> list[Split]:
     """The splits that a row must be scored on: the reported one, and the selecting one where there is a choice."""
     if spec.select_split == spec.split:
         return [spec.split]  # without composing: an empty table prints at once

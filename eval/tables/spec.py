@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from loda.errors import LodaError
+from loda.lab.config import Split
 from loda.settings import Names, load, settings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "table"
@@ -119,9 +120,9 @@ class TableSpec:
     source: str
     scorer: str
     scored_by: str  # the scorer in words
-    split: str
+    split: Split
     select_by: str
-    select_split: str
+    select_split: Split
     show: dict[Fact, FactColumn]
     best_per: Literal["table", "label"]  # among which rows the best value is bold
     columns: dict[str, Column]  # by the name of the score

@@ -1,19 +1,26 @@
-"""What is learned: one file for each method, exporting `Config` and, where it adds modules, `Adapter`.
+"""Adapters: one file for each method, with its settings class and the module that is trained.
 
-The names below are the configurations of the paper's methods and baselines, for `LodaConfig(adapter=LoDAPlus(r=4))`.
-Any other file in this folder is found by its name (`adapter: {name: ...}`) without being listed here.
+A file that is added to this folder is found by the `name` of its settings class, without being listed here.
 """
 
-from loda.adapters.finetune import Config as FineTuning
-from loda.adapters.finetune_top2 import Config as FineTuningTop2
-from loda.adapters.full_rank import Config as FullRank
-from loda.adapters.houlsby import Config as AdapterH
-from loda.adapters.lin import Config as AdapterL
-from loda.adapters.loda import Config as LoDA
-from loda.adapters.loda_plus import Config as LoDAPlus
-from loda.adapters.lora import Config as LoRA
-from loda.adapters.none import Config as NoAdapter
-from loda.adapters.prefix import Config as Prefix
+from loda.adapters.bottleneck import LoDAConfig, LoDAPlusConfig, LoRAConfig
+from loda.adapters.finetune import FineTuneConfig, FineTuneTop2Config
+from loda.adapters.full_rank import FullRankConfig
+from loda.adapters.houlsby import HoulsbyConfig
+from loda.adapters.lin import LinConfig
+from loda.adapters.none import NoAdapterConfig
+from loda.adapters.prefix import PrefixConfig
+
+LoRA = LoRAConfig
+LoDA = LoDAConfig
+LoDAPlus = LoDAPlusConfig
+FullRank = FullRankConfig
+FineTuning = FineTuneConfig
+FineTuningTop2 = FineTuneTop2Config
+Lin = LinConfig
+Houlsby = HoulsbyConfig
+Prefix = PrefixConfig
+NoAdapter = NoAdapterConfig
 
 __all__ = [
     "LoRA",
@@ -22,8 +29,18 @@ __all__ = [
     "FullRank",
     "FineTuning",
     "FineTuningTop2",
-    "AdapterL",
-    "AdapterH",
+    "Lin",
+    "Houlsby",
     "Prefix",
     "NoAdapter",
+    "LoRAConfig",
+    "LoDAConfig",
+    "LoDAPlusConfig",
+    "FullRankConfig",
+    "FineTuneConfig",
+    "FineTuneTop2Config",
+    "LinConfig",
+    "HoulsbyConfig",
+    "PrefixConfig",
+    "NoAdapterConfig",
 ]

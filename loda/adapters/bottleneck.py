@@ -1,120 +1,200 @@
-"""What LoRA, LoDA and LoDA+ have in common: the settings of a bottleneck and the start values of A and B.
+"""LoRA, LoDA and LoDA+: one bottleneck, with the non-linear functions f1 and f2 present or absent.
 
-A (d_in, r) starts uniform in +-1/sqrt(d_in), which is LoRA's kaiming_uniform(a = sqrt(5)); B (r, d_out) starts at
-zero. So every adapter is the zero map at the start, and the first step changes B alone.
+Delta h = s (x A B + f2(f1(x A) B)),   s = alpha / r
+
+lora        no f1, no f2       Delta h = s x A B               (Hu et al., 2022)
+loda        f1, f2 = identity  Delta h = s (x A + f1(x A)) B   Eq. 1: the image is the range of B
+loda_plus   f1 and f2          Eq. 2: the image is a subspace plus a non-linear manifold
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from loda.adapters.nonlinear import Stack
+from loda.adapters.nonlinear import Stack, StackConfig
 from loda.errors import LodaError
-from loda.linear import placement
-from loda.projection import AdaptedProjection
-
-INITS = ("independent", "reference")
+from loda.projection import placement, projections
+from loda.settings import settings
 
 
-@dataclass(frozen=True)
-class ProjectionAdapterConfig:
-    """Settings of an adapter that stands beside slices of the attention projections.
+class Bottleneck(nn.Module):
+    """Delta h = s (x A B + f2(f1(x A) B)), Eq. 2: (*, d_in) -> (*, d_out).
 
-    Raises:
-        LodaError: a dropout outside [0, 1).
+    Without f2 the formula is Eq. 1, Delta h = s (x A + f1(x A)) B. Without f1 it is LoRA, Delta h = s x A B, equal to
+    one slice of `loralib.MergedLinear`. There is one matrix B, and f2 has no parameters, so LoDA+ has exactly as many
+    parameters as LoDA, r (d_in + d_out) + 2r^2.
+
+    A (d_in, r) starts uniform in +-1/sqrt(d_in), which is LoRA's kaiming_uniform(a = sqrt(5)). B (r, d_out) starts at
+    zero, so Delta h is zero at the start and the first step changes B alone.
+    Source: section 2 of the paper, Figure 1a, 1b and 1e.
+
+    Args:
+        d_in: width of the input.
+        d_out: width of the slice.
+        r: width of the bottleneck.
+        scale: s.
+        f1: between A and B, on width r.
+        f2: after B, on width d_out; only with f1.
     """
 
-    dropout: float = 0.0
+    f1: Stack | None
+    f2: Stack | None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise LodaError(f"dropout={self.dropout} must lie in [0, 1); the paper uses 0.1 for E2E")
+    def __init__(
+        self, d_in: int, d_out: int, r: int, scale: float, f1: StackConfig | None = None, f2: StackConfig | None = None
+    ) -> None:
+        super().__init__()
+        bound = d_in**-0.5
+        self.scale = scale
+        self.A = nn.Parameter(torch.empty(d_in, r).uniform_(-bound, bound))
+        self.f1 = None if f1 is None else Stack(f1, r)
+        self.B = nn.Parameter(torch.zeros(r, d_out))
+        self.f2 = None if f2 is None else Stack(f2, d_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*, d_in) to (*, d_out)."""
+        u = x @ self.A
+        if self.f1 is None:
+            delta = u @ self.B
+        elif self.f2 is None:
+            delta = (u + self.f1(u)) @ self.B  # B once, for the sum: 2rd + 2r^2 multiply-accumulates (Table 2)
+        else:
+            delta = u @ self.B + self.f2(self.f1(u) @ self.B)
+        return self.scale * delta
+
+    def weight(self) -> Tensor | None:
+        """Delta W = s A B (d_in, d_out) without f1; with f1 no weight equals the map, and the result is None."""
+        return self.scale * (self.A @ self.B) if self.f1 is None else None
+
+    def macs(self) -> int:
+        """Multiply-accumulates per token for d_in = d_out = d: LoRA 2rd, LoDA 2rd + 2r^2, LoDA+ 3rd + 2r^2.
+
+        LoDA+ multiplies by B twice, hence 76.1M instead of 75.9M in Table 2.
+        """
+        inner = 0 if self.f1 is None else self.f1.macs()
+        return self.A.numel() + inner + self.B.numel() * (1 if self.f2 is None else 2)
+
+
+@settings
+class SliceAdapterConfig:
+    """Settings of an adapter beside slices of the projections.
+
+    Attributes:
+        dropout: on the input of the adapters; one mask for all slices of a projection.
+    """
+
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="the paper uses 0.1 for E2E")
 
     def build(self, d_in: int, d_out: int) -> nn.Module:
-        """The adapter of a (d_in, d_out) projection."""
+        """Create the adapter of a (d_in, d_out) slice."""
         raise NotImplementedError
 
     def check(self, model: nn.Module) -> None:
-        """Every model with projections fits."""
+        """Accept every model that has projections."""
 
-    def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
-        """Put one adapter beside each named slice of each projection that has it."""
-        for projection in projections.values():
-            device, dtype = placement(projection.frozen, model)
-            for name in slices:
-                if name in projection.slices:
-                    adapter = self.build(projection.d_in, projection.width(name))
-                    projection.adapt(name, adapter.to(device, dtype), self.dropout)
+    def attach(self, model: nn.Module) -> None:
+        """Put one adapter beside each adapted slice of each projection."""
+        for projection in projections(model).values():
+            device, dtype = placement(projection.base, model)
+            for name in projection.adapted:
+                adapter = self.build(projection.d_in, projection.slices[name].width)
+                projection.adapt(name, adapter.to(device, dtype), self.dropout)
 
 
-@dataclass(frozen=True)
-class BottleneckConfig(ProjectionAdapterConfig):
-    """Settings of A (d, r) and B (r, d).
+@settings
+class LoRAConfig(SliceAdapterConfig):
+    """LoRA (Hu et al., 2022): Delta h = s x A B.
 
     Attributes:
-        r: width of the bottleneck.
-        alpha: the update is scaled by alpha / r. The paper uses LoRA's 32 for r = 4; whether it grows with r in
-            Table 3 is not stated, here it stays 32 for every r unless set.
         dropout: on the input of A; one mask for all slices of a projection.
-        init: "independent" draws every adapter anew; "reference" starts every layer from the same values, as
-            LoRA's code does (it builds one block and copies it).
+        r: width of the bottleneck.
+        alpha: s = alpha / r. The paper uses LoRA's 32 for r = 4. It does not say whether alpha grows with r in Table 3;
+            here alpha is 32 for every r unless set.
+        init: "independent" draws every adapter anew. "reference" starts every layer from the same values, as LoRA's
+            code does, which builds one block and copies it.
 
     Raises:
         LodaError: r < 1, alpha <= 0, a dropout outside [0, 1) or an unknown init.
     """
 
-    r: int = 4
-    alpha: float = 32.0
-    init: str = "independent"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.r < 1:
-            raise LodaError(f"r={self.r} must be at least 1; the paper uses r=4")
-        if not 0 < self.alpha < float("inf"):
-            raise LodaError(f"alpha={self.alpha} must be positive; the paper uses alpha=32")
-        if self.init not in INITS:
-            raise LodaError(f"init={self.init!r} is not one of {', '.join(INITS)}")
+    name: ClassVar[str] = "lora"
+    r: int = Field(default=4, ge=1, description="the paper uses r=4")
+    alpha: float = Field(default=32.0, gt=0, description="the paper uses alpha=32")
+    init: Literal["independent", "reference"] = "independent"
 
     @property
     def scale(self) -> float:
         """s = alpha / r."""
         return self.alpha / self.r
 
-    def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
-        """Put one adapter beside each named slice of each projection."""
-        super().attach(model, projections, slices)
+    def build(self, d_in: int, d_out: int) -> nn.Module:
+        """Create the adapter of a (d_in, d_out) slice."""
+        return Bottleneck(d_in, d_out, self.r, self.scale)
+
+    def attach(self, model: nn.Module) -> None:
+        """Put one adapter beside each adapted slice of each projection."""
+        super().attach(model)
         if self.init == "reference":
             first: dict[tuple[str, str], nn.Module] = {}
-            for name, projection in projections.items():
+            for name, projection in projections(model).items():
                 for part, adapter in projection.adapters.items():
-                    # Alike are the modules of one name, in different blocks.
+                    # Modules of the same name in different blocks, such as c_attn, start alike.
                     like = first.setdefault((name.rpartition(".")[2], part), adapter)
                     adapter.load_state_dict(like.state_dict())
 
 
-@dataclass(frozen=True)
-class Form:
-    """An adapter as Eq. 2 has it: Delta h = s (x A B + f2(f1(x A) B)).
+@settings
+class LoDAConfig(LoRAConfig):
+    """LoDA, Eq. 1: Delta h = s (x A + f1(x A)) B. LoRA's settings and those of f1.
 
-    LoRA is the case without f1, LoDA the one without f2 (the identity).
+    Raises:
+        LodaError: as for LoRA; an f1 without a matrix, which could learn nothing, or an f1 that is always zero.
     """
 
-    A: Tensor
-    B: Tensor
-    scale: float
-    f1: Stack | None = None
-    f2: Stack | None = None
+    name: ClassVar[str] = "loda"
+    f1: StackConfig = StackConfig()
+
+    def __post_init__(self) -> None:
+        if "linear" not in self.f1.operations:
+            raise LodaError(
+                f"f1.order={self.f1.order!r} has no linear operation; f1 needs its r x r matrices, "
+                "write for example f1.order=linear-norm-activation"
+            )
+        if self.r == 1 and "norm" in self.f1.operations:
+            raise LodaError(
+                f"r=1 with f1.order={self.f1.order!r}: the LayerNorm of a single number is zero and so would be f1; "
+                "use r=2 or more, or f1.order=linear-activation"
+            )
+
+    def build(self, d_in: int, d_out: int) -> nn.Module:
+        """Create the adapter of a (d_in, d_out) slice."""
+        return Bottleneck(d_in, d_out, self.r, self.scale, self.f1)
 
 
-def new_down(d_in: int, r: int) -> nn.Parameter:
-    """A (d_in, r), uniform in +-1/sqrt(d_in)."""
-    bound = d_in**-0.5
-    return nn.Parameter(torch.empty(d_in, r).uniform_(-bound, bound))
+@settings
+class LoDAPlusConfig(LoDAConfig):
+    """LoDA+, Eq. 2: Delta h = s (x A B + f2(f1(x A) B)). LoDA's settings and those of f2.
 
+    The default f2 is the activation alone. A LayerNorm after B (f2.order=norm-activation) is allowed but not
+    recommended: B starts at zero, where LayerNorm divides by sqrt(eps) and inflates B's gradient.
 
-def new_up(r: int, d_out: int) -> nn.Parameter:
-    """B (r, d_out), zero."""
-    return nn.Parameter(torch.zeros(r, d_out))
+    Raises:
+        LodaError: as for LoDA; an f2 with a matrix, because f2 has no parameters in the paper.
+    """
+
+    name: ClassVar[str] = "loda_plus"
+    f2: StackConfig = StackConfig(stages=1, order="activation")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "linear" in self.f2.operations:
+            raise LodaError(
+                f"f2.order={self.f2.order!r} has a linear operation; f2 has no parameters, "
+                "write f2.order=activation, norm-activation or activation-norm"
+            )
+
+    def build(self, d_in: int, d_out: int) -> nn.Module:
+        """Create the adapter of a (d_in, d_out) slice."""
+        return Bottleneck(d_in, d_out, self.r, self.scale, self.f1, self.f2)

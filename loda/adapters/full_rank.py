@@ -1,43 +1,46 @@
-"""Fine-tuning W_q and W_v themselves (FT^{Wq,Wv} of the paper), written as the paper's section 4.1 does.
+"""FT^{Wq,Wv}: fine-tuning of W_q and W_v themselves, written as in section 4.1 of the paper.
 
     W' = W + Delta W,   h' = x W + x Delta W = h_0 + Delta h
 
-Delta W is a full d x d matrix that starts at zero. Gradients and Adam's updates of Delta W are those of W; the one
-difference to training W in place is that weight decay pulls towards the pre-trained W, not towards zero.
+Delta W is a full d x d matrix that starts at zero. Gradients and Adam's updates of Delta W are those of W. One thing
+differs from training W in place: weight decay pulls towards the pre-trained W, not towards zero.
 """
 
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from loda.adapters.bottleneck import ProjectionAdapterConfig
+from loda.adapters.bottleneck import SliceAdapterConfig
+from loda.settings import settings
 
 
-@dataclass(frozen=True)
-class Config(ProjectionAdapterConfig):
-    """No settings of its own; `dropout` acts on the input of Delta W and defaults to none."""
+@settings
+class FullRankConfig(SliceAdapterConfig):
+    """FT^{Wq,Wv}: `dropout` acts on the input of Delta W and is 0 by default."""
+
+    name: ClassVar[str] = "full_rank"
 
     def build(self, d_in: int, d_out: int) -> nn.Module:
-        """The adapter of a (d_in, d_out) projection."""
-        return Adapter(self, d_in, d_out)
+        """Create the adapter of a (d_in, d_out) slice."""
+        return DeltaWeight(d_in, d_out)
 
 
-class Adapter(nn.Module):
+class DeltaWeight(nn.Module):
     """Delta h = x Delta W with Delta W (d_in, d_out): (*, d_in) -> (*, d_out)."""
 
-    def __init__(self, config: Config, d_in: int, d_out: int) -> None:
+    def __init__(self, d_in: int, d_out: int) -> None:
         super().__init__()
         self.delta = nn.Parameter(torch.zeros(d_in, d_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(*, d_in) -> (*, d_out)."""
+        """Map (*, d_in) to (*, d_out)."""
         return x @ self.delta
 
     def weight(self) -> Tensor:
-        """Delta W, (d_in, d_out)."""
+        """Delta W (d_in, d_out)."""
         return self.delta
 
     def macs(self) -> int:
-        """d^2 per token until merged, nothing after."""
+        """Multiply-accumulates per token: d^2, and none after merging."""
         return self.delta.numel()

@@ -1,7 +1,7 @@
-"""Modules that an adapter inserts into the base model elsewhere than beside a projection.
+"""Modules that `lin`, `houlsby` and `prefix` insert into the base model elsewhere than beside a projection.
 
-An `Insertion` is a child of the module it changes, its host, and acts through a hook on it: no module of the base is
-replaced, so all its names stay. `SerialBottleneck` is what Adapter^L and Adapter^H have in common.
+An `Insertion` is a child of the module that it changes, its host, and acts through a hook on the host. No module of the
+base is replaced, so all names stay.
 """
 
 from typing import Any
@@ -9,20 +9,20 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from loda.errors import LodaError
+from loda.projection import placement
 
 NAME = "inserted"
-"""The insertion's name in its host."""
+"""Name of the insertion in its host."""
 
 
 class Insertion(nn.Module):
-    """Changes what its host computes; subclasses say how in `hook`."""
+    """A module that changes what its host computes; subclasses say how in `hook`."""
 
     handle: RemovableHandle
 
-    def insert(self, host: nn.Module) -> None:
-        """Become a child of `host`, in its mode, and act on it from now on."""
-        host.add_module(NAME, self.train(host.training))
+    def insert(self, host: nn.Module, model: nn.Module) -> None:
+        """Become a child of `host`, a module of `model`, and act on it from now on."""
+        host.add_module(NAME, self.to(*placement(host, model)).train(host.training))
         self.handle = self.hook(host)
 
     def hook(self, host: nn.Module) -> RemovableHandle:
@@ -30,12 +30,12 @@ class Insertion(nn.Module):
         raise NotImplementedError
 
     def macs(self) -> int:
-        """Multiply-accumulates per token that it adds."""
+        """Multiply-accumulates per token that the insertion adds."""
         raise NotImplementedError
 
 
 def insertions(model: nn.Module) -> dict[str, Insertion]:
-    """The insertions in `model`, by module name."""
+    """Return the insertions in `model`, by module name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Insertion)}
 
 
@@ -47,9 +47,9 @@ def remove_insertions(model: nn.Module) -> None:
 
 
 class SerialBottleneck(Insertion):
-    """y -> y + f(y) on the output y of its host, f(y) = activation(y W_down + b_down) W_up + b_up.
+    """y -> y + f(y) on the output y of the host, with f(y) = activation(y W_down + b_down) W_up + b_up.
 
-    Subclasses give f in `forward`. W_down starts as `nn.Linear` does, W_up and b_up at zero, so that f is the zero map
+    Subclasses give f in `forward`. W_down (d, r) starts as `nn.Linear` does, W_up (r, d) and b_up at zero, so f is zero
     at the start. (The papers start W_up at random values, small ones in Houlsby's, so only near the base.)
     """
 
@@ -61,21 +61,15 @@ class SerialBottleneck(Insertion):
         nn.init.zeros_(self.up.bias)
 
     def hook(self, host: nn.Module) -> RemovableHandle:
-        """Add f(y) to whatever `host` returns."""
+        """Add f(y) to the output of `host`."""
         return host.register_forward_hook(self._add)
 
     def macs(self) -> int:
-        """2rd."""
+        """Multiply-accumulates per token: 2rd."""
         return self.down.weight.numel() + self.up.weight.numel()
 
     def _add(self, host: nn.Module, arguments: Any, output: Any) -> Any:
-        # Some blocks return their attention's weights beside their output.
+        # Some blocks return the weights of their attention beside their output.
         if isinstance(output, tuple):
             return (self._add(host, arguments, output[0]), *output[1:])
         return output + self(output)
-
-
-def check_bottleneck(r: int) -> None:
-    """Raise LodaError for a bottleneck that lets nothing through."""
-    if r < 1:
-        raise LodaError(f"r={r} must be at least 1; it is the width of the bottleneck")

@@ -1,19 +1,20 @@
-"""No adapter: the pre-trained model as it is, or its approximation alone. Nothing is trained."""
+"""No adapter: the pre-trained model, or its approximation alone. Nothing is trained."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from loda.projection import AdaptedProjection
+from loda.settings import settings
 
 
-@dataclass(frozen=True)
-class Config:
-    """No settings."""
+@settings
+class NoAdapterConfig:
+    """No adapter. There are no settings."""
+
+    name: ClassVar[str] = "none"
 
     def check(self, model: nn.Module) -> None:
-        """Every model fits."""
+        """Accept every model."""
 
-    def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
-        """Attach nothing."""
+    def attach(self, model: nn.Module) -> None:
+        """Add nothing."""

@@ -2,54 +2,44 @@
 
     P = MLP(E),  MLP(e) = tanh(e W_1 + b_1) W_2 + b_2        P: (length, layers, 2, heads, d / heads)
 
-The prefix is trained through an embedding E (length, d) and an MLP, and kept without them: `loda.save_pretrained`
-stores P alone, 5 * 24 * 2 * 1024 = 245,760 numbers on GPT2-medium, of 25,744,896 that are trained. A loaded prefix
-is P itself; training it further trains P directly.
-
-The keys and values are put into the cache that the model itself reads, before its first token. So training, decoding
-with a cache and decoding without one are the same computation, and left-padded batches work as ever. There is no
-zero map: even a prefix of zeros takes its share of the attention, so training does not start from the base.
+Training goes through an embedding E (length, d) and the MLP; only P is saved: 5 * 24 * 2 * 1024 = 245,760 numbers on
+GPT2-medium, of 25,744,896 trained ones. A loaded prefix is P itself, and training it further trains P directly.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
 from loda.adapters.insertion import Insertion
 from loda.errors import LodaError
-from loda.projection import AdaptedProjection
+from loda.settings import settings
 
 
-@dataclass(frozen=True)
-class Config:
-    """Settings of the prefix; `slices` has no meaning for it.
+@settings
+class PrefixConfig:
+    """Prefix-tuning; `slices` has no effect.
 
     Attributes:
         length: positions of the prefix (Li & Liang: 5 for E2E and WebNLG, 10 for DART).
-        hidden: width of the MLP that produces it in training (Li & Liang: 512).
+        hidden: width of the MLP that produces P in training (Li & Liang: 512).
         shift_positions: whether the tokens' position ids begin after the prefix, as in Li & Liang's code, or at 0.
 
     Raises:
         LodaError: length < 1 or hidden < 1.
     """
 
-    length: int = 5
-    hidden: int = 512
+    name: ClassVar[str] = "prefix"
+    length: int = Field(default=5, ge=1, description="Li & Liang use 5 and 10")
+    hidden: int = Field(default=512, ge=1, description="Li & Liang use 512")
     shift_positions: bool = True
 
-    def __post_init__(self) -> None:
-        for name in ("length", "hidden"):
-            if getattr(self, name) < 1:
-                raise LodaError(f"{name}={getattr(self, name)} must be at least 1; Li & Liang use length=5, hidden=512")
-
     def check(self, model: nn.Module) -> None:
-        """Raise LodaError for another architecture than GPT-2."""
+        """Raise LodaError for an architecture other than GPT-2."""
         kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
         if kind != "gpt2":
             raise LodaError(
@@ -57,20 +47,23 @@ class Config:
                 "use another adapter"
             )
 
-    def attach(self, model: nn.Module, projections: Mapping[str, AdaptedProjection], slices: Sequence[str]) -> None:
+    def attach(self, model: nn.Module) -> None:
         """Put the prefix before the tokens of the transformer."""
         transformer: Any = cast(Any, model).base_model
-        like = next(transformer.parameters())
-        Adapter(self, transformer.config).to(like.device, like.dtype).insert(transformer)
+        Prefix(self, transformer.config).insert(transformer, model)
 
 
-class Adapter(Insertion):
+class Prefix(Insertion):
     """P = MLP(E): () -> (length, layers, 2, heads, d / heads), keys and values for every layer.
 
-    Until `fold`, P is computed from E and the MLP; afterwards it is a parameter.
+    Until `fold`, P is computed from E and the MLP; afterwards P is a parameter. There is no zero map: even a prefix of
+    zeros takes its share of the attention, so training does not start from the base.
+
+    The keys and values are put into the model's own cache, before the first token. So training, decoding with a cache
+    and decoding without one are the same computation, and left-padded batches work.
     """
 
-    def __init__(self, config: Config, base: Any) -> None:
+    def __init__(self, config: PrefixConfig, base: Any) -> None:
         super().__init__()
         width = base.hidden_size
         self.shift_positions = config.shift_positions
@@ -84,12 +77,12 @@ class Adapter(Insertion):
         )
 
     def forward(self) -> Tensor:
-        """P."""
+        """Compute P."""
         flat = self.prefix if hasattr(self, "prefix") else self.mlp(self.embedding)
         return cast(Tensor, flat).view(self.shape)
 
     def folded(self) -> dict[str, nn.Parameter]:
-        """The parameters that `fold` leaves."""
+        """Return P, the parameter that `fold` leaves."""
         return {"prefix": nn.Parameter(self().detach().flatten(1))}
 
     def fold(self) -> None:
@@ -100,7 +93,7 @@ class Adapter(Insertion):
             self.register_parameter(name, parameter)
 
     def macs(self) -> int:
-        """2 d for each layer and position of the prefix: a token's scores with it, and the sum of its values."""
+        """Multiply-accumulates per token: 2d for each layer and position, scores and weighted sum of values."""
         return self.folded()["prefix"].numel()
 
     def hook(self, host: nn.Module) -> RemovableHandle:
@@ -108,7 +101,7 @@ class Adapter(Insertion):
         return host.register_forward_pre_hook(self._prepend, with_kwargs=True)
 
     def _prepend(self, host: Any, args: Any, kwargs: Any) -> tuple[tuple[()], dict[str, Any]]:
-        """Fill an empty cache with the prefix; widen the attention mask and move the positions to match."""
+        """Fill an empty cache with the prefix, and make positions and attention mask match."""
         if host.gradient_checkpointing and host.training:
             raise LodaError(
                 "gradient checkpointing drops the cache that a prefix stands in; "

@@ -1,11 +1,14 @@
-"""What a frozen projection has become: one file for each approximation, exporting `Config` and `Frozen`.
+"""Approximations of W_proj: one file each, with a settings class and the module that replaces the projection.
 
-The names below are for `LodaConfig(approx=LowRank(rank=300))`. Any other file in this folder is found by its name
-(`approx: {name: ...}`) without being listed here.
+A file that is added to this folder is found by the `name` of its settings class, without being listed here.
 """
 
-from loda.approx.dense import Config as Dense
-from loda.approx.low_rank import Config as LowRank
-from loda.approx.sparse import Config as Sparse
+from loda.approx.dense import DenseConfig
+from loda.approx.low_rank import LowRankConfig
+from loda.approx.sparse import SparseConfig
 
-__all__ = ["Dense", "LowRank", "Sparse"]
+Dense = DenseConfig
+LowRank = LowRankConfig
+Sparse = SparseConfig
+
+__all__ = ["Dense", "DenseConfig", "LowRank", "LowRankConfig", "Sparse", "SparseConfig"]

@@ -2,111 +2,104 @@
 
     W ~ W_A W_B,   W_A = U_R S_R^(1/2) (d, R),   W_B = S_R^(1/2) V_R^T (R, 3d)
 
-By Eckart-Young the best rank-R approximation in the Frobenius norm. The product is never formed: forward computes
-(x W_A) W_B with 4Rd multiply-accumulates instead of 3d^2, less as long as R < 3d/4.
+This is the best rank-R approximation in the Frobenius norm (Eckart-Young). Forward computes (x W_A) W_B and never the
+product W_A W_B: 4Rd multiply-accumulates instead of 3d^2, which is less if R < 3d/4 (section 3.2).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from loda.approx.dense import frozen
 from loda.errors import LodaError
-from loda.linear import affine
+from loda.projection import affine
+from loda.settings import settings
 
 TINY = 1e-150
-"""Stands in for a vanishing singular value, whose row of V^T is then zero."""
+"""Replaces a singular value of zero as the divisor; its row of S V^T is zero anyway."""
 
 
-@dataclass(frozen=True)
-class Config:
+@settings
+class LowRankConfig:
     """`rank` = R, the number of singular values kept (paper: 300 of 1024 on E2E; 500, 400, 300 on DART).
 
     Raises:
-        LodaError: rank < 1; `check` and `approximate` raise it for a rank above min(d_in, d_out).
+        LodaError: rank < 1. `check` raises it for a rank above min(d_in, d_out).
     """
 
-    rank: int = 300
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise LodaError(f"rank={self.rank} must be at least 1; the paper uses 300, 400 and 500")
+    name: ClassVar[str] = "low_rank"
+    rank: int = Field(default=300, ge=1, description="the paper uses 300, 400 and 500")
 
     def check(self, d_in: int, d_out: int) -> None:
-        """Raise LodaError for a rank that a (d_in, d_out) weight cannot have."""
+        """Raise LodaError if a (d_in, d_out) weight has fewer singular values than `rank`."""
         if self.rank > min(d_in, d_out):
             raise LodaError(
                 f"rank={self.rank} exceeds min(d, 3d) = {min(d_in, d_out)} of the {d_in} x {d_out} projection; "
                 f"choose a rank from 1 to {min(d_in, d_out)}"
             )
 
-    @torch.no_grad()
-    def approximate(self, weight: Tensor) -> dict[str, Tensor]:
-        """W_A (d_in, R), W_B (R, d_out) and the kept energy of `weight` (d_in, d_out).
-
-        In float64, from the eigenvectors U of W W^T, which takes a fifth of the time of an SVD. The eigenvalues have
-        lost half of the digits of small singular values, so these are the lengths of the rows of U^T W = S V^T.
-        Each left singular vector gets a positive largest entry, because a decomposition leaves the signs open.
-        """
+    def approximate(self, weight: Tensor, bias: Tensor | None) -> "LowRankLinear":
+        """Return the rank-R approximation of `weight` (d_in, d_out), with `bias` (d_out,) as it is."""
         self.check(*weight.shape)
+        return LowRankLinear.from_weight(weight, bias, self.rank)
+
+
+class LowRankLinear(nn.Module):
+    """h = (x W_A) W_B + b: (*, d_in) -> (*, d_out).
+
+    Args:
+        W_A: (d_in, R).
+        W_B: (R, d_out).
+        bias: (d_out,) or None.
+        energy: sum of the R largest squared singular values over the sum of all (Figure 2a), a number.
+    """
+
+    def __init__(self, W_A: Tensor, W_B: Tensor, bias: Tensor | None, energy: Tensor) -> None:  # noqa: N803
+        super().__init__()
+        self.W_A = frozen(W_A)
+        self.W_B = frozen(W_B)
+        self.bias = None if bias is None else frozen(bias)
+        self.energy = nn.Buffer(energy)
+
+    @classmethod
+    @torch.no_grad()
+    def from_weight(cls, weight: Tensor, bias: Tensor | None, rank: int) -> "LowRankLinear":
+        """Decompose `weight` (d_in, d_out) in float64; the factors have its dtype.
+
+        U holds the eigenvectors of W W^T, which take a fifth of the time of an SVD. The eigenvalues have lost half of
+        the digits of small singular values, so S is taken from the row lengths of U^T W = S V^T. The sign of a singular
+        vector is arbitrary: here the largest entry of each column of U is positive.
+        """
         exact = weight.double()
-        u = torch.linalg.eigh(exact @ exact.T).eigenvectors[:, -self.rank :].flip(1)
+        u = torch.linalg.eigh(exact @ exact.T).eigenvectors[:, -rank:].flip(1)
         u *= torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))
         scaled = u.T @ exact
         s = scaled.norm(dim=1)
         root = s.sqrt()
-        # Contiguous, as they are once stored and read back: the order in memory decides how a product is rounded.
-        return {
-            "W_A": (u * root).to(weight.dtype).contiguous(),
-            "W_B": (scaled / root.clamp(min=TINY)[:, None]).to(weight.dtype).contiguous(),
-            "energy": s.square().sum() / exact.square().sum(),
-        }
-
-    def split(self, tensors: Mapping[str, Tensor], widths: Sequence[int]) -> list[dict[str, Tensor]]:
-        """The factors of neighbouring parts, `widths` columns each: the same W_A, and columns of W_B."""
-        parts = tensors["W_B"].split(list(widths), dim=1)
-        return [{**tensors, "W_B": part.contiguous()} for part in parts]
-
-    def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> nn.Module:
-        """The frozen projection over the factors."""
-        return Frozen(tensors, bias)
-
-
-class Frozen(nn.Module):
-    """h = (x W_A) W_B + b: (*, d_in) -> (*, d_out)."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> None:
-        super().__init__()
-        self.W_A = nn.Parameter(tensors["W_A"], requires_grad=False)
-        self.W_B = nn.Parameter(tensors["W_B"], requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self._energy = tensors["energy"]
+        # Contiguous, as the factors are once stored and read back: the order in memory decides how products round.
+        return cls(
+            (u * root).to(weight.dtype).contiguous(),
+            (scaled / root.clamp(min=TINY)[:, None]).to(weight.dtype).contiguous(),
+            bias,
+            # MPS has no float64, and a model that holds one such number could not be moved there.
+            (s.square().sum() / exact.square().sum()).to(torch.promote_types(weight.dtype, torch.float32)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(*, d_in) -> (*, d_out)."""
+        """Map (*, d_in) to (*, d_out)."""
         return affine(x @ self.W_A, self.W_B, self.bias)
 
-    def dense(self) -> Tensor:
-        """W_A W_B, (d_in, d_out)."""
-        return self.W_A @ self.W_B
-
-    def factors(self) -> tuple[Tensor, ...]:
-        """W_A and W_B."""
-        return (self.W_A, self.W_B)
-
     def macs(self) -> int:
-        """R (d_in + d_out) = 4Rd for a d x 3d projection."""
+        """Multiply-accumulates per token: R (d_in + d_out), which is 4Rd for a d x 3d projection."""
         return self.W_A.numel() + self.W_B.numel()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What `Config.build` takes."""
-        return {"W_A": self.W_A, "W_B": self.W_B, "energy": self._energy}
-
-    @property
-    def energy(self) -> float:
-        """Sum of the R largest squared singular values over the sum of all (Figure 2a)."""
-        return float(self._energy)
+    def split(self, widths: Sequence[int], biases: Sequence[Tensor | None]) -> Sequence[nn.Module]:
+        """Cut the projection into neighbours of `widths` columns: the same W_A, and columns of W_B."""
+        parts = zip(self.W_B.split(list(widths), dim=1), biases, strict=True)
+        return [LowRankLinear(self.W_A, part.contiguous(), bias, self.energy) for part, bias in parts]
 
     def extra_repr(self) -> str:
         """Shape and rank."""

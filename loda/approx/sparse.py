@@ -1,116 +1,106 @@
-"""S-: the largest-magnitude entries of the whole W_proj, the rest set to zero (section 2.2, Figure 1c).
+"""S-: the largest-magnitude entries of the whole W_proj, the others set to zero (section 2.2, Figure 1c).
 
-The forward map multiplies by a dense matrix that holds the zeros: with the paper's 40 to 60 % kept entries compressed
-sparse rows were slower on a CPU for a single token, and faster only around ten at a time (docs/performance.md). `macs`
-counts the kept entries, as the paper's Table 2 does; it says what a sparse engine would compute, not what this module
-saves in time.
+Forward multiplies by a dense matrix that holds the zeros. With the paper's 40 to 60 % of the entries kept, compressed
+sparse rows were slower on a CPU for one token and for many, and faster only around ten tokens (docs/performance.md).
+`macs` counts the kept entries, as the paper's Table 2 does: what a sparse engine would compute, not what runs here.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from loda.approx.dense import frozen
 from loda.errors import LodaError
-from loda.linear import affine
+from loda.projection import affine
+from loda.settings import settings
 
 
-@dataclass(frozen=True)
-class Config:
+@settings
+class SparseConfig:
     """`keep` = s, the fraction of entries kept (paper: 0.4 on E2E; 0.6 and 0.5 on DART).
 
     Raises:
-        LodaError: keep outside (0, 1].
+        LodaError: keep outside (0, 1]. `check` raises it if no entry would be kept.
     """
 
-    keep: float = 0.4
-
-    def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise LodaError(f"keep={self.keep} must lie in (0, 1]: it is the fraction of entries kept, 0.4 keeps 40 %")
+    name: ClassVar[str] = "sparse"
+    keep: float = Field(default=0.4, gt=0, le=1, description="the fraction of entries kept, 0.4 keeps 40 %")
 
     def check(self, d_in: int, d_out: int) -> None:
-        """Raise LodaError where not one entry would be kept."""
+        """Raise LodaError if no entry of a (d_in, d_out) weight would be kept."""
         if self.kept(d_in * d_out) < 1:
             raise LodaError(
                 f"keep={self.keep} keeps no entry of the {d_in} x {d_out} projection; choose a larger fraction"
             )
 
     def kept(self, entries: int) -> int:
-        """How many of `entries` are kept: s times them, rounded to the nearest whole number."""
+        """Return how many of `entries` are kept: s times their number, rounded to the nearest whole number."""
         return round(self.keep * entries)
 
-    @torch.no_grad()
-    def approximate(self, weight: Tensor) -> dict[str, Tensor]:
-        """The masked weight (d_in, d_out), its number of kept entries and the kept energy.
-
-        Exactly `kept` entries remain; among equal magnitudes the first in row order.
-        """
+    def approximate(self, weight: Tensor, bias: Tensor | None) -> "SparseLinear":
+        """Return the sparse approximation of `weight` (d_in, d_out), with `bias` (d_out,) as it is."""
         self.check(*weight.shape)
+        return SparseLinear.from_weight(weight, bias, self.kept(weight.numel()))
+
+
+class SparseLinear(nn.Module):
+    """h = x W_sparse + b: (*, d_in) -> (*, d_out).
+
+    Args:
+        weight: (d_in, d_out), with zeros.
+        bias: (d_out,) or None.
+        kept: the number of entries that are kept, a whole number.
+        energy: kept fraction of the squared Frobenius norm (Figure 2b), a number.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, kept: Tensor, energy: Tensor) -> None:
+        super().__init__()
+        self.weight = frozen(weight)
+        self.bias = None if bias is None else frozen(bias)
+        self.kept = nn.Buffer(kept)
+        self.energy = nn.Buffer(energy)
+
+    @classmethod
+    @torch.no_grad()
+    def from_weight(cls, weight: Tensor, bias: Tensor | None, kept: int) -> "SparseLinear":
+        """Keep the `kept` largest magnitudes of `weight` (d_in, d_out); among equal ones the first in row order."""
         flat = weight.flatten()
-        kept = self.kept(flat.numel())
         largest = flat.abs().argsort(descending=True, stable=True)[:kept]
         sparse = torch.zeros_like(flat)
         sparse[largest] = flat[largest]
-        return {
-            "weight": sparse.view_as(weight),
-            "kept": torch.tensor(kept),
-            "energy": sparse.double().square().sum() / flat.double().square().sum(),
-        }
-
-    def split(self, tensors: Mapping[str, Tensor], widths: Sequence[int]) -> list[dict[str, Tensor]]:
-        """Neighbouring parts of the masked weight, `widths` columns each.
-
-        How many of the kept entries are in which part is counted; on the meta device, where there is nothing to
-        count, each part has its share by width.
-        """
-        weight, kept = tensors["weight"], int(tensors["kept"])
-        parts = [part.contiguous() for part in weight.split(list(widths), dim=1)]
-        shares = [round(kept * width / weight.shape[1]) for width in widths]
-        counts = [torch.tensor(n) if p.is_meta else p.count_nonzero() for p, n in zip(parts, shares, strict=True)]
-        return [{**tensors, "weight": p, "kept": n} for p, n in zip(parts, counts, strict=True)]
-
-    def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> nn.Module:
-        """The frozen projection over the masked weight."""
-        return Frozen(tensors, bias)
-
-
-class Frozen(nn.Module):
-    """h = x W_sparse + b: (*, d_in) -> (*, d_out)."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(tensors["weight"], requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.kept = int(tensors["kept"])
-        self._energy = tensors["energy"]
+        energy = sparse.double().square().sum() / flat.double().square().sum()
+        # MPS has no float64, and a model that holds one such number could not be moved there.
+        energy = energy.to(torch.promote_types(weight.dtype, torch.float32))
+        return cls(sparse.view_as(weight), bias, _number(kept, weight), energy)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(*, d_in) -> (*, d_out)."""
+        """Map (*, d_in) to (*, d_out)."""
         return affine(x, self.weight, self.bias)
 
-    def dense(self) -> Tensor:
-        """The masked weight, (d_in, d_out)."""
-        return self.weight
-
-    def factors(self) -> tuple[Tensor, ...]:
-        """The masked weight alone."""
-        return (self.weight,)
-
     def macs(self) -> int:
-        """s 3d^2: one multiply-accumulate for each kept entry."""
-        return self.kept
+        """Multiply-accumulates per token: one for each kept entry, s 3d^2 for a d x 3d projection."""
+        return int(self.kept)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What `Config.build` takes."""
-        return {"weight": self.weight, "kept": torch.tensor(self.kept), "energy": self._energy}
+    def split(self, widths: Sequence[int], biases: Sequence[Tensor | None]) -> Sequence[nn.Module]:
+        """Cut the projection into neighbours of `widths` columns and count the kept entries of each.
 
-    @property
-    def energy(self) -> float:
-        """Kept fraction of the squared Frobenius norm (Figure 2b)."""
-        return float(self._energy)
+        On the meta device there is nothing to count, and each neighbour has its share by width.
+        """
+        found = []
+        for weight, bias in zip(self.weight.split(list(widths), dim=1), biases, strict=True):
+            share = round(self.macs() * weight.shape[1] / self.weight.shape[1])
+            kept = _number(share, weight) if weight.is_meta else weight.count_nonzero()
+            found.append(SparseLinear(weight.contiguous(), bias, kept, self.energy))
+        return found
 
     def extra_repr(self) -> str:
         """Shape and number of kept entries."""
-        return f"{tuple(self.weight.shape)}, kept={self.kept}"
+        return f"{tuple(self.weight.shape)}, kept={int(self.kept)}"
+
+
+def _number(value: int, like: Tensor) -> Tensor:
+    """Return `value` as a tensor beside `like`; on the CPU for the meta device, where it could not be read."""
+    return torch.tensor(value, device="cpu" if like.is_meta else like.device)

@@ -1,7 +1,4 @@
-"""The harness up to a trained checkpoint: configuration, data, base models, loss, optimiser, training loop.
-
-Unlike the library it may change with any table. It imports the library, never the other way round.
-"""
+"""The harness up to a trained checkpoint, in reading order: config, stage, run, data, base, training."""
 
 import logging
 

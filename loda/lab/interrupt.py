@@ -1,9 +1,9 @@
-"""Being told to stop: by Slurm's pre-emption, by a time limit, by Ctrl-C.
+"""Signals that ask a run to stop: Slurm's pre-emption, a time limit, Ctrl-C.
 
-SIGTERM, SIGUSR1 and SIGINT all mean: save what there is, stop, and let the process end with `REQUEUE`, so that whoever
-started it starts the same command again, which goes on from there. (`sbatch --signal=USR1@120 --requeue`, with a script
-that calls `scontrol requeue $SLURM_JOB_ID` when the code is 75.) Everything that is written appears complete or not at
-all, so stopping is safe at any moment; only the training has more to save first.
+SIGTERM, SIGUSR1 and SIGINT all mean: save what there is, stop, and end the process with `REQUEUE`; the same command
+continues from there. (`sbatch --signal=USR1@120 --requeue`, with a script that calls `scontrol requeue $SLURM_JOB_ID`
+when the code is 75.) Every stage appears complete or not at all, so stopping is safe at any moment; only the training
+has more to save first.
 """
 
 import signal
@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 REQUEUE = 75
-"""Exit code, EX_TEMPFAIL of sysexits.h: nothing is wrong, repeat the command."""
+"""Exit code, EX_TEMPFAIL of sysexits.h: nothing is wrong, run the command again."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was told to stop, and what there was to save is saved."""
+    """The process was asked to stop, and has saved what there was to save."""
 
 
 _deferred = False
@@ -27,7 +27,7 @@ _requested: signal.Signals | None = None
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Let the signals raise `Interrupted`; outside the main thread, where Python receives none, nothing changes."""
+    """Turn the signals into `Interrupted`. Outside the main thread, which gets no signals, nothing changes."""
     global _requested
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -44,25 +44,19 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Let the signals wait for the next `stop_if_requested`, or for the end of this."""
+    """Hold signals back until the end of this block; `is_requested` tells that one waits."""
     global _deferred
     _deferred = True
     try:
         yield
     finally:
         _deferred = False
-    stop_if_requested()
+    if _requested is not None:
+        raise Interrupted(_requested.name)
 
 
 def is_requested() -> bool:
-    """Whether a signal waits."""
     return _requested is not None
-
-
-def stop_if_requested() -> None:
-    """Raise `Interrupted` if a signal waits."""
-    if _requested is not None:
-        raise Interrupted(_requested.name)
 
 
 def _receive(number: int, frame: FrameType | None) -> None:

@@ -1,37 +1,33 @@
-"""One run over several processes: which of them this one is.
+"""Rank and world size of a run over several processes.
 
     torchrun --nproc_per_node N train.py ...                            GPUs, or CPUs with trainer.device=cpu
-    accelerate launch --multi_gpu --num_processes N train.py ...        the same; with --cpu it starts one process alone
+    accelerate launch --multi_gpu --num_processes N train.py ...        the same; with --cpu it starts one process only
 
-Both launchers tell a process in its environment. All of them train, each on its share of every batch; the first alone
-writes into the run's folder, shows bars, decodes and scores, and the others leave after the training.
+All processes train, each on its share of every batch. Only the first writes into the run's folder, shows bars, decodes
+and scores; the others leave after the training.
 """
 
 import os
-from typing import TYPE_CHECKING
+
+import torch
 
 from loda.errors import LodaError
-
-if TYPE_CHECKING:
-    from loda.lab.config import Experiment
+from loda.lab.config import Experiment
 
 
 def process_index() -> int:
-    """The number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def process_count() -> int:
-    """How many processes share the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Whether this is the first process, which is the only one without a launcher."""
     return process_index() == 0
 
 
-def check_processes(experiment: "Experiment") -> None:
+def check_processes(experiment: Experiment) -> None:
     """Check that the processes of this launch can share the experiment.
 
     Raises:
@@ -43,8 +39,6 @@ def check_processes(experiment: "Experiment") -> None:
             f"optim.batch_size={batch_size} does not divide by the {count} processes of this launch; "
             "it is the batch of all processes together: change one of the two"
         )
-    import torch  # not above: --help needs this file, but not torch
-
     local, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if experiment.trainer.device != "cpu" and 0 < devices <= local:
         raise LodaError(

@@ -1,211 +1,153 @@
-"""The layout of the outputs folder.
+"""A run: the name, digests and places that follow from an experiment, computed once and passed on.
 
     outputs/
-      data/<data set>-<split>-<hash>/          tokenised rows
-      frozen/<base>-<approximation>-<hash>/     approximated projections
+      data/<data set>-train-<hash>/             tokenised examples
+      approximations/<base>-<approx>-<hash>/    approximated projections
       runs/<slug>-<hash>/
-        experiment.json                        the settings, readable
-        train.jsonl                            the journal of the training
-        state/                                 of a training that goes on: what it resumes from
-        checkpoints/epoch-5/                   adapter_config.json, adapter_model.safetensors
-        train.json                             written last: the training is complete
-        failed.json                            what went wrong, where a run failed
-        decode/<hash>/epoch-5/test/            predictions.jsonl, then decode.json: the decoding is complete
-                                   parts/      of one that is not: its finished batches
-                                   e2e/        statistics.safetensors, then scores.json, by protocol
-        running.json, lock                     who is working on the run
-      results.jsonl                            all scores.json, one line each
-      tables/                                  rendered tables
-      figures/                                 figures as PNG and PDF; the curves of Figure 2 as CSV
-      report.html                              everything above that people look at, in one file
+        settings/                               what the run was started with
+        metrics.jsonl                           losses and learning rates of the training
+        state/step-1200/                        what an unfinished training resumes from
+        checkpoints/epoch-5/                    adapter_config.json, adapter_model.safetensors, README.md
+        training/                               summary; there when the training is complete
+        decode/<hash>/epoch-5/test/             predictions.jsonl
+                              test/e2e/         scores.json, statistics.safetensors
+                              test.batches/     finished batches of an unfinished decoding
+        failed.json, running.json, lock         the last failure; who is working on the run
+      results.jsonl, tables/, figures/, report.html
 
-A file that exists is complete (see `loda.atomic`); that is how a later run knows what is done. Every file has its hash
-in itself or in another (see `loda.sealed`): rows and projections in the listing of their folder, the tensors of an
-adapter in adapter_config.json, that in train.json, predictions in decode.json, statistics in scores.json.
+Every folder with a manifest.json is a stage (`loda/lab/stage.py`). The name of a run hashes everything that determines
+the trained adapters: settings, content of base and data, and `RESULTS_VERSION`. Where files lie, device, number of
+processes, threads, logging and decoding batch size are not part of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from loda.atomic import sha256
-from loda.checkpoint import CONFIG_FILE
-from loda.config import part_to_dict
+from loda.config import to_plain
 from loda.errors import LodaError
+from loda.lab.base import files as base_files
 from loda.lab.config import Experiment
-from loda.lab.fingerprint import decode_key, train_key
+from loda.lab.data import count_pairs, identity
+from loda.lab.stage import Manifest, Stage, digest
+from loda.lab.training.checkpoints import UNTRAINED, Checkpoint, checkpoints
 
-STATISTICS = "statistics.safetensors"
-"""Beside a score file: what each context contributes to the scores."""
+RESULTS_VERSION = 2
+"""Raised by hand whenever a change of the code changes results."""
 
 
-@dataclass(frozen=True)
-class RunDir:
-    """The folder of one run."""
+class Run:
+    """The run of an experiment, whether it exists or not."""
 
-    path: Path
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.root = Path(experiment.outputs)
+        self.base_key = digest(base_files.identity(experiment.model))
+        self.data_key = digest(identity(experiment.dataset.name, experiment.dataset.path))
+        self.train_key = digest(self._train_settings())
+        self.decode_key = digest([RESULTS_VERSION, _without(asdict(experiment.decode), "batch_size")])
+        self.name = f"{_slug(experiment)}-{self.train_key}"
+        self.place = f"runs/{self.name}"
+        self.path = self.root / self.place
 
-    @property
-    def name(self) -> str:
-        """Slug and hash."""
-        return self.path.name
-
-    @property
-    def experiment(self) -> Path:
-        """The settings of the run."""
-        return self.path / "experiment.json"
-
-    @property
-    def journal(self) -> Path:
-        """One JSON object per logged update."""
-        return self.path / "train.jsonl"
-
-    @property
-    def state(self) -> Path:
-        """What an unfinished training resumes from."""
-        return self.path / "state"
+    @cached_property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The checkpoints of the finished run; without an adapter the untrained model is the only one."""
+        if not self.experiment.trains:
+            return [UNTRAINED]
+        dataset, trainer = self.experiment.dataset, self.experiment.trainer
+        return checkpoints(count_pairs(dataset.name, "train", dataset.path), self.experiment.optim, trainer.max_steps)
 
     @property
-    def trained(self) -> Path:
-        """Summary of the training; exists when it is complete."""
-        return self.path / "train.json"
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
 
     @property
-    def failed(self) -> Path:
-        """Message and traceback of a failed run."""
+    def failed_file(self) -> Path:
         return self.path / "failed.json"
 
-    @property
-    def lock(self) -> Path:
-        """Held by the process that is working on the run."""
-        return self.path / "lock"
+    def settings(self) -> Stage:
+        return Stage(self.root, f"{self.place}/settings", "settings")
 
-    @property
-    def running(self) -> Path:
-        """Which process that is."""
-        return self.path / "running.json"
+    def approximation(self) -> Stage | None:
+        """The approximated projections, shared by all runs on the same base; None for dense ones."""
+        method = self.experiment.method.to_dict()
+        if method["approx"]["name"] == "dense":
+            return None
+        what = {name: method[name] for name in ("approx", "targets", "joint")}
+        key = digest([RESULTS_VERSION, self.base_key, what])
+        name = f"{self.experiment.model.name}-{method['approx']['name']}-{key}"
+        return Stage(self.root, f"approximations/{name}", "approximation")
 
-    @property
-    def all_scores(self) -> list[Path]:
-        """Every score file of the run."""
-        return sorted(self.path.glob("decode/*/*/*/*/scores.json"))
+    def state(self, step: int) -> Stage:
+        return Stage(self.root, f"{self.place}/state/step-{step}", "state")
 
-    def statistics(self, decode: str, split: str, protocol: str) -> list[Path]:
-        """What the scores of one decoding, named by its key, are functions of, for every checkpoint."""
-        return sorted(self.path.glob(f"decode/{decode}/*/{split}/{protocol}/{STATISTICS}"))
+    def checkpoint(self, checkpoint: Checkpoint) -> Stage:
+        return Stage(self.root, f"{self.place}/checkpoints/{checkpoint.name}", "checkpoint")
 
-    def checkpoint(self, label: str) -> Path:
-        """The adapters after an epoch, in the library's format."""
-        return self.path / "checkpoints" / label
+    def training(self) -> Stage | None:
+        """The summary of the training, made from its checkpoints; None while one of them is missing."""
+        kept = [self.checkpoint(checkpoint).find() for checkpoint in self.checkpoints]
+        found = tuple(manifest for manifest in kept if manifest is not None)
+        return Stage(self.root, f"{self.place}/training", "training", inputs=found) if len(found) == len(kept) else None
 
-    def adapter_hash(self, label: str) -> str:
-        """The sha256 of a checkpoint's configuration, which has those of its tensors.
+    def decoding(self, checkpoint: Checkpoint, adapter: Manifest) -> Stage:
+        place = f"{self.place}/decode/{self.decode_key}/{checkpoint.name}/{self.experiment.decode.split}"
+        return Stage(self.root, place, "decoding", inputs=(adapter,))
 
-        Raises:
-            LodaError: there is none.
-        """
-        path = self.checkpoint(label) / CONFIG_FILE
-        if not path.is_file():
-            raise LodaError(f"{path} is missing; restore it from a copy, or delete {self.trained} to train again")
-        return sha256(path)
+    def scoring(self, decoding: Manifest, metrics_key: str) -> Stage:
+        place = f"{decoding.place}/{self.experiment.dataset.scorer}"
+        return Stage(self.root, place, "scoring", key=metrics_key, inputs=(decoding,))
 
-    def predictions(self, experiment: Experiment, label: str) -> Path:
-        """The decoded texts of one checkpoint."""
-        return self.path / "decode" / decode_key(experiment) / label / experiment.decode.split / "predictions.jsonl"
+    def _train_settings(self) -> dict[str, Any]:
+        experiment, trainer = self.experiment, self.experiment.trainer
+        settings: dict[str, Any] = {
+            "version": RESULTS_VERSION,
+            "base": self.base_key,
+            "data": self.data_key,
+            "max_length": experiment.dataset.max_length,
+            "seed": experiment.seed,
+            "method": experiment.method.to_dict(),
+        }
+        if experiment.trains:
+            settings["optim"] = asdict(experiment.optim)
+            settings["trainer"] = {name: getattr(trainer, name) for name in ("precision", "compile", "max_steps")}
+            settings["trainer"]["packing"] = trainer.packing != "off"
+        return settings
 
-    def decoded(self, experiment: Experiment, label: str) -> Path:
-        """Summary of the decoding; exists when it is complete."""
-        return self.predictions(experiment, label).with_name("decode.json")
 
-    def scores(self, experiment: Experiment, label: str) -> Path:
-        """The scores of one checkpoint by one protocol."""
-        return self.predictions(experiment, label).parent / experiment.dataset.protocol / "scores.json"
-
-
-@dataclass(frozen=True)
 class Outputs:
-    """The outputs folder."""
+    """An outputs folder, for what looks at many runs."""
 
-    root: Path
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.runs = self.root / "runs"
+        self.tables = self.root / "tables"
+        self.figures = self.root / "figures"
+        self.results = self.root / "results.jsonl"
+        self.report = self.root / "report.html"
 
-    @classmethod
-    def of(cls, experiment: Experiment) -> "Outputs":
-        """The folder that an experiment writes to."""
-        return cls(Path(experiment.outputs))
-
-    @property
-    def runs(self) -> Path:
-        """All run folders."""
-        return self.root / "runs"
-
-    @property
-    def data(self) -> Path:
-        """Tokenised data."""
-        return self.root / "data"
-
-    @property
-    def frozen(self) -> Path:
-        """Approximated projections."""
-        return self.root / "frozen"
-
-    @property
-    def tables(self) -> Path:
-        """Rendered tables."""
-        return self.root / "tables"
-
-    @property
-    def figures(self) -> Path:
-        """Drawn figures, and the data of those that are not drawn from scores."""
-        return self.root / "figures"
-
-    @property
-    def report(self) -> Path:
-        """The report on everything."""
-        return self.root / "report.html"
-
-    @property
-    def results(self) -> Path:
-        """All scores, one line each."""
-        return self.root / "results.jsonl"
-
-    @property
-    def scores(self) -> list[Path]:
-        """Every score file there is."""
-        return sorted(path for folder in self.runs.glob("*") for path in RunDir(folder).all_scores)
-
-    @property
-    def failures(self) -> list[Path]:
-        """The message of every run that failed and has not succeeded since."""
-        return sorted(self.runs.glob("*/failed.json"))
-
-    def run_named(self, name: str) -> RunDir:
-        """The folder of the run of that name."""
-        return RunDir(self.runs / name)
-
-    def find(self, name: str) -> RunDir:
-        """The folder of a run, given by its path or by its name in this outputs folder.
+    def find(self, name: str) -> Path:
+        """The folder of a run, given by its path or by its name.
 
         Raises:
             LodaError: there is no such run.
         """
-        found = next((run for run in (RunDir(Path(name)), self.run_named(name)) if run.path.is_dir()), None)
+        found = next((path for path in (Path(name), self.runs / name) if path.is_dir()), None)
         if found is None:
             raise LodaError(f"{name} is no run: neither a run's folder nor a name in {self.runs}; see ls there")
-        return RunDir(found.path.resolve())
-
-    def run(self, experiment: Experiment) -> RunDir:
-        """The folder of `experiment`, whether it exists or not."""
-        return RunDir(self.runs / f"{slug(experiment)}-{train_key(experiment)}")
+        return found.resolve()
 
 
-def run_of(scores: Path) -> str:
-    """The name of the run that a score file belongs to by its place."""
-    return scores.parents[5].name
-
-
-def slug(experiment: Experiment) -> str:
-    """The readable part of a run's name, for example gpt2_medium-e2e-loda_plus-r4-lowrank300-s110."""
-    adapter, approx = part_to_dict(experiment.method.adapter), part_to_dict(experiment.method.approx)
+def _slug(experiment: Experiment) -> str:
+    """The readable part of a run's name, for example gpt2_medium-e2e-loda_plus-r4-low_rank300-s110."""
+    adapter, approx = to_plain(experiment.method.adapter), to_plain(experiment.method.approx)
     parts = [experiment.model.name, experiment.dataset.name, adapter["name"]]
     parts += [f"r{adapter['r']}"] if "r" in adapter else []
-    parts += [approx["name"] + "".join(str(v) for k, v in approx.items() if k != "name")]
+    parts += [approx["name"] + "".join(str(value) for key, value in approx.items() if key != "name")]
     return "-".join([*parts, f"s{experiment.seed}"])
+
+
+def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}

@@ -1,6 +1,4 @@
-"""The toy world: a small GPT-2 and a small restaurant data set, both made by this project.
+"""Generator of the toy world: a small GPT-2 and a small restaurant data set, which ship in `loda/lab/toy`.
 
-`dice` and `words` draw and invent, `world` writes the pre-training text, `restaurants` writes the
-target data set in E2E's file format, `pretrain` turns the text into a tokenizer and a base model.
-The results ship beside the code, in `base/` and `data/`; `python -m scripts.toy.__main__` rebuilds them.
+`world` writes the pre-training text, `restaurants` the target data set, `pretrain` a tokenizer and a base model.
 """

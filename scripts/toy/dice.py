@@ -1,8 +1,7 @@
 """Seeded draws whose results do not depend on the Python version.
 
-`random.Random(seed).random()` is documented to give the same numbers in every version, which
-`choice`, `shuffle` and `sample` are not. Everything here is built on it, so that the shipped data
-files can be reproduced byte for byte.
+`random.Random(seed).random()` is documented to give the same numbers in every version, which `choice`, `shuffle` and
+`sample` are not. Everything here is built on it, so that the shipped data can be reproduced byte for byte.
 """
 
 import random
@@ -13,8 +12,6 @@ T = TypeVar("T")
 
 
 class Dice:
-    """A seeded source of picks, shuffles and coin flips."""
-
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed).random
 
@@ -23,11 +20,9 @@ class Dice:
         return int(self._random() * n)
 
     def chance(self, probability: float) -> bool:
-        """True with the given probability."""
         return self._random() < probability
 
     def pick(self, items: Sequence[T]) -> T:
-        """One item, all equally likely."""
         return items[self.below(len(items))]
 
     def shuffled(self, items: Sequence[T]) -> list[T]:

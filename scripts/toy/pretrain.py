@@ -1,13 +1,11 @@
-"""From generated text to a tokenizer and a base model: the toy world's pre-training.
+"""From generated text to a tokenizer and a base model: a byte-level BPE and a GPT-2 of four layers.
 
-The tokenizer is a GPT-2 style byte-level BPE, the model a standard GPT-2 of four layers. Both are
-trained on `world.documents`. Every row of a batch starts with a new document at position 0 and
-fills all positions, so that each position embedding is trained.
+Every row of a batch starts with a new document at position 0 and fills all positions, so that each position embedding
+is trained.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -20,60 +18,46 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast  # type:
 
 from scripts.toy.dice import Dice
 from scripts.toy.start import ready_to_copy
-from scripts.toy.world import DOMAINS, EOS, PARAGRAPH, documents, draw_record, render_record
+from scripts.toy.vocabulary import VOCABULARY
+from scripts.toy.world import EOS, PARAGRAPH, documents, draw_record, render_record
 
-VOCABULARY = 1280
-POSITIONS = 256
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """Hyper-parameters of the base model's training."""
-
-    seed: int = 1
-    steps: int = 3000
-    rows: int = 4
-    learning_rate: float = 3e-3
-    warmup: int = 100
-    weight_decay: float = 0.05
-    clip: float = 1.0
+TOKENS, POSITIONS = 1280, 256
+SEED, STEPS, ROWS = 1, 3000, 4
+LEARNING_RATE, WARMUP, WEIGHT_DECAY, CLIP = 3e-3, 100, 0.05, 1.0
+HELD_OUT_SEED = 10**6
+"""Seed of the text that the base is measured on; no training starts from it."""
 
 
-def train_tokenizer(seed: int, samples: int = 12000) -> GPT2TokenizerFast:
+def train_tokenizer(samples: int = 12000) -> GPT2TokenizerFast:
     """Byte-level BPE with `<|endoftext|>` as id 0 and the paragraph mark as one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=TOKENS,
         special_tokens=[EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (text for document in islice(documents(seed), samples) for text, _ in document)
+    texts = (text for document in islice(documents(SEED), samples) for text, _ in document)
     tokenizer.train_from_iterator(texts, trainer)
     return GPT2TokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=EOS,
-        eos_token=EOS,
-        unk_token=EOS,
-        model_max_length=POSITIONS,
+        tokenizer_object=tokenizer, bos_token=EOS, eos_token=EOS, unk_token=EOS, model_max_length=POSITIONS
     )
 
 
-def rows(tokenizer: GPT2TokenizerFast, seed: int) -> Iterator[tuple[list[int], list[int]]]:
+def _rows(tokenizer: GPT2TokenizerFast, seed: int) -> Iterator[tuple[list[int], list[int]]]:
     """Endless rows of POSITIONS + 1 ids and their loss mask: whole documents closed by EOS, the last one cut.
 
     The mask is 0 on records: their invented names cannot be predicted, and would drown the gradient of the copying.
     """
-    end = tokenizer.eos_token_id
     row: list[int] = []
     mask: list[int] = []
     for document in documents(seed):
-        for text, counts in document:
-            ids = tokenizer(text)["input_ids"] + ([] if text.endswith(PARAGRAPH) else [end])
+        for text, is_learned in document:
+            ids = tokenizer(text)["input_ids"] + ([] if text.endswith(PARAGRAPH) else [tokenizer.eos_token_id])
             row += ids
-            mask += [int(counts)] * len(ids)
+            mask += [int(is_learned)] * len(ids)
         if len(row) > POSITIONS:
             yield row[: POSITIONS + 1], mask[: POSITIONS + 1]
             row, mask = [], []
@@ -81,9 +65,9 @@ def rows(tokenizer: GPT2TokenizerFast, seed: int) -> Iterator[tuple[list[int], l
 
 def batches(tokenizer: GPT2TokenizerFast, seed: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (size, POSITIONS + 1) batches of ids and of masks."""
-    source = rows(tokenizer, seed)
+    rows = _rows(tokenizer, seed)
     while True:
-        ids, masks = zip(*islice(source, size), strict=True)
+        ids, masks = zip(*islice(rows, size), strict=True)
         yield torch.tensor(ids), torch.tensor(masks)
 
 
@@ -94,11 +78,10 @@ def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, mask: Tensor) -> Tensor
     return cross_entropy(logits.flatten(0, 1), target.flatten())
 
 
-def new_model(tokenizer: GPT2TokenizerFast) -> GPT2LMHeadModel:
-    """A fresh GPT-2: 4 layers of width 128, tied head, tanh GELU, no dropout, its heads ready to copy."""
-    end = tokenizer.eos_token_id
+def new_model(end: int) -> GPT2LMHeadModel:
+    """A GPT-2 of 4 layers of width 128 without dropout, its heads ready to copy; `end` is the end-of-text token."""
     config = GPT2Config(
-        vocab_size=VOCABULARY,
+        vocab_size=TOKENS,
         n_positions=POSITIONS,
         n_embd=128,
         n_layer=4,
@@ -117,54 +100,41 @@ def new_model(tokenizer: GPT2TokenizerFast) -> GPT2LMHeadModel:
     return model
 
 
-def pretrain(tokenizer: GPT2TokenizerFast, settings: Pretraining) -> GPT2LMHeadModel:
-    """Train a new model with AdamW, linear warmup and cosine decay, behind a progress bar."""
-    torch.manual_seed(settings.seed)
-    model = new_model(tokenizer)
+def _warmup_and_cosine(step: int) -> float:
+    if step < WARMUP:
+        return (step + 1) / WARMUP
+    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
+
+
+def pretrain(tokenizer: GPT2TokenizerFast, steps: int = STEPS) -> GPT2LMHeadModel:
+    """Train a new model with AdamW, behind a progress bar."""
+    torch.manual_seed(SEED)
+    model = new_model(tokenizer.eos_token_id)
     matrices = [p for p in model.parameters() if p.dim() == 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=(0.9, 0.95),
-    )
-
-    def factor(step: int) -> float:
-        if step < settings.warmup:
-            return (step + 1) / settings.warmup
-        progress = (step - settings.warmup) / (settings.steps - settings.warmup)
-        return 0.5 * (1 + math.cos(math.pi * progress))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    source = batches(tokenizer, settings.seed, settings.rows)
-    average = math.log(VOCABULARY)
-    with tqdm(total=settings.steps, desc="pre-training", unit="step") as bar:
-        for ids, mask in islice(source, settings.steps):
-            loss = next_token_loss(model, ids, mask)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            optimizer.step()
-            schedule.step()
-            average += 0.02 * (loss.item() - average)
-            bar.set_postfix(loss=f"{average:.3f}", refresh=False)
-            bar.update()
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_and_cosine)
+    bar = tqdm(islice(batches(tokenizer, SEED, ROWS), steps), total=steps, desc="pre-training", unit="step")
+    average = math.log(TOKENS)
+    for ids, mask in bar:
+        loss = next_token_loss(model, ids, mask)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        average += 0.02 * (loss.item() - average)
+        bar.set_postfix(loss=f"{average:.3f}", refresh=False)
     model.eval()
     return model
-
-
-HELD_OUT_SEED = 10**6
-"""Seed of the text that the base is measured on; it starts no training run."""
 
 
 @torch.no_grad()
 def held_out_loss(model: GPT2LMHeadModel, tokenizer: GPT2TokenizerFast, number: int = 8) -> float:
     """Mean loss in nats per token over `number` batches of eight rows that the training has not seen."""
-    source = batches(tokenizer, HELD_OUT_SEED, 8)
-    return sum(next_token_loss(model, *batch).item() for batch in islice(source, number)) / number
+    unseen = islice(batches(tokenizer, HELD_OUT_SEED, 8), number)
+    return sum(next_token_loss(model, *batch).item() for batch in unseen) / number
 
 
 @torch.no_grad()
@@ -173,7 +143,7 @@ def copied_names(model: GPT2LMHeadModel, tokenizer: GPT2TokenizerFast, number: i
     dice = Dice(HELD_OUT_SEED)
     hits = 0
     for _ in range(number):
-        record = draw_record(dice.pick(DOMAINS), dice)
+        record = draw_record(dice.pick(VOCABULARY.domains), dice)
         prompt = torch.tensor([tokenizer(render_record(record) + EOS)["input_ids"]])
         ids = prompt
         for _ in range(48):
@@ -182,52 +152,23 @@ def copied_names(model: GPT2LMHeadModel, tokenizer: GPT2TokenizerFast, number: i
     return hits / number
 
 
-CARD = """\
-# Toy base: a GPT-2 of {millions:.2f}M parameters, made by this project
-
-A standard `GPT2LMHeadModel` ({layers} layers, width {width}, {heads} heads, {positions} positions, tied head, tanh
-GELU) with its own byte-level BPE of {vocabulary} tokens, for tests and demonstrations that need no download. It writes
-short texts about invented hotels, films and people in many styles; it knows nothing else.
-
-- {parameters:,} parameters, stored in float16
-- Made by: `python -m scripts.toy.__main__` (seed {seed})
-- Text: `scripts/toy/world.py`, generated while training, no text seen twice
-- Training: {steps:,} steps of {rows} rows of {positions} tokens ({tokens:.1f}M tokens), AdamW, learning rate \
-{learning_rate}, cosine decay; {minutes:.0f} minutes on a CPU with {threads} torch threads
-- Held-out loss: {loss:.3f} nats per token (a test checks that it must stay below {bound:.2f})
-- Names copied: in {copied:.0%} of 100 unseen records, greedy decoding repeats the invented name exactly
-
-The rebuilt model differs in the last digits from one machine to another: the order of floating-point sums depends on
-the number of threads.
-"""
-
-
-def save(
-    folder: Path,
-    tokenizer: GPT2TokenizerFast,
-    model: GPT2LMHeadModel,
-    settings: Pretraining,
-    minutes: float,
-) -> None:
-    """Write tokenizer, float16 weights and the card with the measured figures of the rounded weights."""
+def save(folder: Path, tokenizer: GPT2TokenizerFast, model: GPT2LMHeadModel, minutes: float) -> None:
+    """Write tokenizer, float16 weights and the card, which is measured on the rounded weights."""
     model.half()
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     model.float()
     loss = held_out_loss(model, tokenizer)
-    card = CARD.format(
+    template = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    card = template.format(
+        config=model.config,
         millions=model.num_parameters() / 1e6,
         parameters=model.num_parameters(),
-        layers=model.config.n_layer,
-        width=model.config.n_embd,
-        heads=model.config.n_head,
-        positions=POSITIONS,
-        vocabulary=VOCABULARY,
-        seed=settings.seed,
-        steps=settings.steps,
-        rows=settings.rows,
-        tokens=settings.steps * settings.rows * POSITIONS / 1e6,
-        learning_rate=settings.learning_rate,
+        seed=SEED,
+        steps=STEPS,
+        rows=ROWS,
+        tokens=STEPS * ROWS * POSITIONS / 1e6,
+        learning_rate=LEARNING_RATE,
         minutes=minutes,
         threads=torch.get_num_threads(),
         loss=loss,

@@ -1,4 +1,4 @@
-"""Kill the toy pipeline at random moments, again and again, and compare what comes out with a run left in peace.
+"""Kill the toy pipeline at random moments, again and again, and compare the results with an undisturbed run.
 
     python -m tests.chaos --kills 50
 
@@ -7,9 +7,9 @@ the attempt and whatever it started) falls into the work, not into imports. Each
 are killed there after random times until one gets through, then a new world begins, until there were enough kills.
 Every attempt does the whole path: prepare, approximate, train, decode, score, render.
 
-Differences are files that are not byte for byte those of the run in peace: adapters, journal, predictions, statistics,
-tables, and the scores of scores.json (its times are others). Work done again are finished artefacts that a later
-attempt wrote anew.
+Differences are files that are not byte for byte those of the undisturbed run: adapters, metrics, predictions,
+statistics, tables, and the scores of scores.json (its times differ). Work done again are finished stages that a later
+attempt wrote again.
 """
 
 import argparse
@@ -27,24 +27,22 @@ from pathlib import Path
 import torch
 
 from eval.pipeline import run_experiment
-from eval.table import write
 from eval.tables.fill import build
+from eval.tables.render import write
 from loda.atomic import sha256
+from loda.errors import LodaError
 from loda.lab.config import compose
-from loda.lab.progress import HIDDEN
-from loda.lab.run import Outputs
-from loda.sealed import read_json
-from scripts.verify import verify
+from loda.lab.progress import screen
+from loda.lab.stage import MANIFEST, all_places, read_stage, verify
+from loda.settings import read_json
 
-COMMON = ["trainer.device=cpu", "trainer.max_steps=24", "trainer.log_every=5", "trainer.save_minutes=0",
-          "optim.batch_size=2", "optim.accumulate=2", "decode.num_beams=2", "decode.max_new_tokens=12",
+COMMON = ["trainer.device=cpu", "trainer.max_steps=24", "trainer.log_every=5", "trainer.state_interval_minutes=0",
+          "optim.batch_size=2", "optim.gradient_accumulation_steps=2", "decode.num_beams=2", "decode.max_new_tokens=12",
           "decode.batch_size=8", "dataset.metrics=[bleu,nist,rouge_l,cider]"]  # fmt: skip
 # A row of Table 1's toy profile, so that the rendered table holds its scores.
-SETTINGS = ["model=toy", "dataset=toy", *COMMON, "adapter=loda_plus", "approx=rank38", "optim.epochs=6",
-            "optim.keep_epochs=[3]", "seed=0"]  # fmt: skip
-FINISHED = ("data/*", "frozen/*", "runs/*/checkpoints/*", "runs/*/train.json", "runs/*/decode/*/*/*/parts/*.json",
-            "runs/*/decode/*/*/*/decode.json", "runs/*/decode/*/*/*/*/scores.json")  # fmt: skip
-COMPARED = ("runs/*/checkpoints/*/adapter_*", "runs/*/checkpoints/*/predictions.jsonl", "runs/*/train.jsonl",
+SETTINGS = ["model=toy", "dataset=toy", "optim=toy", "optim.epochs=6", "optim.checkpoint_epochs=[3]", "trainer=toy",
+            *COMMON, "adapter=loda_plus",            "approx=rank38", "seed=0"]  # fmt: skip
+COMPARED = ("runs/*/checkpoints/*/adapter_*", "runs/*/metrics.jsonl",
             "runs/*/decode/*/*/*/predictions.jsonl", "runs/*/decode/*/*/*/*/statistics.safetensors",
             "tables/*.csv", "tables/*.md")  # fmt: skip
 
@@ -69,7 +67,8 @@ class Tally:
 
 def work(outputs: Path) -> None:
     """One attempt: the whole path."""
-    run_experiment(compose([*SETTINGS, f"outputs={outputs}"]), HIDDEN)
+    screen["disable"] = True
+    run_experiment(compose([*SETTINGS, f"outputs={outputs}"]))
     table = build("table1", "toy", outputs, COMMON)
     if not table.has_runs:
         raise RuntimeError("the run is in no row of the table")
@@ -106,16 +105,25 @@ def attempt(outputs: Path, seconds: float | None) -> int | None:
 
 def stage(outputs: Path) -> str:
     """What an attempt was doing when it was killed, by what there is."""
-    marks = {"render": "runs/*/decode/**/scores.json", "score": "runs/*/decode/**/decode.json",
-             "decode": "runs/*/train.json", "train": "runs/*/train.jsonl", "approximate": "data/[!.]*"}  # fmt: skip
-    return next((name for name, pattern in marks.items() if list(outputs.glob(pattern))), "prepare")
+    signs = {"render": "runs/*/decode/**/scores.json", "score": "runs/*/decode/*/*/*/predictions.jsonl",
+             "decode": "runs/*/training", "train": "runs/*/metrics.jsonl", "approximate": "data/[!.]*"}  # fmt: skip
+    return next((name for name, pattern in signs.items() if list(outputs.glob(pattern))), "prepare")
 
 
-def finished(outputs: Path) -> dict[Path, tuple[int, int]]:
-    """Every finished artefact with what changes when it is written anew; predictions are, once decode.json says so."""
-    paths = [path for pattern in FINISHED for path in outputs.glob(pattern) if not path.name.startswith(".")]
-    paths += [path.with_name("predictions.jsonl") for path in paths if path.name == "decode.json"]
-    return {path: (path.stat().st_ino, 0 if path.is_dir() else path.stat().st_mtime_ns) for path in paths}
+def finished(outputs: Path) -> dict[str, int]:
+    """Every finished stage with the inode of its manifest, which changes when it is written again."""
+    return {place: (outputs / place / MANIFEST).stat().st_ino for place in all_places(outputs)}
+
+
+def damaged(outputs: Path) -> list[str]:
+    """The stages that are there and not sound."""
+    found = []
+    for place in all_places(outputs):
+        try:
+            verify(outputs, place)
+        except LodaError as error:
+            found.append(str(error))
+    return found
 
 
 def results(outputs: Path) -> dict[str, str]:
@@ -136,7 +144,7 @@ def chaos(kills: int, seed: int, folder: Path) -> Tally:
     if attempt(peaceful, None) != 0:
         raise SystemExit((peaceful.parent / "attempt.log").read_text())
     whole, expected = time.monotonic() - started, results(peaceful)
-    print(f"a run in peace takes {whole:.1f} s; its files: {len(expected)}", flush=True)
+    print(f"an undisturbed run takes {whole:.1f} s; its files: {len(expected)}", flush=True)
     while sum(tally.kills.values()) < kills:
         tally.worlds += 1
         _world(folder / f"world-{tally.worlds}" / "outputs", whole, expected, kills, dice, tally)
@@ -147,22 +155,23 @@ def _world(
     outputs: Path, whole: float, expected: dict[str, str], kills: int, dice: random.Random, tally: Tally
 ) -> None:
     outputs.mkdir(parents=True)
-    before: dict[Path, tuple[int, int]] = {}
+    before: dict[str, int] = {}
     while True:
         # One kill in the rendering is enough for a world: there is nothing else left of it.
         last = sum(tally.kills.values()) >= kills or stage(outputs) == "render"
         code = attempt(outputs, None if last else dice.uniform(0, 0.75 * whole))
         now = finished(outputs)
-        tally.again += [str(path) for path in before if path in now and now[path] != before[path]]
+        tally.again += [place for place in before if place in now and now[place] != before[place]]
         before = now
         if code is None:
             tally.kills[stage(outputs)] += 1
-            tally.damaged += verify(Outputs(outputs)).damaged
+            tally.damaged += damaged(outputs)
             continue
         if code != 0:
             tally.failures.append((outputs.parent / "attempt.log").read_text()[-500:])
         break
-    tally.resumes += sum(read_json(path)["training"]["resumed"] for path in outputs.glob("runs/*/train.json"))
+    trainings = (place for place in now if place.endswith("/training"))
+    tally.resumes += sum(read_stage(outputs, place).content["training"]["resumed"] for place in trainings)
     found = results(outputs)
     tally.differences += [
         f"{outputs}/{name}" for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)
@@ -182,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
         tally = chaos(options.kills, options.seed, Path(folder) / "worlds")
     stages = ", ".join(f"{count} in {name}" for name, count in tally.kills.most_common())
     print(f"{sum(tally.kills.values())} kills ({stages}) in {tally.worlds} worlds, {time.monotonic() - started:.0f} s")
-    print(f"trainings taken up again: {tally.resumes}")
+    print(f"trainings resumed: {tally.resumes}")
     for name, found in (("differences", tally.differences), ("finished work done again", tally.again),
                         ("files taken for complete that were damaged", tally.damaged),
                         ("attempts that failed", tally.failures)):  # fmt: skip

@@ -1,34 +1,59 @@
-"""Each benchmark runs at a tiny size, writes its file and says what machine it ran on. No time is asserted."""
+"""Each benchmark runs at its smallest size and writes its file. No time is asserted."""
 
 import json
 
 import pytest
 
-from benchmarks import decoding, growth, inference, scoring, start_up, train_step
-from benchmarks.workload import reference_data
+from benchmarks import __main__ as benchmarks
+from eval.score.tokenizers import nltk_words
+from loda.errors import LodaError
 
-TINY = ["--repeats", "1"]
-ARGUMENTS = {
-    "train_step": (train_step, ["--model", "gpt2_tiny", "--batches", "1", "--variants", "fast"]),
-    "decoding": (decoding, ["--model", "gpt2_tiny", "--contexts", "2", "--beams", "2", "--optimize"]),
-    "inference": (inference, ["--width", "320", "--tokens", "2"]),
-    "start_up": (start_up, ["--model", "gpt2_tiny", "--commands", "python -c 'import loda'"]),
-    "scoring_e2e": (scoring, ["--systems", "1", "--instances", "5", "--without-meteor"]),
-    "scoring_dart": (scoring, ["--protocol", "dart", "--systems", "1", "--instances", "5", "--without-meteor"]),
-    "growth": (growth, ["--model", "gpt2_tiny", "--width", "16"]),
-}
+SIZES = {"model": "gpt2_tiny", "repeats": 1, "batches": 1, "contexts": 1, "tokens": 2, "systems": 1, "instances": 5}
+SMALLEST = ["--without-meteor", *(f"--{option}={value}" for option, value in SIZES.items())]
 
 
-NEEDS_DATA = pytest.mark.skipif(reference_data() is None, reason="needs the NLTK data of ../shared or LODA_SHARED")
+@pytest.fixture(autouse=True)
+def smallest_growth(monkeypatch):
+    for name, places in {"LENGTHS": (8, 16), "BATCHES": (1,), "CONTEXTS": (1,), "BEAMS": (2,), "RANKS": (2,)}.items():
+        monkeypatch.setattr(benchmarks.growth, name, places)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=NEEDS_DATA) if n == "scoring_dart" else n for n in ARGUMENTS])
+def run(tmp_path, name):
+    return benchmarks.main([name, *SMALLEST, "--outputs", str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", [name for name in benchmarks.BENCHMARKS if name != "scoring_dart"])
 def test_it_runs(name, tmp_path, capsys):
-    module, arguments = ARGUMENTS[name]
-    module.main([*arguments, *TINY, "--outputs", str(tmp_path)])
+    assert run(tmp_path, name) == 0
     written = json.loads((tmp_path / f"{name}.json").read_text())
     assert written["machine"]["cores"] > 0
-    assert written["rows"]
-    assert all(row["seconds"] is None or row["seconds"] > 0 for row in written["rows"])
+    losses = [row["loss"] for row in written["rows"] if row.get("loss")]
+    assert losses == pytest.approx([losses[0]] * 5, rel=1e-6) if name == "train_step" else not losses
     printed = capsys.readouterr().out
     assert all(row["name"] in printed for row in written["rows"])
+    assert "ANOTHER" not in printed  # the reference's text is this project's
+    assert (tmp_path / "growth.png").exists() == (name == "growth")
+
+
+def test_missing_nltk_data_leaves_dart_out_with_a_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(nltk_words, "_is_found", lambda: False)
+    monkeypatch.setattr(nltk_words, "_download", lambda folder: None)
+    assert run(tmp_path, "scoring_dart") == 0
+    assert "scoring_dart is left out: The NLTK data punkt_tab" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(
+    benchmarks.scoring.reference_data() is None, reason="needs the NLTK data of ../shared or LODA_SHARED"
+)
+def test_dart_runs_with_the_data(tmp_path):
+    assert run(tmp_path, "scoring_dart") == 0
+    assert (tmp_path / "scoring_dart.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["fast"], "fast is not a benchmark; there are train_step"), (["--model", "toy"], "name decoding")],
+)
+def test_mistakes_are_refused_with_a_sentence(arguments, sentence):
+    with pytest.raises(LodaError, match=sentence):
+        benchmarks.main(arguments)

@@ -19,11 +19,19 @@ from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
 from loda.lab.config import compose
-from loda.lab.run import Outputs
+from loda.lab.run import Run
 from scripts import figure2, reproduce, status
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHORT = ["model=toy", "dataset=toy", "decode.num_beams=2", "decode.max_new_tokens=12", "seed=0"]
+SHORT = [
+    "model=toy",
+    "dataset=toy",
+    "optim=toy",
+    "trainer=toy",
+    "decode.num_beams=2",
+    "decode.max_new_tokens=12",
+    "seed=0",
+]
 
 
 def settings(outputs: Path, *overrides: str) -> list[str]:
@@ -48,11 +56,11 @@ def outputs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def records(outputs):
-    overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.keep_epochs=[1]"]
+    overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.checkpoint_epochs=[1]"]
     return run_experiment(compose(settings(outputs, *overrides)))
 
 
-def test_every_kept_epoch_is_scored(records):
+def test_every_checkpoint_is_scored(records):
     assert [record.epoch for record in records] == [1, 2]
     for record in records:
         assert set(record.scores) == {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
@@ -65,10 +73,11 @@ def test_every_kept_epoch_is_scored(records):
 
 def test_the_run_folder_holds_what_the_layout_says(records, outputs):
     run = outputs / "runs" / records[0].run
-    for name in ("experiment.json", "train.jsonl", "train.json", "checkpoints/epoch-1/adapter_model.safetensors"):
+    for name in ("settings/manifest.json", "metrics.jsonl", "training/manifest.json"):
         assert (run / name).is_file()
-    journal = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
-    assert journal[-1]["lr"] < max(line["lr"] for line in journal)
+    assert (run / "checkpoints" / "epoch-1" / "adapter_model.safetensors").is_file()
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["lr"] < max(line["lr"] for line in metrics)
     assert not list(outputs.rglob(".*"))  # temporary names start with a dot
 
 
@@ -76,9 +85,9 @@ def test_a_second_run_does_no_work(records, outputs, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("a finished stage was started again")
 
-    for stage in ("run_training", "load_trained", "decode", "score_with_statistics"):
+    for stage in ("check", "train", "decode", "score_decoding"):
         monkeypatch.setattr(f"eval.pipeline.{stage}", refuse)
-    overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.keep_epochs=[1]"]
+    overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.checkpoint_epochs=[1]"]
     assert run_experiment(compose(settings(outputs, *overrides))) == records
 
 
@@ -124,7 +133,7 @@ def test_an_adapter_does_not_load_on_an_altered_base(records, outputs, tmp_path)
     base = load_base(config, Path(shutil.copytree(SHIPPED, tmp_path / "base")))
     with torch.no_grad():
         base.transformer.wte.weight[0, 0] += 1
-    checkpoint = Outputs(outputs).run_named(records[0].run).checkpoint("epoch-1")
+    checkpoint = outputs / "runs" / records[0].run / "checkpoints" / "epoch-1"
     with pytest.raises(LodaError, match="another base model"):
         loda.from_pretrained(base, checkpoint)
 
@@ -150,7 +159,7 @@ def test_without_data_the_command_ends_in_one_sentence(tmp_path):
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_a_failing_job_does_not_end_the_sweep(tmp_path, launcher):
     sweep = ["-m", f"hydra/launcher={launcher}", *settings(tmp_path, "adapter=lora", "trainer.max_steps=2")]
-    result = command_line(*sweep, "approx=rank300,none", "logger=wandb", "logger.mode=offline", WANDB_SILENT="true")
+    result = command_line(*sweep, "approx=rank300,dense", "logger=wandb", "logger.mode=offline", WANDB_SILENT="true")
     assert result.returncode == 2, result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: at least one job of the sweep failed")
     (failed,) = tmp_path.rglob("failed.json")
@@ -169,9 +178,12 @@ def test_a_misspelt_setting_ends_in_one_sentence(override, words):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_a_single_run_that_fails_after_it_began_is_listed_as_failed(tmp_path, capsys):
-    (tmp_path / "data").write_text("a file where a folder belongs")
-    result = command_line(*settings(tmp_path, "adapter=lora", "trainer.max_steps=2"))
+def test_a_single_run_that_fails_after_it_started_is_listed_as_failed(tmp_path, capsys):
+    overrides = settings(tmp_path, "adapter=lora", "trainer.max_steps=2")
+    run = Run(compose(overrides))
+    run.path.mkdir(parents=True)
+    (run.path / "checkpoints").write_text("a file where a folder belongs")
+    result = command_line(*overrides)
     assert result.returncode == 2
     assert status.main(["--outputs", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 runs: 1 failed")
@@ -184,7 +196,7 @@ def test_a_sweep_over_a_missing_base_reports_every_job(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_the_papers_tables_want_a_gpu_or_insistence():
+def test_the_papers_tables_want_a_gpu_or_force():
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     result = subprocess.run(
@@ -196,7 +208,7 @@ def test_the_papers_tables_want_a_gpu_or_insistence():
     )
     assert result.returncode == 2
     assert "hours on an A40-class GPU" in result.stderr
-    assert "make table1 INSIST=1" in result.stderr
+    assert "make table1 FORCE=1" in result.stderr
 
 
 def test_figure_2_of_the_toy_base(tmp_path):
@@ -208,7 +220,8 @@ def test_figure_2_of_the_toy_base(tmp_path):
         assert energies == sorted(energies)
         assert energies[-1] == pytest.approx(1)
     assert (tmp_path / "figures" / "figure2-toy-block0.png").stat().st_size > 10_000
-    assert figure2.main(["--model", "toy", "--block", "99"]) == 2
+    with pytest.raises(LodaError, match="--block 99"):
+        figure2.main(["--model", "toy", "--block", "99"])
 
 
 def test_a_result_is_reproduced_from_its_record(records, outputs, tmp_path, capsys):
@@ -217,5 +230,5 @@ def test_a_result_is_reproduced_from_its_record(records, outputs, tmp_path, caps
     assert capsys.readouterr().out.splitlines()[-1] == f"{run}: the same adapters, predictions and scores"
     altered = next(tmp_path.glob("runs/*/checkpoints/epoch-1/adapter_model.safetensors"))
     altered.write_bytes(altered.read_bytes()[:-1])
-    (finding,) = reproduce.compare(Outputs(outputs).run_named(run), Outputs(tmp_path).run_named(run))
-    assert finding == "checkpoints/epoch-1/adapter_model.safetensors is another"
+    (finding,) = reproduce.compare_files(outputs / "runs" / run, tmp_path / "runs" / run)
+    assert finding == "checkpoints/epoch-1/adapter_model.safetensors differs"

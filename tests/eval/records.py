@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from loda.cost import Cost
+
 from eval.results import Record
 from eval.tables.runs import experiment_of
-from loda.cost import Cost
 from loda.lab.run import Run
 
 TOY = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy"]

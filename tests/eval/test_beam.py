@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eval.decode.beam import beam_search
+from eval.beam import beam_search
 from loda.errors import LodaError
 from tests.library.models import tiny_gpt2
 

@@ -11,10 +11,10 @@ from eval.decode.stage import encode_prompts
 from loda.adapters import FullRank, LoRA
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
-from loda.lab.base.model import load_tokenizer
+from loda.lab.base.tokenizer import load_tokenizer
 from loda.lab.config import compose
-from loda.lab.data import Example, load
-from loda.lab.fingerprint import decode_key
+from loda.lab.data import Instance, load
+from loda.lab.run import Run
 from loda.lab.training.examples import prompt
 from tests.library.models import ADAPTERS, VOCABULARY, perturb, tiny_gpt2
 
@@ -29,7 +29,7 @@ def tokenizer():
 
 def test_a_context_is_given_as_in_training(tokenizer):
     experiment = compose(["dataset=toy"])
-    (ids,) = encode_prompts(tokenizer, [Example(CONTEXT, ())], experiment.decode, 256)
+    (ids,) = encode_prompts(tokenizer, [Instance(CONTEXT, ())], experiment.decode, 256)
     assert ids == prompt(tokenizer, CONTEXT)
 
 
@@ -43,18 +43,18 @@ def test_the_one_shot_prompt_is_the_papers(shared):
 
 def test_the_one_shot_prompt_is_encoded_as_one_text_without_separator(tokenizer):
     decode = compose(ONE_SHOT).decode
-    (ids,) = encode_prompts(tokenizer, [Example(CONTEXT, ())], decode, 256)
+    (ids,) = encode_prompts(tokenizer, [Instance(CONTEXT, ())], decode, 256)
     assert tokenizer.decode(ids) == decode.prompt.render(CONTEXT)
 
 
 def test_the_prompt_is_part_of_how_a_run_was_decoded():
     keys = {
-        decode_key(compose(overrides))
+        Run(compose(["model=toy", "dataset=toy", *overrides])).decode_key
         for overrides in (
             ["adapter=none"],
             ONE_SHOT,
-            [*ONE_SHOT, "decode.prompt.separator=true"],
-            [*ONE_SHOT, "decode.prompt.colon=' : '"],
+            [*ONE_SHOT, "decode.prompt.append_eos=true"],
+            [*ONE_SHOT, "decode.prompt.key_value_separator=' : '"],
             [*ONE_SHOT, "decode.prompt.template='Say {context}'"],
         )
     }

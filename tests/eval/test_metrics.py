@@ -6,17 +6,13 @@ import subprocess
 import sys
 import threading
 from itertools import product
-from types import SimpleNamespace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
 
-from eval.score import add_up
-from eval.score.corpus import Corpus
-from eval.score.metrics import bleu, cider, meteor, nist, rouge_l
+from eval.score import Corpus, add_up
+from eval.score.metrics import bleu, meteor
 from eval.score.metrics.ter import edit_rate
 from eval.score.tokenizers import java, ptb
 from loda.errors import LodaError
@@ -30,34 +26,26 @@ INSTANCES = st.lists(st.tuples(TEXTS, st.lists(TEXTS, min_size=1, max_size=3).ma
 
 def value(metric, corpus):
     """The score of a corpus, from the sums of its instances' statistics."""
-    return metric.combine(add_up(metric.statistics(corpus)), corpus.protocol)
+    return metric.combine(add_up(metric.statistics(corpus)), corpus.scorer)
 
 
-def corpus_of(instances, protocol="e2e"):
+def corpus_of(instances, scorer="e2e"):
     hypotheses, references = zip(*instances, strict=True)
-    return Corpus(protocol, hypotheses, references)
+    return Corpus(scorer, hypotheses, references)
 
 
 @given(INSTANCES, st.sampled_from(["e2e", "dart"]))
-def test_bleu_of_a_reference_is_best(instances, protocol):
-    best = 1.0 if protocol == "e2e" else 100.0
+def test_bleu_of_a_reference_is_best(instances, scorer):
+    best = 1.0 if scorer == "e2e" else 100.0
     perfect = [(group[-1], group) for _, group in instances]
-    assert value(bleu, corpus_of(perfect, protocol)) == pytest.approx(best)
-    assert value(bleu, corpus_of(instances, protocol)) <= best * (1 + 1e-12)
-
-
-@given(st.data(), INSTANCES, st.sampled_from([("e2e", bleu), ("dart", bleu), ("e2e", nist)]))
-def test_order_of_instances_and_references_does_not_matter(data, instances, case):
-    protocol, metric = case
-    shuffled = [(hypothesis, group[::-1]) for hypothesis, group in data.draw(st.permutations(instances))]
-    before, after = (value(metric, corpus_of(order, protocol)) for order in (instances, shuffled))
-    assert after == pytest.approx(before, rel=1e-12)
+    assert value(bleu, corpus_of(perfect, scorer)) == pytest.approx(best)
+    assert value(bleu, corpus_of(instances, scorer)) <= best * (1 + 1e-12)
 
 
 @given(INSTANCES, st.sampled_from(["e2e", "dart"]))
-def test_a_repeated_reference_does_not_change_bleu(instances, protocol):
+def test_a_repeated_reference_does_not_change_bleu(instances, scorer):
     repeated = [(hypothesis, group + group[:1]) for hypothesis, group in instances]
-    assert value(bleu, corpus_of(repeated, protocol)) == value(bleu, corpus_of(instances, protocol))
+    assert value(bleu, corpus_of(repeated, scorer)) == value(bleu, corpus_of(instances, scorer))
 
 
 def test_dart_bleu_takes_an_empty_reference_for_one_of_length_zero():
@@ -79,19 +67,6 @@ def test_case_counts_in_dart_only():
     instance = ("The pub is cheap .", ("the pub is cheap .",))
     assert value(bleu, corpus_of([instance])) == pytest.approx(1)
     assert value(bleu, corpus_of([instance], "dart")) < 100
-
-
-@pytest.mark.parametrize(("metric", "slow"), [(rouge_l, Rouge), (cider, Cider)], ids=["rouge_l", "cider"])
-@given(instances=st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), min_size=1, max_size=4))
-def test_the_fast_form_has_the_digits_of_pycocoevalcap(metric, slow, instances):
-    hypotheses = tuple(" ".join(words) for words, _ in instances)
-    references = tuple(tuple(" ".join(words) for words in group) for _, group in instances)
-    assume(any(any(group) for group in references))
-    _, expected = slow().compute_score(
-        dict(enumerate(map(list, references))), {i: [t] for i, t in enumerate(hypotheses)}
-    )
-    words = SimpleNamespace(hypothesis_words=hypotheses, reference_words=references)
-    assert [value for value, _ in metric.statistics(words)] == list(expected)
 
 
 @given(WORDS, WORDS.filter(bool))
@@ -163,7 +138,8 @@ def test_meteor_that_dies_is_reported_with_its_last_words_and_started_anew(fake_
 @pytest.mark.parametrize("trouble", ["sys.exit(1)", "time.sleep(60)"], ids=["dies", "hangs"])
 def test_meteor_is_started_once_more_for_the_question_that_it_did_not_answer(fake_java, monkeypatch, tmp_path, trouble):
     """The first process answers one question and comes to grief over the second, which its successor answers."""
-    monkeypatch.setattr(meteor, "_SECONDS_PER_ANSWER", 1.0)
+    monkeypatch.setattr(meteor, "_SECONDS", 1.0)
+    monkeypatch.setattr(meteor, "_BATCH", 1)
     fake_java(f"""
 from pathlib import Path
 first = not Path({str(tmp_path / "seen")!r}).exists()
@@ -177,7 +153,7 @@ for number, line in enumerate(sys.stdin):
 
 
 def test_meteor_that_hangs_is_killed(fake_java, monkeypatch):
-    monkeypatch.setattr(meteor, "_SECONDS_PER_ANSWER", 0.2)
+    monkeypatch.setattr(meteor, "_SECONDS", 0.2)
     fake_java("time.sleep(60)")
     with pytest.raises(LodaError, match="gave no answer"):
         meteor.count_matches(["a"], [["a"]])
@@ -186,7 +162,7 @@ def test_meteor_that_hangs_is_killed(fake_java, monkeypatch):
 def test_meteor_may_complain_at_length(fake_java):
     fake_java("for line in sys.stdin: print('x' * 200_000, file=sys.stderr); print(1, flush=True)")
     process = meteor.MeteorProcess()
-    assert [process.ask("SCORE") for _ in range(3)] == ["1"] * 3
+    assert process.ask(["SCORE"] * 3) == ["1\n"] * 3
     process.close()
 
 
@@ -201,8 +177,8 @@ def test_interrupted_meteor_is_not_asked_again(fake_java, monkeypatch):
 
     monkeypatch.setattr(meteor.threading, "Timer", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        process.ask("SCORE")
-    assert not process.is_running
+        process.ask(["SCORE"])
+    assert not process.close.alive
 
 
 def test_interpreter_ends_at_once_while_meteor_runs(tmp_path):
@@ -247,3 +223,10 @@ def test_line_breaks_inside_a_text_do_not_split_it():
     """str.splitlines breaks at all of these, and so does the tokeniser."""
     texts = ["one\u2028two", "three\nfour\r", "five\x0bsix\x85seven", "", "eight|||nine"]
     assert ptb.tokenise(texts) == ["one two", "three four", "five six seven", "", "eight | | | nine"]
+
+
+def test_settings_of_the_user_do_not_change_what_java_does(monkeypatch):
+    """In Turkish, the lower case of I is another letter."""
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=tr -Dfile.encoding=latin1")
+    monkeypatch.setenv("LC_ALL", "C")
+    assert ptb.tokenise(["THE VILLA CAFÉ"]) == ["the villa café"]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from loda.config import part_name
 from loda.errors import LodaError
 from loda.lab.config import CONFIG_FOLDER, compose
 
@@ -21,17 +20,44 @@ def test_every_group_file_composes(option):
 @pytest.mark.parametrize(("adapter", "approx"), list(product(GROUPS["adapter"], GROUPS["approx"])))
 def test_every_method_composes(adapter, approx):
     experiment = compose([f"adapter={adapter}", f"approx={approx}"])
-    assert part_name(experiment.method.adapter) == adapter
-    # R- and S- variants keep epochs 5 and 10, as the paper does
-    expected = (5, ()) if approx == "none" else (10, (5,))
-    assert (experiment.optim.epochs, experiment.optim.keep_epochs) == expected
+    assert experiment.method.adapter.name == adapter
+    assert experiment.optim == compose([]).optim  # no other group has a say in the schedule
+
+
+def test_groups_do_not_depend_on_their_order():
+    options = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy", "approx=rank38", "adapter=lora", "decode=greedy"]
+    assert compose(options) == compose(options[::-1])
+
+
+def test_the_schedule_of_approximated_variants_is_the_papers():
+    optim = compose(["approx=rank300", "optim=paper_approx"]).optim
+    assert (optim.epochs, optim.checkpoint_epochs) == (10, (5,))
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("approx=none", ["approx=dense"]),
+        ("approx=rank300", ["approx=low_rank"]),
+        ("approx=rank500", ["approx=low_rank", "approx.rank=500"]),
+        ("approx=keep40", ["approx=sparse"]),
+        ("approx=keep60", ["approx=sparse", "approx.keep=0.6"]),
+    ],
+)
+def test_short_names_of_approximations(short, long):
+    assert compose([short]).method == compose(long).method
+
+
+def test_any_rank_and_fraction_work_without_a_file():
+    assert compose(["approx=low_rank", "approx.rank=250"]).method.approx.rank == 250
+    assert compose(["approx=sparse", "approx.keep=0.45"]).method.approx.keep == 0.45
 
 
 def test_the_defaults_are_the_papers_run():
     experiment = compose([])
     assert experiment.model.name == "gpt2_medium"
     assert experiment.dataset.name == "e2e"
-    assert part_name(experiment.method.adapter) == "loda_plus"
+    assert experiment.method.adapter.name == "loda_plus"
     # LoRA's Table 11
     adapter, optim, decode = experiment.method.adapter, experiment.optim, experiment.decode
     assert (adapter.r, adapter.alpha, adapter.dropout) == (4, 32, 0.1)
@@ -39,7 +65,7 @@ def test_the_defaults_are_the_papers_run():
     assert (decode.num_beams, decode.length_penalty, decode.no_repeat_ngram_size) == (10, 0.9, 4)
 
 
-def test_dart_has_its_own_recipe():
+def test_dart_has_its_own_hyper_parameters():
     experiment = compose(["dataset=dart"])
     assert experiment.method.adapter.dropout == 0
     assert (experiment.optim.weight_decay, experiment.optim.label_smoothing) == (0, 0)
@@ -52,32 +78,35 @@ def test_dart_has_its_own_recipe():
         (["adapter=lodaa"], ["adapter/lodaa"]),
         (["adapter.rank=3"], ["adapter.rank"]),
         (["+adapter.rank=3"], ["adapter", "rank"]),
-        (["adapter.r=four"], ["adapter", "four"]),
-        (["adapter.r=0"], ["r=0", "at least 1"]),
-        (["adapter.alpha=0"], ["alpha", "positive"]),
-        (["adapter.dropout=1"], ["dropout", "[0, 1)"]),
+        (["adapter.r=four"], ["adapter.r", "four"]),
+        (["adapter.r=0"], ["adapter.r=0", "greater than or equal to 1"]),
+        (["adapter.alpha=0"], ["adapter.alpha=0", "greater than 0"]),
+        (["adapter.dropout=1"], ["adapter.dropout=1", "less than 1"]),
         (["adapter.f1.order=activation"], ["f1.order", "linear"]),
         (["adapter.f2.order=linear-activation"], ["f2.order", "linear"]),
-        (["approx=keep40", "approx.keep=0"], ["keep=0", "(0, 1]"]),
-        (["approx=keep40", "approx.keep=1.2"], ["keep=1.2", "(0, 1]"]),
-        (["approx=rank300", "approx.rank=0"], ["rank=0", "at least 1"]),
+        (["approx=keep40", "approx.keep=0"], ["approx.keep=0", "greater than 0"]),
+        (["approx=keep40", "approx.keep=1.2"], ["approx.keep=1.2", "less than or equal to 1"]),
+        (["approx=rank300", "approx.rank=0"], ["approx.rank=0", "greater than or equal to 1"]),
         (["slices=[]"], ["slices"]),
-        (["slices=qv"], ["slices='qv'", "list"]),
-        (["adapter.f1=3"], ["adapter.f1=3", "group"]),
+        (["slices=qv"], ["slices='qv'", "array"]),
+        (["adapter.f1=3"], ["adapter.f1=3", "object"]),
         (["~optim.lr"], ["optim.lr", "no value"]),
-        (["optim.lr=-1"], ["optim.lr", "positive"]),
-        (["optim.epochs=0"], ["optim.epochs", "at least 1"]),
-        (["optim.schedule_epochs=3"], ["schedule_epochs=3", "optim.epochs=5"]),
-        (["optim.accumulate=0"], ["optim.accumulate", "at least 1"]),
+        (["optim.lr=-1"], ["optim.lr=-1", "greater than 0"]),
+        (["optim.epochs=0"], ["optim.epochs=0", "greater than or equal to 1"]),
+        (["optim.lr_schedule_epochs=3"], ["lr_schedule_epochs=3", "optim.epochs=5"]),
+        (["optim.gradient_accumulation_steps=0"], ["optim.gradient_accumulation_steps=0"]),
         (
             ["adapter=prefix", "trainer.activation_checkpointing=true"],
             ["drops the cache", "adapter=prefix"],
         ),
-        (["trainer.order=sorted"], ["trainer.order", "reference, bucketed"]),
+        (["trainer.packing=true"], ["trainer.packing=True", "auto"]),
         (["trainer.device=tpu"], ["trainer.device", "cuda"]),
         (["decode.split=dev"], ["decode.split", "valid"]),
         (["decode.max_new_tokens=600"], ["max_new_tokens=600", "max_length=512"]),
-        (["seed=-1"], ["seed=-1", "at least 0"]),
+        (["+target=[c_fc]"], ["target", "not a setting"]),
+        (["+lr=1.0"], ["lr", "not a setting"]),
+        (["model.name=../x"], ["model.name", "letters"]),
+        (["seed=-1"], ["seed=-1", "greater than or equal to 0"]),
     ],
 )
 def test_a_wrong_setting_is_named(overrides, words):

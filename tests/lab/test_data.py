@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from loda.errors import LodaError
-from loda.lab.config import compose
-from loda.lab.data import Example, Pair, dart, e2e, group, load, load_entries, load_pairs, source, webnlg
+from loda.lab.data import Instance, Pair, dart, e2e, group, load, load_pairs, source, webnlg
 from loda.lab.data.source import SourceFile, blob_id
 from loda.lab.data.toy import FILES
-from loda.lab.fingerprint import data_key
 
 SHIPPED = FILES["test"].folder
 
@@ -25,13 +23,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_contexts_are_distinct_and_in_order_of_first_appearance():
     pairs = [Pair("a", "1"), Pair("b", "2"), Pair("a", "3")]
-    assert group(pairs) == [Example("a", ("1", "3")), Example("b", ("2",))]
+    assert group(pairs) == [Instance("a", ("1", "3")), Instance("b", ("2",))]
 
 
 def test_the_shipped_data_set_loads():
-    examples = load("toy", "test")
-    assert len({example.context for example in examples}) == len(examples)
-    assert sum(len(example.references) for example in examples) == len(load_pairs("toy", "test"))
+    instances = load("toy", "test")
+    assert len({instance.context for instance in instances}) == len(instances)
+    assert sum(len(instance.references) for instance in instances) == len(load_pairs("toy", "test"))
 
 
 def test_plain_gzipped_and_crlf_files_are_the_same(folder):
@@ -49,7 +47,7 @@ def test_plain_gzipped_and_crlf_files_are_the_same(folder):
 @pytest.mark.parametrize("local", [b"a\r\nb\r\n", b"a\nb\n"])
 def test_line_ends_of_another_system_do_not_matter(upstream, local, tmp_path):
     (tmp_path / "file").write_bytes(local)
-    assert source.read("a", SourceFile("file", blob_id(upstream), 2, "https://a"), tmp_path) == b"a\nb\n"
+    assert source.read(tmp_path / "file", SourceFile("file", blob_id(upstream), 2, "https://a")) == b"a\nb\n"
 
 
 @pytest.mark.parametrize("content", [b"a\r\nb\r\n", b"a\nb\n"])
@@ -57,16 +55,16 @@ def test_a_download_is_verified_kept_and_not_repeated(content, tmp_path, monkeyp
     monkeypatch.setenv("LODA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "upstream").write_bytes(content)
     file = SourceFile("file", blob_id(content), 2, (tmp_path / "upstream").as_uri())
-    assert source.read("a", file, None) == b"a\nb\n"
+    assert source.read(source.locate("a", file, None), file) == b"a\nb\n"
     (tmp_path / "upstream").unlink()
-    assert source.read("a", file, None) == b"a\nb\n"
+    assert source.read(source.locate("a", file, None), file) == b"a\nb\n"
 
 
 def test_a_download_of_something_else_is_refused_and_not_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("LODA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "upstream").write_bytes(b"another text")
     with pytest.raises(LodaError, match="sent something else"):
-        source.read("a", SourceFile("file", blob_id(b"a text"), 2, (tmp_path / "upstream").as_uri()), None)
+        source.locate("a", SourceFile("file", blob_id(b"a text"), 2, (tmp_path / "upstream").as_uri()), None)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
@@ -108,23 +106,7 @@ def test_unknown_names_are_refused(name, split):
         load(name, split)
 
 
-@pytest.mark.parametrize(("name", "variant"), [("dart", "csv"), ("toy", "text"), ("e2e", "xls"), ("webnlg", "")])
-def test_a_variant_that_a_data_set_has_not_is_refused(name, variant):
-    with pytest.raises(LodaError, match=rf"dataset\.variant='{variant}' of dataset\.name={name} is not one of"):
-        load(name, "test", variant=variant)
-    with pytest.raises(LodaError, match=r"dataset\.variant"):
-        data_key(compose([f"dataset={name}", f"dataset.variant='{variant}'"]))
-
-
-def test_the_variants_of_e2e_are_other_data_with_as_many_pairs():
-    keys = {data_key(compose([f"dataset.variant={variant}"])) for variant in e2e.VARIANTS}
-    assert len(keys) == len(e2e.VARIANTS) == 2
-    assert data_key(compose([])) == data_key(compose(["dataset.variant=text"]))
-    counts = [{split: file.pairs for split, file in form.files.items()} for form in e2e.VARIANTS.values()]
-    assert counts[0] == counts[1]
-
-
-def test_parts_of_a_test_split_without_categories_are_refused():
+def test_halves_of_a_test_split_without_categories_are_refused():
     with pytest.raises(LodaError, match="'test_seen' needs categories"):
         load("toy", "test_seen")
 
@@ -140,11 +122,6 @@ def test_e2e_lines_are_stripped_and_split():
     assert e2e.pairs(data) == [Pair("name : A | food : B", "A serves B ."), Pair("name : C", "C\u2028is here .")]
 
 
-def test_e2e_csv_is_read_as_it_was_written():
-    data = 'mr,ref\n"name[A], food[B]","A, the ""B"", costs £3.\n  Yes. "\nname[C],C\n'.encode()
-    assert e2e.csv_pairs(data) == [Pair("name[A], food[B]", 'A, the "B", costs £3.\n  Yes.'), Pair("name[C]", "C")]
-
-
 def test_dart_relations_are_lower_cased_and_empty_entries_skipped():
     data = (
         b'[{"tripleset": [["Mars", "ORBITS", "Sun"], ["[TABLECONTEXT]", "[TITLE]", "X &amp; Y"]],'
@@ -155,19 +132,6 @@ def test_dart_relations_are_lower_cased_and_empty_entries_skipped():
     assert dart.pairs(data) == [Pair(context, "one"), Pair(context, "")]
 
 
-def test_dart_entries_stay_apart_where_their_triples_recur(monkeypatch):
-    entry = '{"tripleset": [["a", "B", "c"]], "annotations": [%s]}'
-    texts = ['{"text": "one"}, {"text": "two"}', "", '{"text": "three"}']
-    data = ("[" + ", ".join(entry % text for text in texts) + "]").encode()
-    monkeypatch.setattr("loda.lab.data.read", lambda name, file, path: data)
-    assert load_entries("dart", "test") == [Example("a : b : c", ("one", "two")), Example("a : b : c", ("three",))]
-    assert group(dart.pairs(data)) == [Example("a : b : c", ("one", "two", "three"))]
-
-
-def test_entries_are_the_contexts_where_a_data_set_does_not_say():
-    assert load_entries("toy", "test") == load("toy", "test")
-
-
 def webnlg_entry(category: str, *texts: tuple[str, str]) -> dict:
     return {
         "category": category,
@@ -176,19 +140,19 @@ def webnlg_entry(category: str, *texts: tuple[str, str]) -> dict:
     }
 
 
-def test_webnlg_keeps_good_lexicalisations_alone():
+def test_webnlg_keeps_only_good_lexicalisations():
     entry = webnlg_entry("City", ("good", "x"), ("toFix", "y"))
     assert webnlg.pairs(json.dumps({"entries": [{"1": entry}]}).encode()) == [
         Pair("A_B : leaderName : City", "x", seen=True)
     ]
 
 
-def test_webnlg_test_split_has_a_seen_and_an_unseen_part(tmp_path, monkeypatch):
+def test_webnlg_test_split_has_a_seen_and_an_unseen_half(tmp_path, monkeypatch):
     entries = [webnlg_entry("City", ("good", "x")), webnlg_entry("Artist", ("good", "y"), ("good", "z"))]
     data = json.dumps({"entries": [{str(i): entry} for i, entry in enumerate(entries, start=1)]}).encode()
     (tmp_path / "test.json").write_bytes(data)
     monkeypatch.setitem(webnlg.FILES, "test", SourceFile("test.json", blob_id(data), 3))
     whole, seen, unseen = (load("webnlg", split, tmp_path) for split in ("test", "test_seen", "test_unseen"))
-    assert seen == [Example("A_B : leaderName : City", ("x",))]
-    assert unseen == [Example("A_B : leaderName : Artist", ("y", "z"))]
+    assert seen == [Instance("A_B : leaderName : City", ("x",))]
+    assert unseen == [Instance("A_B : leaderName : Artist", ("y", "z"))]
     assert whole == seen + unseen

@@ -13,12 +13,13 @@ from eval.pipeline import run_experiment
 from loda.atomic import write_file, write_folder, write_text
 from loda.errors import LodaError
 from loda.lab.config import LoggerConfig, compose
-from loda.lab.lock import check_held, hold
-from loda.lab.run import Outputs, RunDir
-from loda.lab.training.metrics_logger import open_journal
+from loda.lab.lock import lock_run
+from loda.lab.run import Run
+from loda.lab.training.metrics_logger import MetricsLogger
 
-SHORT = ["model=toy", "dataset=toy", "adapter=lora", "approx=rank38", "trainer.max_steps=2", "decode.num_beams=1",
-         "decode.max_new_tokens=4", "dataset.metrics=[bleu]", "seed=0"]  # fmt: skip
+SHORT = ["model=toy", "dataset=toy", "adapter=lora", "approx=rank38", "optim=toy", "trainer=toy",
+         "trainer.max_steps=2", "decode.num_beams=1",
+                 "decode.max_new_tokens=4", "dataset.metrics=[bleu]", "seed=0"]  # fmt: skip
 
 
 class Disk:
@@ -33,17 +34,14 @@ class Disk:
             raise OSError(self.reason, os.strerror(self.reason))
 
 
-@pytest.mark.parametrize(
-    ("reason", "remedy"),
-    [(errno.ENOSPC, "make space on the disk"), (errno.EROFS, "make the folder writable"), (errno.EIO, "mend that")],
-)
-def test_what_cannot_be_written_leaves_what_was_there(reason, remedy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_what_cannot_be_written_leaves_what_was_there(reason, tmp_path, monkeypatch):
     write_text(tmp_path / "a.txt", "old")
     write_folder(tmp_path / "folder", lambda folder: (folder / "b").write_text("old"))
     monkeypatch.setattr(loda.atomic.os, "fsync", Disk(0, reason).fsync)
-    with pytest.raises(LodaError, match=rf"a.txt could not be written \(.*\); {remedy}"):
+    with pytest.raises(LodaError, match=f"could not write .*a.txt: {os.strerror(reason)}"):
         write_text(tmp_path / "a.txt", "new")
-    with pytest.raises(LodaError, match=remedy):
+    with pytest.raises(LodaError, match=r"could not write .*other"):
         write_folder(tmp_path / "other", lambda folder: (folder / "b").write_text("new"))
     assert {path.name for path in tmp_path.rglob("*")} == {"a.txt", "folder", "b"}
     assert (tmp_path / "a.txt").read_text() == "old"
@@ -54,11 +52,11 @@ def test_a_run_on_a_full_disk_says_so_and_resumes_after_space_is_made(room, tmp_
     experiment = compose([*SHORT, f"outputs={tmp_path / 'outputs'}"])
     with monkeypatch.context() as patch:
         patch.setattr(loda.atomic.os, "fsync", Disk(room, errno.ENOSPC).fsync)
-        with pytest.raises(LodaError, match=r"could not be written \(No space left on device\)"):
+        with pytest.raises(LodaError, match=r"could not write .*: No space left on device"):
             run_experiment(experiment)
     assert not list(tmp_path.rglob(".*"))
     (record,) = run_experiment(experiment)
-    assert record.run == Outputs.of(experiment).run(experiment).name
+    assert record.run == Run(experiment).name
 
 
 def test_a_real_disk_of_64_kilobytes(tmp_path):
@@ -69,27 +67,27 @@ def test_a_real_disk_of_64_kilobytes(tmp_path):
     try:
         write_text(small / "a.txt", "old")
         for content in ("x" * 10**6, "y" * 10**5):
-            with pytest.raises(LodaError, match=r"a.txt could not be written \(No space left on device\)"):
+            with pytest.raises(LodaError, match=r"could not write .*a.txt: No space left on device"):
                 write_text(small / "a.txt", content)
         assert [path.read_text() for path in small.iterdir()] == ["old"]
     finally:
         subprocess.run(["umount", small], check=True)
 
 
-def test_a_journal_on_a_full_disk(tmp_path):
+def test_metrics_on_a_full_disk(tmp_path):
     if not Path("/dev/full").is_char_device():
         pytest.skip("this system has no /dev/full")
-    (tmp_path / "train.jsonl").symlink_to("/dev/full")
-    journal = open_journal(tmp_path / "train.jsonl", LoggerConfig("none", "", "offline"), "run", {})
-    with pytest.raises(LodaError, match=r"train.jsonl could not be written \(No space left"):
-        journal.log(1, loss=1.0)
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    logger = MetricsLogger.open(tmp_path / "metrics.jsonl", LoggerConfig(), "run", {}, resume=False)
+    with pytest.raises(LodaError, match=r"could not write .*metrics.jsonl: No space left"):
+        logger.log(1, loss=1.0)
 
 
 def test_a_place_that_is_no_folder_is_named(tmp_path):
     (tmp_path / "outputs").write_text("")
-    with pytest.raises(LodaError, match="could not be written"):
+    with pytest.raises(LodaError, match=r"could not write"):
         run_experiment(compose([*SHORT, f"outputs={tmp_path / 'outputs'}"]))
-    with pytest.raises(LodaError, match="could not be written"), hold(RunDir(tmp_path / "outputs" / "x"), wait=False):
+    with pytest.raises(LodaError, match=r"could not write"), lock_run(tmp_path / "outputs" / "x", wait=False):
         pass
 
 
@@ -98,15 +96,5 @@ def test_a_folder_that_vanishes_while_it_is_written(tmp_path):
         temporary.write_text("new")
         shutil.rmtree(tmp_path / "folder")
 
-    with pytest.raises(LodaError, match="bring the folder back, it has vanished"):
+    with pytest.raises(LodaError, match="No such file or directory"):
         write_file(tmp_path / "folder" / "a.txt", vanish)
-
-
-def test_a_run_whose_folder_vanishes_stops_instead_of_making_half_of_it_anew(tmp_path):
-    run = RunDir(tmp_path / "run")
-    with hold(run, wait=False):
-        check_held(run)
-        shutil.rmtree(run.path)
-        with pytest.raises(LodaError, match="run has vanished while it was being worked on"):
-            check_held(run)
-    assert not run.path.exists()

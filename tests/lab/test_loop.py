@@ -12,32 +12,32 @@ from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
 from loda.lab.config import LoggerConfig, compose
-from loda.lab.memory import advised
+from loda.lab.device import explain_oom, pick_device
 from loda.lab.processes import check_processes, is_main_process
-from loda.lab.progress import HIDDEN
-from loda.lab.training.examples import Row, collate
-from loda.lab.training.loop import NO_ROW, train
+from loda.lab.training.examples import Example, collate
+from loda.lab.training.loop import EMPTY, Loop, prepared
 from loda.lab.training.loss import target_loss
-from loda.lab.training.metrics_logger import open_journal
+from loda.lab.training.metrics_logger import MetricsLogger
 from loda.lab.training.packing import pack
 
 EXPERIMENT = compose(["model=toy", "dataset=toy", "trainer.device=cpu", "trainer.log_every=1", "trainer.max_steps=4",
-                      "optim.batch_size=4", "optim.warmup_steps=1"])  # fmt: skip
+                      "optim.batch_size=4", "optim.lr=1e-2", "optim.warmup_steps=1"])  # fmt: skip
 OPTIM, TRAINER = EXPERIMENT.optim, EXPERIMENT.trainer
-ROWS = [Row(list(range(7 + i, 15 + 3 * i)), 3 + i % 4) for i in range(10)]
+EXAMPLES = [Example(list(range(7 + i, 15 + 3 * i)), 3 + i % 4) for i in range(10)]
 
 
-def training(folder, optim=OPTIM, trainer=TRAINER, dropout=0.0, rows=ROWS):
-    """The journal of a short training from always the same start, and the adapters at each milestone, by step."""
+def training(folder, optim=OPTIM, trainer=TRAINER, dropout=0.0, examples=EXAMPLES, packing=False):
+    """The metrics of a short training from always the same start, and the adapters at each checkpoint, by step."""
     torch.manual_seed(0)
     model = loda.inject(load_base(EXPERIMENT.model, SHIPPED), loda.LodaConfig(LoRA(dropout=dropout)))
-    path, kept = folder / "journal.jsonl", {}
+    path, kept = folder / "metrics.jsonl", {}
 
-    def keep(mark):
-        kept[mark.step] = torch.cat([p.detach().flatten() for p in loda.trainable_parameters(model).values()])
+    def keep(checkpoint):
+        kept[checkpoint.step] = torch.cat([p.detach().flatten() for p in loda.trainable_parameters(model).values()])
 
-    with open_journal(path, LoggerConfig("none", "", "offline"), "run", {}) as journal:
-        train(model, rows, 0, optim, trainer, journal, keep, HIDDEN)
+    logger = MetricsLogger.open(path, LoggerConfig(), "run", {}, resume=False)
+    with prepared(model, trainer, packing), logger:
+        Loop(model, examples, 0, optim, trainer, packing).run(logger, keep, save=lambda state: None)
     return [json.loads(line) for line in path.read_text().splitlines()], kept
 
 
@@ -72,13 +72,13 @@ def test_activation_checkpointing_changes_nothing_but_what_is_stored(precision, 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_fast_training_has_the_same_losses(precision, tmp_path):
-    # Rounding alone may differ: 1e-5 in float32, bfloat16 keeps three digits.
-    (plain, kept), (fast, kept_too) = (
-        training(tmp_path, trainer=replace(TRAINER, precision=precision, fast=on)) for on in (False, True)
+def test_packed_training_has_the_same_losses(precision, tmp_path):
+    # Only rounding may differ: 1e-5 in float32, bfloat16 keeps three digits.
+    (plain, kept), (packed, kept_too) = (
+        training(tmp_path, trainer=replace(TRAINER, precision=precision), packing=on) for on in (False, True)
     )
     bound = {"fp32": 1e-5, "bf16": 1e-2}[precision]
-    assert [line["loss"] for line in fast] == pytest.approx([line["loss"] for line in plain], rel=bound)
+    assert [line["loss"] for line in packed] == pytest.approx([line["loss"] for line in plain], rel=bound)
     assert (kept_too[4] - kept[4]).norm() < bound * kept[4].norm()
 
 
@@ -93,31 +93,43 @@ def test_a_compiled_model_trains_as_it_does_uncompiled(tmp_path, monkeypatch):
     assert [line["loss"] for line in traced] == pytest.approx([line["loss"] for line in plain], rel=1e-6)
 
 
-def test_packed_rows_have_no_padding():
-    rows = ROWS[:4]
-    batch = pack(rows)
-    assert batch.inputs.tolist() == [[token for row in rows for token in row.ids]]
-    assert int(batch.mask.sum()) == sum(row.counted for row in rows)
+def test_packed_examples_have_no_padding():
+    batch = pack(EXAMPLES[:4])
+    assert batch.inputs.tolist() == [[token for example in EXAMPLES[:4] for token in example.ids]]
+    assert int(batch.mask.sum()) == sum(example.num_targets for example in EXAMPLES[:4])
+
+
+def test_the_model_is_as_it_was_after_a_training():
+    model = load_base(EXPERIMENT.model, SHIPPED)
+    before = {name: type(module) for name, module in model.named_modules()}
+    ids = torch.arange(7, 20)[None]
+    with torch.no_grad():
+        expected = model(ids).logits
+        with prepared(model, replace(TRAINER, activation_checkpointing=True), packing=True):
+            model.train()
+        assert torch.equal(model(ids).logits, expected)
+    assert {name: type(module) for name, module in model.named_modules()} == before
+    assert not model.training
 
 
 def test_an_update_follows_every_second_batch_and_the_learning_rate_every_batch(tmp_path):
-    optim = replace(OPTIM, batch_size=1, accumulate=2, epochs=4, warmup_steps=0)
-    lines, _ = training(tmp_path, optim, rows=ROWS[:1])  # the same batch four times
+    optim = replace(OPTIM, batch_size=1, gradient_accumulation_steps=2, epochs=4, warmup_steps=0)
+    lines, _ = training(tmp_path, optim, examples=EXAMPLES[:1])  # the same batch four times
     assert lines[0]["loss"] == lines[1]["loss"] != lines[2]["loss"] == lines[3]["loss"]
     assert [line["lr"] for line in lines] == [optim.lr * left / 4 for left in (4, 3, 2, 1)]
 
 
 @pytest.mark.parametrize(("accumulate", "changes"), [(1, True), (3, False)])
 def test_what_is_left_over_at_the_end_is_not_applied(accumulate, changes, tmp_path):
-    # 10 rows in batches of 4 are 3 steps; the fourth is left over
-    _, kept = training(tmp_path, replace(OPTIM, accumulate=accumulate, keep_epochs=(1,)))
+    # 10 examples in batches of 4 are 3 steps; the fourth is left over
+    _, kept = training(tmp_path, replace(OPTIM, gradient_accumulation_steps=accumulate, checkpoint_epochs=(1,)))
     assert sorted(kept) == [3, 4]
     assert torch.equal(kept[3], kept[4]) != changes
 
 
-def test_a_process_without_a_row_takes_part_and_adds_nothing():
+def test_a_process_without_an_example_takes_part_and_adds_nothing():
     model = loda.inject(load_base(EXPERIMENT.model, SHIPPED), loda.LodaConfig(LoRA()))
-    loss = target_loss(model, collate([NO_ROW]), label_smoothing=0.1, tokens=7)
+    loss = target_loss(model, collate([EMPTY]), label_smoothing=0.1, num_targets=7)
     loss.backward()
     assert loss.item() == 0
     # zeros, not None: DistributedDataParallel waits for the gradient of every parameter
@@ -163,12 +175,18 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 )
 def test_running_out_of_memory_says_what_to_lower(error):
     with (
-        pytest.raises(LodaError, match=r"a training step ran out of memory .*; lower optim\.batch_size, and repeat"),
-        advised("a training step", "lower optim.batch_size"),
+        pytest.raises(LodaError, match=r"a training step ran out of memory .*; lower optim\.batch_size, then"),
+        explain_oom("a training step", "lower optim.batch_size"),
     ):
         raise error
 
 
-def test_other_errors_are_not_taken_for_want_of_memory():
-    with pytest.raises(RuntimeError, match="shapes"), advised("decoding", "lower decode.batch_size"):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_is_not_silently_replaced():
+    with pytest.raises(LodaError, match=r"trainer\.device=cuda"):
+        pick_device("cuda")
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), explain_oom("decoding", "lower decode.batch_size"):
         raise RuntimeError("shapes do not match")

@@ -1,4 +1,4 @@
-"""Every journal shows the same keys and values."""
+"""Every backend shows the same keys and values."""
 
 import json
 
@@ -8,14 +8,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from loda.errors import LodaError
 from loda.lab import config
 from loda.lab.config import LoggerConfig, compose
-from loda.lab.training.metrics_logger import open_journal
+from loda.lab.training.metrics_logger import MetricsLogger
 
 
 def test_tensorboard_shows_what_the_json_lines_say(tmp_path):
-    path = tmp_path / "train.jsonl"
-    with open_journal(path, compose(["logger=tensorboard"]).logger, "run", {}) as journal:
-        journal.log(50, loss=2.5, lr=0.001, epoch=0.5)
-        journal.log(100, loss=1.5, lr=0.0005, epoch=1.0)
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLogger.open(path, compose(["logger=tensorboard"]).logger, "run", {}, resume=False) as logger:
+        logger.log(50, loss=2.5, lr=0.001, epoch=0.5)
+        logger.log(100, loss=1.5, lr=0.0005, epoch=1.0)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -28,4 +28,4 @@ def test_tensorboard_shows_what_the_json_lines_say(tmp_path):
 def test_a_logger_that_is_not_installed_names_the_remedy(monkeypatch):
     monkeypatch.setattr(config, "find_spec", lambda name: None)
     with pytest.raises(LodaError, match="pip install wandb"):
-        LoggerConfig(name="wandb", project="loda", mode="online")
+        LoggerConfig(name="wandb")

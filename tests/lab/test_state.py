@@ -22,31 +22,37 @@ from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
 from loda.lab.config import LoggerConfig, compose
-from loda.lab.interrupt import REQUEUE, SIGNALS, Interrupted, deferred, listening, stop_if_requested
-from loda.lab.progress import HIDDEN
+from loda.lab.interrupt import REQUEUE, SIGNALS, Interrupted, deferred, listening
+from loda.lab.run import Run
 from loda.lab.training import loop
-from loda.lab.training.examples import Row
-from loda.lab.training.loop import train
-from loda.lab.training.metrics_logger import open_journal
+from loda.lab.training.examples import Example
+from loda.lab.training.loop import Loop, prepared
+from loda.lab.training.metrics_logger import MetricsLogger
 from loda.lab.training.state import load_state, save_state
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENT = compose(["model=toy", "dataset=toy", "trainer.device=cpu", "trainer.log_every=3", "trainer.max_steps=8",
-                      "optim.batch_size=3", "optim.warmup_steps=1", "trainer.save_minutes=0"])  # fmt: skip
+                      "optim.batch_size=3", "optim.lr=1e-2", "optim.warmup_steps=1",
+                      "trainer.state_interval_minutes=0"])  # fmt: skip
 OPTIM, TRAINER = EXPERIMENT.optim, EXPERIMENT.trainer
-ROWS = [Row(list(range(7 + i, 15 + 3 * i)), 3 + i % 4) for i in range(10)]
-SHORT = ["model=toy", "dataset=toy", "adapter=lora", "trainer.max_steps=6", "decode.num_beams=1", "seed=0",
-         "decode.max_new_tokens=4", "dataset.metrics=[bleu]", "decode.batch_size=8"]  # fmt: skip
+EXAMPLES = [Example(list(range(7 + i, 15 + 3 * i)), 3 + i % 4) for i in range(10)]
+SHORT = ["model=toy", "dataset=toy", "adapter=lora", "optim=toy", "trainer=toy", "trainer.max_steps=6",
+         "decode.num_beams=1", "seed=0",
+                 "decode.max_new_tokens=4", "dataset.metrics=[bleu]", "decode.batch_size=8"]  # fmt: skip
 
 
 class Stopped(Exception):
     pass
 
 
+def run_in(folder: Path) -> Run:
+    return Run(replace(EXPERIMENT, outputs=str(folder)))
+
+
 def attempt(folder: Path, optim, trainer, stop_at: int | None = None):
-    """Train, or go on with it; afterwards the journal and what was kept. Like a kill, `stop_at` comes after a save."""
-    state_folder, path = folder / "state", folder / "journal.jsonl"
-    state = load_state(state_folder, path)
+    """Train, or continue; returns the metrics and what was kept. Like a kill, `stop_at` comes after a save."""
+    run = run_in(folder)
+    state = load_state(run)
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
@@ -54,18 +60,18 @@ def attempt(folder: Path, optim, trainer, stop_at: int | None = None):
     kept = {}
 
     def save(now):
-        save_state(now, state_folder, path)
+        save_state(run, now)
         if now.step == stop_at:
             random.random()
             raise Stopped
 
-    def keep(mark):
-        kept[mark.step] = torch.cat([p.detach().flatten() for p in loda.trainable_parameters(model).values()])
+    def keep(checkpoint):
+        kept[checkpoint.step] = torch.cat([p.detach().flatten() for p in loda.trainable_parameters(model).values()])
 
-    logger = LoggerConfig("none", "", "offline")
-    with open_journal(path, logger, "run", {}, goes_on=state is not None) as journal:
-        done = train(model, ROWS, 0, optim, trainer, journal, keep, HIDDEN, save, state)
-    return path.read_bytes(), kept, done
+    logger = MetricsLogger.open(run.metrics_file, LoggerConfig(), "run", {}, resume=state is not None)
+    with prepared(model, trainer, packing=False), logger:
+        done = Loop(model, EXAMPLES, 0, optim, trainer, state=state).run(logger, keep, save)
+    return run.metrics_file.read_bytes(), kept, done
 
 
 @pytest.fixture(scope="module")
@@ -78,24 +84,23 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(stops, uninterrupte
     for step in stops:
         with pytest.raises(Stopped):
             attempt(tmp_path, OPTIM, TRAINER, stop_at=step)
-        with (tmp_path / "journal.jsonl").open("a") as journal:
-            journal.write('{"step": 99, "half a li')  # what was logged after the state, and not to the end
-    journal, kept, done = attempt(tmp_path, OPTIM, TRAINER)
-    assert journal == uninterrupted[0]
+        with run_in(tmp_path).metrics_file.open("a") as metrics:
+            metrics.write('{"step": 99, "half a li')  # what was logged after the state, and not to the end
+    metrics, kept, done = attempt(tmp_path, OPTIM, TRAINER)
+    assert metrics == uninterrupted[0]
     assert torch.equal(kept[8], uninterrupted[1][8])
     assert done.final_loss == uninterrupted[2].final_loss
     assert done.resumed == len(stops)
 
 
 def test_accumulated_gradients_are_not_lost(tmp_path):
-    optim = replace(OPTIM, accumulate=3)
-    (tmp_path / "whole").mkdir()
-    journal, kept, _ = attempt(tmp_path / "whole", optim, TRAINER)
+    optim = replace(OPTIM, gradient_accumulation_steps=3)
+    metrics, kept, _ = attempt(tmp_path / "whole", optim, TRAINER)
     for step in (3, 6):
         with pytest.raises(Stopped):
             attempt(tmp_path, optim, TRAINER, stop_at=step)
     resumed, kept_too, _ = attempt(tmp_path, optim, TRAINER)
-    assert resumed == journal
+    assert resumed == metrics
     assert torch.equal(kept[8], kept_too[8])
 
 
@@ -109,40 +114,28 @@ def test_the_state_holds_the_generators_of_python_and_numpy(tmp_path):
     assert found == (random.random(), np.random.random())
 
 
-@pytest.mark.parametrize("file", ["state.json", "tensors.safetensors", "sha256.json"])
-def test_an_altered_state_is_named(file, tmp_path):
+def test_altered_metrics_are_named(tmp_path):
     with pytest.raises(Stopped):
         attempt(tmp_path, OPTIM, TRAINER, stop_at=4)
-    path = tmp_path / "state" / "step-4" / file
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(LodaError, match=rf"step-4 is damaged \(.*{file}"):
-        attempt(tmp_path, OPTIM, TRAINER)
-
-
-def test_an_altered_journal_is_named(tmp_path):
-    with pytest.raises(Stopped):
-        attempt(tmp_path, OPTIM, TRAINER, stop_at=4)
-    path = tmp_path / "journal.jsonl"
+    path = run_in(tmp_path).metrics_file
     path.write_text(path.read_text().replace("1", "2", 1))
-    with pytest.raises(LodaError, match=r"journal.jsonl is not what was written"):
+    with pytest.raises(LodaError, match=r"metrics.jsonl was changed after it was written"):
         attempt(tmp_path, OPTIM, TRAINER)
 
 
-def test_a_state_of_two_processes_is_not_taken_up_by_one(tmp_path):
+def test_a_state_of_two_processes_is_not_resumed_by_one(tmp_path):
     with pytest.raises(Stopped):
         attempt(tmp_path, OPTIM, TRAINER, stop_at=4)
-    state = load_state(tmp_path / "state", tmp_path / "journal.jsonl")
+    state = load_state(run_in(tmp_path))
     assert state is not None
     generators = state.tensors["generator/cpu"]
     two = replace(state, step=5, tensors=state.tensors | {"generator/cpu": torch.cat([generators, generators])})
-    save_state(two, tmp_path / "state", tmp_path / "journal.jsonl")
-    with pytest.raises(LodaError, match="stopped with 2 processes and is taken up with 1"):
+    save_state(run_in(tmp_path), two)
+    with pytest.raises(LodaError, match="stopped with 2 processes and is resumed with 1"):
         attempt(tmp_path, OPTIM, TRAINER)
 
 
-def test_a_loss_that_is_no_number_names_its_step_and_rows_and_leaves_the_last_good_state(tmp_path, monkeypatch):
+def test_a_loss_that_is_not_a_number_names_its_step_and_examples_and_leaves_the_last_good_state(tmp_path, monkeypatch):
     real, calls = loop.target_loss, []
 
     def diverging(*arguments):
@@ -151,15 +144,15 @@ def test_a_loss_that_is_no_number_names_its_step_and_rows_and_leaves_the_last_go
 
     monkeypatch.setattr(loop, "target_loss", diverging)
     trainer = replace(TRAINER, log_every=50)
-    with pytest.raises(LodaError, match=r"the loss is nan at step 5 \(rows \d, \d, \d\); lower optim.lr"):
+    with pytest.raises(LodaError, match=r"the loss is nan at step 5 \(examples \d, \d, \d\); lower optim.lr"):
         attempt(tmp_path, OPTIM, trainer)
-    state = load_state(tmp_path / "state", tmp_path / "journal.jsonl")
+    state = load_state(run_in(tmp_path))
     assert state is not None
     assert state.step == 4
     assert all(tensor.isfinite().all() for tensor in state.tensors.values())
 
 
-def test_parameters_that_are_no_numbers_are_not_saved(tmp_path, monkeypatch):
+def test_parameters_that_are_not_numbers_are_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.ReferenceAdamW, "_correction", lambda self, t: float("inf") if t == 4 else 1.0)
     with pytest.raises(LodaError, match="is not finite after step 4"):
         attempt(tmp_path, OPTIM, TRAINER)
@@ -173,28 +166,27 @@ def test_a_signal_waits_for_the_state_to_be_saved():
     with pytest.raises(Interrupted, match="SIGUSR1"), listening():
         os.kill(os.getpid(), signal.SIGUSR1)
     assert [signal.getsignal(number) for number in SIGNALS] == before
-    stop_if_requested()  # nothing waits any more
 
 
-def test_sigterm_saves_stops_with_the_code_that_requeues_and_the_command_goes_on(tmp_path):
+def test_sigterm_saves_ends_with_the_code_that_requeues(tmp_path):
     command = [sys.executable, "train.py", *SHORT, "trainer.max_steps=400", "trainer.log_every=1"]
     command += [f"outputs={tmp_path / 'outputs'}"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
-    while not any(path.stat().st_size for path in tmp_path.glob("outputs/runs/*/train.jsonl")):  # until it trains
+    while not any(path.stat().st_size for path in tmp_path.glob("outputs/runs/*/metrics.jsonl")):  # until it trains
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == REQUEUE, errors
-    assert "stopped by SIGTERM; the same command goes on from here" in errors or "stopped by a signal" in errors
+    assert "; the same command continues from here" in errors
     (state,) = tmp_path.glob("outputs/runs/*/state/step-*")
-    (journal,) = tmp_path.glob("outputs/runs/*/train.jsonl")
-    last = json.loads(journal.read_text().splitlines()[-1])["step"]
+    (metrics,) = tmp_path.glob("outputs/runs/*/metrics.jsonl")
+    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
     assert state.name == f"step-{last}"
 
 
-def test_a_decoding_that_was_stopped_takes_up_its_finished_batches(tmp_path, monkeypatch):
+def test_a_decoding_that_was_stopped_keeps_its_finished_batches(tmp_path, monkeypatch):
     whole, broken = (compose([*SHORT, f"outputs={tmp_path / name}"]) for name in ("whole", "broken"))
     run_experiment(whole)
     real, searched = decoding.beam_search, []
@@ -209,7 +201,7 @@ def test_a_decoding_that_was_stopped_takes_up_its_finished_batches(tmp_path, mon
     with pytest.raises(Stopped):
         run_experiment(broken)
     run_experiment(broken)
-    assert searched == [8, 8, 8, 8, 8, 8]  # 40 contexts in five batches, one of them begun twice
+    assert searched == [8, 8, 8, 8, 8, 8]  # 40 contexts in five batches, one of them started twice
     found = {name: next((tmp_path / name).rglob("decode/**/predictions.jsonl")) for name in ("whole", "broken")}
     assert found["whole"].read_bytes() == found["broken"].read_bytes()
-    assert not list(tmp_path.rglob("parts"))
+    assert not list(tmp_path.rglob("*.batches"))

@@ -1,7 +1,9 @@
 """Data sets against the reference's converter and tokeniser (data_goldens.json): texts, order, counts, token ids."""
 
+import csv
 import gzip
 import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -12,10 +14,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from loda.lab.base.model import load_tokenizer
+from loda.lab.base.tokenizer import load_tokenizer
 from loda.lab.data import Pair, dart, group, load, load_pairs
 from loda.lab.data.source import blob_id
-from loda.lab.training.examples import Row, encode
+from loda.lab.training.examples import Example, encode
 
 SETS = {"e2e": "e2e_valid", "dart": "dart_dev", "webnlg": "webnlg_dev"}
 SPLITS = ("train", "valid", "test")
@@ -26,7 +28,7 @@ class Corpus:
     """The validation split of one data set, ours, and what the reference made of the same file."""
 
     pairs: list[Pair]
-    rows: list[Row]
+    rows: list[Example]
     golden: dict
 
 
@@ -62,7 +64,9 @@ def test_data_first_formatted_lines(corpus):
 
 
 def test_data_token_file_has_the_sha256_of_the_reference(corpus):
-    lines = [json.dumps({"context": r.ids[: r.given], "completion": r.ids[r.given :]}) for r in corpus.rows]
+    lines = [
+        json.dumps({"context": r.ids[: r.prompt_length], "completion": r.ids[r.prompt_length :]}) for r in corpus.rows
+    ]
     assert sha256(lines) == corpus.golden["sha256_token_file"]
 
 
@@ -72,13 +76,13 @@ def test_data_token_ids_of_single_rows(corpus):
         pair, row = corpus.pairs[expected["line_index"]], corpus.rows[expected["line_index"]]
         assert (pair.context, pair.completion) == (expected["context_text"], expected["completion_text"])
         assert row.ids == [*expected["context"], *expected["completion"]]
-        assert row.given == len(expected["context"])
+        assert row.prompt_length == len(expected["context"])
 
 
 def test_data_counts_groups_and_lengths(corpus):
     references = [len(example.references) for example in group(corpus.pairs)]
-    contexts = [row.given for row in corpus.rows]
-    completions = [len(row.ids) - row.given for row in corpus.rows]
+    contexts = [row.prompt_length for row in corpus.rows]
+    completions = [len(row.ids) - row.prompt_length for row in corpus.rows]
     assert {
         "lines": len(corpus.pairs),
         "unique_contexts": len(references),
@@ -139,6 +143,15 @@ def test_data_xml_entities_of_dart_stay_as_they_are(shared):
     assert Counter(found) == Counter(expected)
 
 
+def official_pairs(folder: Path, split: str) -> list[Pair]:
+    """The pairs of the official CSV files, references stripped."""
+    name = {"train": "trainset.csv", "valid": "devset.csv", "test": "testset_w_refs.csv"}[split]
+    path = folder / name
+    data = path.read_bytes() if path.is_file() else gzip.decompress((folder / f"{name}.gz").read_bytes())
+    _, *rows = csv.reader(io.StringIO(data.decode("utf-8"), newline=""))
+    return [Pair(meaning, reference.strip()) for meaning, reference in rows]
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_data_csv_and_text_of_e2e_are_the_same_examples_line_by_line(split, shared):
     """Row i of the CSV is line i of the text file, up to spaces, punctuation and the names of the slots."""
@@ -149,8 +162,8 @@ def test_data_csv_and_text_of_e2e_are_the_same_examples_line_by_line(split, shar
     def values(meaning: str) -> list[str]:
         return [words(slot.split("[")[1]) for slot in meaning.split("], ")]
 
-    plain = load_pairs("e2e", split, shared / "data/e2e", "text")
-    written = load_pairs("e2e", split, shared / "data/e2e", "csv")
+    plain = load_pairs("e2e", split, shared / "data/e2e")
+    written = official_pairs(shared / "data/e2e", split)
     assert [words(pair.completion) for pair in written] == [words(pair.completion) for pair in plain]
     assert [values(pair.context) for pair in written] == [
         [words(slot.split(" : ", 1)[1]) for slot in pair.context.split(" | ")] for pair in plain

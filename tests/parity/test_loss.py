@@ -70,7 +70,7 @@ def test_loss_and_gradients_of_the_base_model(case):
 def test_shares_of_a_batch_divided_by_the_tokens_of_all_add_up():
     model = with_lora(tiny_gpt2(), lora_tensors())
     rows = [row(pair, BATCHES["seq_len"]) for pair in BATCHES["rows"][:SIZE]]
-    tokens = sum(r.counted for r in rows)
+    tokens = sum(r.num_targets for r in rows)
     assert tokens == int(collate(rows).mask.sum())
     shares = [target_loss(model, collate(share), 0.1, tokens) for share in (rows[:1], rows[1:4], rows[4:])]
     assert sum(shares).item() == pytest.approx(target_loss(model, collate(rows), 0.1).item(), rel=1e-6)
@@ -79,6 +79,6 @@ def test_shares_of_a_batch_divided_by_the_tokens_of_all_add_up():
 def test_padding_to_the_longest_row_changes_nothing():
     model = with_lora(tiny_gpt2(), lora_tensors())
     rows = [row(pair, BATCHES["seq_len"]) for pair in BATCHES["rows"][:SIZE]]
-    together = target_loss(model, collate(rows), 0.1) * (sum(len(r.ids) - r.given for r in rows) + 1e-4)
-    alone = sum(target_loss(model, collate([r]), 0.1) * (len(r.ids) - r.given + 1e-4) for r in rows)
+    together = target_loss(model, collate(rows), 0.1) * (sum(r.num_targets for r in rows) + 1e-4)
+    alone = sum(target_loss(model, collate([r]), 0.1) * (r.num_targets + 1e-4) for r in rows)
     assert together.item() == pytest.approx(alone.item(), rel=1e-5)

@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from loda.lab.config import OptimConfig, compose
-from loda.lab.progress import HIDDEN
 from loda.lab.training import loop
-from loda.lab.training.loop import train
-from loda.lab.training.metrics_logger import Journal
+from loda.lab.training.loop import Loop, prepared
+from loda.lab.training.metrics_logger import MetricsLogger
 from loda.model import projections
 from tests.parity.reference import DATA, tiny_gpt2, with_lora
 from tests.parity.test_rows import BATCHES, row
@@ -28,7 +27,7 @@ PER_EPOCH = len(ROWS) // SIZE
 
 
 class Lines:
-    """A sink of the journal that keeps what it is given."""
+    """A backend that keeps what it is given."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, float]] = []
@@ -53,11 +52,11 @@ def settings(args: dict) -> OptimConfig:
         warmup_steps=args["warmup"],
         label_smoothing=args["label_smooth"],
         batch_size=SIZE,
-        accumulate=args["grad_acc"],
+        gradient_accumulation_steps=args["grad_acc"],
         epochs=args["steps"] // PER_EPOCH,
         # the reference's constant schedule warms up too; far from its end the linear one is the same
-        schedule_epochs=args["max_step"] // PER_EPOCH if args["scheduler"] == "linear" else 10**18,
-        keep_epochs=(),
+        lr_schedule_epochs=args["max_step"] // PER_EPOCH if args["scheduler"] == "linear" else 10**18,
+        checkpoint_epochs=(),
     )
 
 
@@ -93,7 +92,9 @@ def test_losses_learning_rates_and_final_adapter(run, monkeypatch):
     monkeypatch.setattr(loop, "batches", lambda *given: cycle(in_turn))
     model, lines = start(name, args), Lines()
     trainer = compose(["trainer.device=cpu", "trainer.log_every=1"]).trainer
-    train(model, ROWS, 0, settings(args), trainer, Journal([lines]), keep=lambda mark: None, bars=HIDDEN)
+    with prepared(model, trainer, packing=False):
+        training = Loop(model, ROWS, 0, settings(args), trainer)
+        training.run(MetricsLogger(lines), keep=lambda checkpoint: None, save=lambda state: None)
     for line, step in zip(lines.lines, steps, strict=True):
         assert line["step"] == step["step"]
         assert line["loss"] == pytest.approx(step["loss"], abs=1e-5)

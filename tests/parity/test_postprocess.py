@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.pipeline import make_corpus
 from eval.score.corpus import Corpus
-from eval.score.postprocess import NUM_REFERENCES
+from eval.score.postprocess import NUM_REFERENCES, make_corpus
 from loda.lab.base.model import load_tokenizer
 from loda.lab.data import Pair, group, load_pairs
 
@@ -27,15 +26,15 @@ class Case:
 @pytest.fixture(scope="module", params=["e2e", "dart", "webnlg_seen"])
 def case(request, shared: Path) -> Case:
     golden = json.loads((shared / "goldens/lora/decode_goldens.json").read_text())[request.param]
-    protocol, flags = golden["args"]["ref_type"], golden["args"]["flags"]
-    pairs = load_pairs(protocol, "valid", shared / "data" / protocol)
+    scorer, flags = golden["args"]["ref_type"], golden["args"]["flags"]
+    pairs = load_pairs(scorer, "valid", shared / "data" / scorer)
     lines = [pairs[index] for index in golden["source_line_indices"]]
     examples = group(pair for pair in lines if "seen" not in flags or pair.seen)
     # the reference keeps the last prediction of the file for each context
     last = {lines[p["id"]].context: p["predict"] for p in golden["predictions_file_order"]}
     tokenizer = load_tokenizer(shared / "data/gpt2_tokenizer")
     texts = [tokenizer.decode(last[example.context], skip_special_tokens=False) for example in examples]
-    return Case(golden, lines, make_corpus(protocol, texts, examples, examples, LORA_STOP))
+    return Case(golden, lines, make_corpus(scorer, texts, examples, LORA_STOP))
 
 
 def test_postprocess_reads_the_same_lines(case):

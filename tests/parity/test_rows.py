@@ -14,10 +14,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from eval.decode.stage import encode_prompts
-from loda.lab.base.model import END_OF_TEXT
+from loda.lab.base.tokenizer import END_OF_TEXT
 from loda.lab.config import compose
-from loda.lab.data import Example, Pair
-from loda.lab.training.examples import PADDING, Row, collate, encode
+from loda.lab.data import Instance, Pair
+from loda.lab.training.examples import PADDING, Example, collate, encode
 from tests.parity.reference import DATA
 
 BATCHES = json.loads((DATA / "train_batches.json").read_text())
@@ -39,16 +39,16 @@ def text(ids: Iterable[int]) -> str:
     return " ".join(map(str, ids))
 
 
-def row(pair: dict, length: int) -> Row:
+def row(pair: dict, length: int) -> Example:
     """The row that `encode` makes of these ids; the reference's context already ends with the separator."""
-    return Row([*pair["context"], *pair["completion"]][:length], len(pair["context"]))
+    return Example([*pair["context"], *pair["completion"]][:length], len(pair["context"]))
 
 
 def padded(values: torch.Tensor, length: int) -> list[int]:
     return [*values.int().tolist(), *[0] * (length - len(values))]
 
 
-def assert_same(one: Row, expected: dict, length: int) -> None:
+def assert_same(one: Example, expected: dict, length: int) -> None:
     """Inputs, mask and targets of a batch of one are those of the reference."""
     batch = collate([one])
     assert padded(batch.inputs[0], length) == expected["input"]
@@ -94,7 +94,7 @@ def test_data_encoding_appends_the_separator_to_context_and_completion(tokenizer
 def test_data_prompts_keep_their_last_ids(new, length, rows, items, tokenizer):
     """What the beam search is given are the reference's queries."""
     config = compose(["dataset=toy", f"dataset.max_length={length}", f"decode.max_new_tokens={new}"]).decode
-    examples = [Example(text(pair["context"][:-1]), ()) for pair in rows]
+    examples = [Instance(text(pair["context"][:-1]), ()) for pair in rows]
     prompts = encode_prompts(tokenizer, examples, config, length)
     assert prompts == [item["query"][: item["query_len"]] for item in items]
 
@@ -110,7 +110,7 @@ def test_data_joint_lm_is_a_row_of_which_the_first_id_is_given():
     case = CASES["joint_lm"]
     length = case["args"]["max_seq_length"]
     for pair, expected in zip(EXTRA["rows"], case["items"], strict=True):
-        assert_same(Row(row(pair, length).ids, given=1), expected, length)
+        assert_same(Example(row(pair, length).ids, prompt_length=1), expected, length)
 
 
 def test_data_prefix_and_infix_ids_are_a_longer_context():

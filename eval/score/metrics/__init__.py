@@ -1,22 +1,58 @@
-"""The metrics of the E2E and the DART / WebNLG tables, one file each.
+"""The metrics, one file each: write `bertscore.py` here, and `bertscore` can stand in the metrics of a data set.
 
-A metric is a module of this package that exports
+A metric is a module that exports
 
-    NAME      the key it is reported under, as "METEOR"
-    VERSION   an integer, raised by hand when a change of the code changes a digit
-    PACKAGES  the distributions whose version the digits depend on, as ("sacrebleu",)
-    statistics  a function (Corpus) -> list[Statistics]: for each instance, numbers that add up over instances
-    combine   a function (sums, protocol) -> float: the score of the corpus, from the sums of those numbers alone
-    check     optional, a function (protocol) -> None that raises LodaError, at no cost, when a tool
-              is missing (a Java runtime, a data file); it runs before any metric is computed
-    ELSEWHERE optional, true where another process does the work: the metric then runs beside the others
+    NAME           the key of its score, as "METEOR"
+    VERSION        an integer, raised by hand when a change of the code changes a digit
+    PACKAGES       the distributions whose version the digits depend on, as ("sacrebleu",)
+    statistics     (Corpus) -> list[Statistics]: for each instance, numbers that add up over instances
+    combine        (sums, scorer) -> float: the score of the corpus from the sums of those numbers alone
+    check          optional, (scorer) -> None: raises LodaError if a tool is missing; it must cost nothing
+    IN_BACKGROUND  optional, true if another process does the work, so that other metrics can run meanwhile
 
-and is chosen by the name of its file: write `bertscore.py` here, put `bertscore` into the `metrics`
-list of a dataset, done. A mean over the instances has the statistics (value, 1) and is combined by `corpus.mean`.
-Because a score is a function of sums, that of any resample of the instances costs no more than adding them up again
-(`eval/tables/bootstrap.py`). The modules without `statistics` are what the metrics share: the corpus and its
-tokenisations (`corpus`, `mteval`, `ptb`, `words`), the files it is read from (`files`) and Java.
-
-Every number is meant to equal that of the official script, `measure_scores.py -p` of e2e-metrics and
-`eval.py` of GenerationEval, to all digits; `tests/parity/test_metrics.py` holds them to it.
+A mean over the instances has the statistics (value, 1): see `of_mean` and `mean` of `eval.score.corpus`. Since a score
+is a function of sums, that of a bootstrap resample costs no more than adding up again (`eval/tables/bootstrap.py`).
+`tests/parity/test_metrics.py` compares every metric with the official script, to all digits.
 """
+
+import pkgutil
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+from eval.score.corpus import Corpus, Statistics
+from loda.errors import LodaError
+
+
+class Metric(Protocol):
+    """The exports that every metric has."""
+
+    NAME: str
+    VERSION: int
+    PACKAGES: tuple[str, ...]
+
+    def statistics(self, corpus: Corpus) -> list[Statistics]: ...
+
+    def combine(self, sums: Sequence[float], scorer: str) -> float: ...
+
+
+def metric_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load_metric(name: str) -> Metric:
+    """The metric in `<name>.py`; LodaError if there is none or a package is missing."""
+    if name not in metric_names():
+        raise LodaError(f"Unknown metric {name!r}: choose among {', '.join(metric_names())}.")
+    try:
+        return cast(Metric, import_module(f"{__name__}.{name}"))
+    except ModuleNotFoundError as error:
+        raise LodaError(f"The metric {name} needs the package {error.name}: run `pip install -e '.[lab]'`.") from error
+
+
+def load_by_key(key: str) -> Metric:
+    """The metric that reports its score as `key`, for example "METEOR"; LodaError if there is none."""
+    metrics = {metric.NAME: metric for metric in map(load_metric, metric_names())}
+    if key not in metrics:
+        raise LodaError(f"No metric reports {key!r}: choose among {', '.join(metrics)}.")
+    return metrics[key]

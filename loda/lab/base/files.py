@@ -1,16 +1,19 @@
-"""Base models as files: where they come from and what determines them. `loda.lab.base.model` loads them."""
+"""Base models as files: where they come from and what identifies them. `loda/lab/base/model.py` loads them."""
 
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
 from loda.errors import LodaError
 from loda.lab.config import ModelConfig
 from loda.lab.data.source import content_hash
-from loda.sealed import read_json
+from loda.settings import read_json
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 SHARDS = "model.safetensors.index.json"
-"""In the place of model.safetensors where the weights are in several files."""
+"""Stands for model.safetensors where the weights are in several files."""
 SHIPPED = Path(__file__).resolve().parents[1] / "toy" / "base"
 
 
@@ -19,7 +22,7 @@ def identity(config: ModelConfig) -> dict[str, Any]:
     if config.path is None:
         return {"hub_id": config.hub_id, "revision": config.revision}
     folder = _local(config.path)
-    return {name: content_hash(folder / name) for name in _files(folder)}
+    return {name: content_hash(folder / name) for name in _names(folder)}
 
 
 def locate(config: ModelConfig) -> Path:
@@ -30,10 +33,6 @@ def locate(config: ModelConfig) -> Path:
     """
     if config.path is not None:
         return _local(config.path)
-    # Not before it is needed: a base that is at hand is told by its files alone.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     assert config.hub_id is not None
     try:
         return Path(snapshot_download(config.hub_id, revision=config.revision, allow_patterns=list(FILES)))
@@ -47,14 +46,13 @@ def locate(config: ModelConfig) -> Path:
 
 def _local(path: str) -> Path:
     folder = SHIPPED if path == "toy" else Path(path)
-    missing = [name for name in _files(folder) if not (folder / name).is_file()]
+    missing = [name for name in _names(folder) if not (folder / name).is_file()]
     if missing:
         raise LodaError(f"model.path={path} lacks {', '.join(missing)}; it needs {', '.join(FILES)}")
     return folder
 
 
-def _files(folder: Path) -> list[str]:
-    """The names of the files of a base in a folder."""
+def _names(folder: Path) -> list[str]:
     index = folder / SHARDS
     if not index.is_file() or (folder / "model.safetensors").is_file():
         return list(FILES)

@@ -6,7 +6,6 @@ without annotations (the WebNLG 2017 blind test) have no reference and give no p
 """
 
 import json
-from itertools import chain
 
 from loda.lab.data import Pair
 from loda.lab.data.source import SourceFile
@@ -33,15 +32,10 @@ FILES = {
 
 def pairs(data: bytes) -> list[Pair]:
     """One pair per annotation, in the order of the file."""
-    return list(chain.from_iterable(entries(data)))
-
-
-def entries(data: bytes) -> list[list[Pair]]:
-    """The pairs of every entry that has annotations; the leaderboard scores each, though some triples recur."""
     return [
-        [Pair(_context(entry["tripleset"]), annotation["text"]) for annotation in entry["annotations"]]
+        Pair(_context(entry["tripleset"]), annotation["text"])
         for entry in json.loads(data)
-        if entry["annotations"]
+        for annotation in entry["annotations"]
     ]
 
 

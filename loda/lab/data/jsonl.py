@@ -1,10 +1,10 @@
-"""One's own data: train.jsonl, valid.jsonl and test.jsonl in the folder `dataset.path`, one JSON object to a line.
+"""Your own data: train.jsonl, valid.jsonl and test.jsonl in the folder `dataset.path`, one JSON object per line.
 
     {"context": "name : Blue Spice | food : French", "references": ["Blue Spice serves French food .", "..."]}
     {"prompt": "Translate: good morning", "completion": "bonjour"}
 
 Either form in any line; other keys are ignored. The text is taken as it is: no chat template, no normalisation. Equal
-contexts are one context with the references of all. What the files hold determines a run, not where they lie.
+contexts are one context with all their references. A run depends on what the files hold, not on where they lie.
 """
 
 import json

@@ -24,8 +24,8 @@ class SourceFile:
     Attributes:
         name: file name, in the data set's folder.
         blob: git blob id of its content, with LF or CRLF line ends; a prefix where only that is known. None for a
-            file of the user's own, of which there is no original.
-        pairs: how many (context, completion) pairs it holds; None for a file of the user's own.
+            user's own file, which has no original.
+        pairs: how many (context, completion) pairs it holds; None for a user's own file.
         url: where it is downloaded from; None for a file that ships with the project, or is the user's own.
         also: blob ids of other releases with the same pairs.
         folder: where a shipped file lies.
@@ -38,51 +38,61 @@ class SourceFile:
     also: tuple[str, ...] = ()
     folder: Path | None = None
 
+    @property
+    def remedy(self) -> str:
+        """How to get the file again."""
+        if self.blob is None:
+            return "save it again"
+        return f"delete it and fetch it from {self.url}" if self.url else "restore it with git checkout"
+
 
 def cache_folder(name: str) -> Path:
     """Where the downloads of one source are kept, below $LODA_CACHE or ~/.cache/loda."""
-    return Path(os.environ.get("LODA_CACHE", Path.home() / ".cache" / "loda")) / name
-
-
-def read(dataset: str, file: SourceFile, path: str | Path | None) -> bytes:
-    """The verified bytes of `file`, with LF line ends; those of a file of the user's own are as they are.
-
-    Raises:
-        LodaError: the file is missing, cannot be downloaded, or is not the original.
-    """
-    if file.blob is None:
-        return _own(locate(dataset, file, path))
-    if path is not None:
-        found = _in_folder(Path(path), file.name)
-        if found is None:
-            raise LodaError(
-                f"{file.name} (or {file.name}.gz) is not in dataset.path={path}; put the file from "
-                f"{file.url} there, or leave dataset.path out to download it"
-            )
-    else:
-        folder = file.folder or cache_folder(dataset)
-        found = _in_folder(folder, file.name) or _download(dataset, file, folder)
-    return _verified(found, file)
+    return Path(os.environ.get("LODA_CACHE") or Path.home() / ".cache" / "loda") / name
 
 
 def locate(dataset: str, file: SourceFile, path: str | Path | None) -> Path:
-    """Where a file of the user's own lies.
+    """The path of a file, which is downloaded on first use.
 
     Raises:
-        LodaError: no folder was given, or it does not hold the file.
+        LodaError: it is missing or cannot be downloaded.
     """
-    if path is None:
+    if path is None and file.blob is None:
         raise LodaError(
             f"dataset={dataset} reads your own files; give their folder as dataset.path=FOLDER, with {file.name} in it"
         )
-    found = _in_folder(Path(path), file.name)
-    if found is None:
-        raise LodaError(f"{file.name} (or {file.name}.gz) is not in dataset.path={path}")
-    return found
+    folder = Path(path) if path is not None else file.folder or cache_folder(dataset)
+    found = next((p for p in (folder / file.name, folder / f"{file.name}.gz") if p.is_file()), None)
+    if found is not None:
+        return found
+    if path is not None:
+        source = f"; put the file from {file.url} there, or leave dataset.path out to download it" if file.url else ""
+        raise LodaError(f"{file.name} (or {file.name}.gz) is not in dataset.path={path}{source}")
+    if file.url is None:
+        raise LodaError(f"{folder / file.name} ships with the project and is missing; {file.remedy}")
+    return _download(dataset, file, file.url, folder / file.name)
+
+
+def read(path: Path, file: SourceFile) -> bytes:
+    """The bytes of a file with LF line ends.
+
+    Raises:
+        LodaError: it cannot be read, or is not the original.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise LodaError(f"{path} cannot be read ({error}); {file.remedy}") from error
+    if not _is_original(data, file):
+        raise LodaError(
+            f"{path} is not the original file: its git blob id is {blob_id(data)[:12]} instead of "
+            f"{str(file.blob)[:12]}; {file.remedy}"
+        )
+    return _with_lf(data)
 
 
 def content_hash(path: Path) -> str:
-    """The sha256 of a file; computed again only when its size or time of change is another."""
+    """The sha256 of a file, computed again only when its size or modification time changes."""
     stat = path.stat()
     return _hash(path, stat.st_size, stat.st_mtime_ns)
 
@@ -92,67 +102,34 @@ def _hash(path: Path, size: int, modified: int) -> str:
     return sha256(path)
 
 
-def _own(path: Path) -> bytes:
-    return _with_lf(_bytes(path, "save it again"))
-
-
-def _in_folder(folder: Path, name: str) -> Path | None:
-    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-
-
-def _verified(path: Path, file: SourceFile) -> bytes:
-    data = _bytes(path, _remedy(file))
-    if not _is_original(data, file):
-        raise LodaError(
-            f"{path} is not the original file: its git blob id is {blob_id(data)[:12]} instead of "
-            f"{str(file.blob)[:12]}; "
-            f"{_remedy(file)}"
-        )
-    return _with_lf(data)
-
-
-def _bytes(path: Path, remedy: str) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise LodaError(f"{path} cannot be read ({error}); {remedy}") from error
-
-
-def _remedy(file: SourceFile) -> str:
-    return f"delete it and fetch it from {file.url}" if file.url else "restore it with git checkout"
+def blob_id(data: bytes) -> str:
+    """The name git gives a file of this content: sha1 of "blob <length>\\0" and the bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _is_original(data: bytes, file: SourceFile) -> bool:
     """Whether this is the file, with its own line ends or with those of another system."""
+    if file.blob is None:
+        return True
     text = _with_lf(data)
     ids = (blob_id(text), blob_id(text.replace(b"\n", b"\r\n")))
-    return any(found.startswith(known) for found in ids for known in (str(file.blob), *file.also))
+    return any(found.startswith(known) for found in ids for known in (file.blob, *file.also))
 
 
 def _with_lf(data: bytes) -> bytes:
     return data.replace(b"\r\n", b"\n")
 
 
-def blob_id(data: bytes) -> str:
-    """The name git gives a file of this content: sha1 of "blob <length>\\0" and the bytes."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def _download(dataset: str, file: SourceFile, folder: Path) -> Path:
-    target = folder / file.name
-    if file.url is None:
-        raise LodaError(f"{target} ships with the project and is missing; restore it with git checkout")
+def _download(dataset: str, file: SourceFile, url: str, target: Path) -> Path:
     try:
-        with urllib.request.urlopen(file.url, timeout=TIMEOUT_SECONDS) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
             data = response.read()
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise LodaError(
-            f"{file.name} of {dataset} is not in {folder} and could not be downloaded from {file.url} ({error}); "
-            f"give a local folder that holds it with dataset.path=FOLDER, or run `make demo`, which needs no download"
+            f"{file.name} of {dataset} is not in {target.parent} and could not be downloaded from {url} ({error}); "
+            "give a local folder that holds it with dataset.path=FOLDER, or run `make demo`, which needs no download"
         ) from error
     if not _is_original(data, file):
-        raise LodaError(
-            f"{file.url} sent something else than the original {file.name}; try again, or give dataset.path"
-        )
+        raise LodaError(f"{url} sent something else than the original {file.name}; try again, or give dataset.path")
     write_file(target, lambda temporary: temporary.write_bytes(data))
     return target

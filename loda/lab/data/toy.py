@@ -1,4 +1,4 @@
-"""The generated restaurant data set that ships with the project, in E2E's text form (see `loda/lab/toy`)."""
+"""The generated restaurant data set that ships with the project, in E2E's text form (made by `scripts/toy`)."""
 
 from pathlib import Path
 

@@ -1,0 +1,1 @@
+"""From pairs of texts to saved adapters: examples, sampler, packing, loss, optimizer, loop, state, train."""

@@ -1,54 +1,47 @@
-"""The moments of a training whose adapters are kept, and where its schedule ends."""
+"""The moments of a training whose adapters are kept and scored, and the length of its learning-rate schedule."""
 
 import math
 from dataclasses import dataclass
 
 from loda.errors import LodaError
-from loda.lab.config import Experiment, OptimConfig
+from loda.lab.config import OptimConfig
 from loda.lab.training.sampler import steps_per_epoch
 
 
 @dataclass(frozen=True)
-class Milestone:
-    """A moment whose adapter is kept: its label and the number of batches seen by then."""
+class Checkpoint:
+    """An adapter that is kept: its name, and the batches and epochs seen by then."""
 
-    label: str
+    name: str
     step: int
     epoch: float
 
 
-UNTRAINED = Milestone("untrained", 0, 0.0)
+UNTRAINED = Checkpoint("untrained", 0, 0.0)
 
 
-def checkpoints(experiment: Experiment, rows: int) -> list[Milestone]:
-    """The checkpoints of a finished run; a run without adapter has the untrained model alone."""
-    if not experiment.trains:
-        return [UNTRAINED]
-    return milestones(rows, experiment.optim, experiment.trainer.max_steps)
+def checkpoints(num_examples: int, optim: OptimConfig, max_steps: int | None) -> list[Checkpoint]:
+    """The checkpoints of a training: those of `checkpoint_epochs` that it reaches, and the last.
 
-
-def milestones(rows: int, optim: OptimConfig, max_steps: int | None) -> list[Milestone]:
-    """The adapters that a run keeps: those of `keep_epochs` that it reaches, and the last.
-
-    A run that `max_steps` ends before its last epoch keeps its end as "step-N".
+    A training that `max_steps` ends before its last epoch keeps its end as "step-N".
 
     Raises:
-        LodaError: the run ends before its first update.
+        LodaError: the training ends before its first update.
     """
-    per_epoch = steps_per_epoch(rows, optim.batch_size)
+    per_epoch = steps_per_epoch(num_examples, optim.batch_size)
     total = min(optim.epochs * per_epoch, max_steps or math.inf)
-    if total < optim.accumulate:
+    if total < optim.gradient_accumulation_steps:
         raise LodaError(
-            f"optim.accumulate={optim.accumulate} batches make one update, but the run has only {total}; "
-            "lower it, or train longer"
+            f"optim.gradient_accumulation_steps={optim.gradient_accumulation_steps} batches make one update, but the "
+            f"run has only {total}; lower it, or train longer"
         )
-    kept = sorted({epoch for epoch in (*optim.keep_epochs, optim.epochs) if epoch * per_epoch <= total})
-    found = [Milestone(f"epoch-{epoch}", epoch * per_epoch, epoch) for epoch in kept]
+    kept = sorted({epoch for epoch in (*optim.checkpoint_epochs, optim.epochs) if epoch * per_epoch <= total})
+    found = [Checkpoint(f"epoch-{epoch}", epoch * per_epoch, epoch) for epoch in kept]
     if not found or found[-1].step != total:
-        found.append(Milestone(f"step-{total}", int(total), round(total / per_epoch, 3)))
+        found.append(Checkpoint(f"step-{total}", int(total), round(total / per_epoch, 3)))
     return found
 
 
-def horizon(rows: int, optim: OptimConfig, max_steps: int | None) -> int:
+def total_steps(num_examples: int, optim: OptimConfig, max_steps: int | None) -> int:
     """The step at which the learning rate reaches 0."""
-    return int(min(optim.schedule_epochs * steps_per_epoch(rows, optim.batch_size), max_steps or math.inf))
+    return int(min(optim.lr_schedule_epochs * steps_per_epoch(num_examples, optim.batch_size), max_steps or math.inf))

@@ -1,17 +1,16 @@
-"""Rows: pairs as token ids, and batches of rows (protocol: LoRA's FT_Dataset).
+"""Training examples: pairs as token ids, and batches of them (LoRA's FT_Dataset).
 
     ids = context ids, separator, completion ids of " " + completion, end of text      cut at max_length
     loss on the positions that predict the completion and the end of text: len(context) .. len(ids) - 2
 
-The separator is the end-of-text token, appended to the context. LoRA's code pads every row to max_length; here a
-batch is as long as its longest row, which is the same computation, because padding stands to the right of everything
-and carries no loss.
+The separator is the end-of-text token, appended to the context. LoRA's code pads every example to max_length; here a
+batch is as long as its longest, which is the same computation, because padding stands to the right of everything and
+carries no loss.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,38 +20,36 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from loda.errors import LodaError
-from loda.lab.base.model import END_OF_TEXT, token_id
-from loda.lab.data import Pair
-from loda.sealed import check_folder, write_sealed_folder
+from loda.lab.base.tokenizer import END_OF_TEXT, token_id
+from loda.lab.data import Pair, load_pairs
+from loda.lab.run import Run
+from loda.lab.stage import Stage, digest
 
 PADDING = 0
-FORMAT = 2
-"""Of the folder of encoded rows; raised when it changes."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One training row: the ids, and how many of them are given (context and separator)."""
+class Example:
+    """One example: its ids, the first `prompt_length` of which (context and separator) carry no loss."""
 
     ids: list[int]
-    given: int
+    prompt_length: int
 
     @property
-    def counted(self) -> int:
-        """How many positions carry loss; none where the context alone fills the row."""
-        return max(0, len(self.ids) - self.given)
+    def num_targets(self) -> int:
+        """The number of positions that carry loss; 0 if the context alone fills the example."""
+        return max(0, len(self.ids) - self.prompt_length)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows side by side.
+    """Examples side by side.
 
     Attributes:
-        inputs: (rows, length) ids, padded to the right with 0.
-        targets: (rows, length) the next id at each position, 0 where there is none.
-        mask: (rows, length) True where the prediction counts.
-        layout: what the model must be told besides, where the rows do not stand side by side (see
-            `loda.lab.training.packing`).
+        inputs: (examples, length) ids, padded to the right with 0.
+        targets: (examples, length) the next id at each position, 0 where there is none.
+        mask: (examples, length) True where the prediction counts.
+        layout: more arguments for the model, if the examples are packed.
     """
 
     inputs: Tensor
@@ -61,70 +58,69 @@ class Batch:
     layout: Mapping[str, Any] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on another device."""
         layout = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in self.layout.items()}
         return Batch(self.inputs.to(device), self.targets.to(device), self.mask.to(device), layout)
 
 
-def prompt(tokenizer: Tokenizer, context: str, separator: bool = True) -> list[int]:
-    """The ids that the model is given: the context without leading space, then the separator."""
+def prompt(tokenizer: Tokenizer, context: str, append_eos: bool = True) -> list[int]:
+    """The ids that the model is given: the context, then the separator."""
     ids: list[int] = tokenizer.encode(context, add_special_tokens=False).ids
-    return [*ids, token_id(tokenizer, END_OF_TEXT)] if separator else ids
+    return [*ids, token_id(tokenizer, END_OF_TEXT)] if append_eos else ids
 
 
-def encode(tokenizer: Tokenizer, pair: Pair, max_length: int) -> Row:
-    """One row, cut at max_length."""
+def encode(tokenizer: Tokenizer, pair: Pair, max_length: int) -> Example:
     given = prompt(tokenizer, pair.context)
     completion = tokenizer.encode(" " + pair.completion, add_special_tokens=False).ids
-    return Row([*given, *completion, token_id(tokenizer, END_OF_TEXT)][:max_length], len(given))
+    return Example([*given, *completion, token_id(tokenizer, END_OF_TEXT)][:max_length], len(given))
 
 
-def encoded(folder: Path, tokenizer: Tokenizer, pairs: Sequence[Pair], max_length: int) -> list[Row]:
-    """All rows, kept in `folder` as a Hugging Face data set, so that this work is done once.
+def collate(examples: Sequence[Example]) -> Batch:
+    """A batch as long as its longest example."""
+    length = max(len(example.ids) for example in examples)
+    inputs = torch.full((len(examples), length), PADDING)
+    targets = torch.full((len(examples), length), PADDING)
+    mask = torch.zeros(len(examples), length, dtype=torch.bool)
+    for i, example in enumerate(examples):
+        n = len(example.ids)
+        inputs[i, :n] = torch.tensor(example.ids)
+        targets[i, : n - 1] = inputs[i, 1:n]
+        mask[i, example.prompt_length - 1 : n - 1] = True
+    return Batch(inputs, targets, mask)
 
-    The folder's name stands for what determines the rows (see `loda.lab.training.stage`).
+
+def training_examples(run: Run, tokenizer: Tokenizer) -> list[Example]:
+    """The tokenised training split: a stage that all runs on the same data, tokenizer and length share.
 
     Raises:
-        LodaError: the folder does not hold what was written to it, or no row has anything to train.
+        LodaError: the data cannot be read, or no example has anything to train.
     """
+    dataset = run.experiment.dataset
     disable_progress_bar()
-    if not folder.is_dir():
-        rows = [encode(tokenizer, pair, max_length) for pair in pairs]
-        columns = {"ids": [r.ids for r in rows], "given": [r.given for r in rows]}
-        write_sealed_folder(folder, Dataset.from_dict(columns).save_to_disk)
-    check_folder(folder)
-    try:
-        columns = load_from_disk(str(folder)).to_dict()
-    except (OSError, ValueError) as error:  # pyarrow's errors and JSON's are ValueErrors
-        raise LodaError(f"{folder} cannot be read ({error}); delete it, and it is made again") from error
-    found = [Row(ids, given) for ids, given in zip(columns["ids"], columns["given"], strict=True)]
-    _report_empty(found, max_length)
-    return found
+    key = digest([run.data_key, tokenizer.to_str(), dataset.max_length])
+    stage = Stage(run.root, f"data/{dataset.name}-train-{key}", "examples")
+    if stage.find() is None:
+        pairs = load_pairs(dataset.name, "train", dataset.path)
+        encoded = [encode(tokenizer, pair, dataset.max_length) for pair in pairs]
+        _report_empty(encoded, dataset.max_length)
+        columns = {"ids": [e.ids for e in encoded], "prompt_length": [e.prompt_length for e in encoded]}
+        stage.write(Dataset.from_dict(columns).save_to_disk)
+    return _read(stage)
 
 
-def _report_empty(rows: Sequence[Row], max_length: int) -> None:
-    """Say how many rows carry no loss."""
-    empty = sum(row.counted == 0 for row in rows)
+def _read(stage: Stage) -> list[Example]:
+    stage.load()
+    columns = load_from_disk(str(stage.path)).to_dict()
+    return [Example(ids, length) for ids, length in zip(columns["ids"], columns["prompt_length"], strict=True)]
+
+
+def _report_empty(examples: Sequence[Example], max_length: int) -> None:
+    empty = sum(example.num_targets == 0 for example in examples)
     if not empty:
         return
     sentence = (
-        f"in {empty:,} of {len(rows):,} training rows the context alone fills dataset.max_length={max_length}, so they "
-        "train nothing; raise dataset.max_length, or shorten the contexts"
+        f"in {empty:,} of {len(examples):,} training examples the context alone fills dataset.max_length={max_length}, "
+        "so they train nothing; raise dataset.max_length, or shorten the contexts"
     )
-    if empty == len(rows):
+    if empty == len(examples):
         raise LodaError(sentence)
     warnings.warn(sentence, stacklevel=2)
-
-
-def collate(rows: Sequence[Row]) -> Batch:
-    """A batch as long as its longest row."""
-    length = max(len(row.ids) for row in rows)
-    inputs = torch.full((len(rows), length), PADDING)
-    targets = torch.full((len(rows), length), PADDING)
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        n = len(row.ids)
-        inputs[i, :n] = torch.tensor(row.ids)
-        targets[i, : n - 1] = inputs[i, 1:n]
-        mask[i, row.given - 1 : n - 1] = True
-    return Batch(inputs, targets, mask)

@@ -19,7 +19,7 @@ from loda.lab.config import OptimConfig
 
 
 class ReferenceAdamW(Optimizer):
-    """The update above for all parameters at once; parameters without gradient are left alone."""
+    """The update above for all parameters at once; parameters without a gradient are skipped."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: OptimConfig) -> None:
         super().__init__(parameters, {"lr": config.lr, "initial_lr": config.lr, "t": 0})
@@ -27,12 +27,10 @@ class ReferenceAdamW(Optimizer):
 
     @property
     def updates(self) -> int:
-        """How many there were."""
         return int(self.param_groups[0]["t"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
         config = self.config
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
@@ -64,7 +62,7 @@ class ReferenceAdamW(Optimizer):
         return state
 
 
-def schedule(warmup_steps: int, total_steps: int) -> Callable[[int], float]:
+def linear_schedule(warmup_steps: int, total_steps: int) -> Callable[[int], float]:
     """The factor on the learning rate after s updates: s / warmup, then linearly down to 0 at the last.
 
     Update number t uses the factor of t - 1 earlier updates, so the first one has learning rate 0.

@@ -1,60 +1,96 @@
-"""A faster step with the same losses: rows laid end to end instead of padded, and GELU in one kernel.
+"""Packing: the examples of a batch laid end to end instead of padded, and GELU in one kernel.
 
-In the reference's order a batch of eight rows of E2E has 30 % more positions than tokens, on DART 60 %. Packed, the
-batch is one row of all tokens, which every product but attention's sees; position ids begin anew with each of its rows,
-and attention is computed for each on its own. GPT-2's GELU in the tanh form is one kernel of torch where transformers
-takes eight operations, whose results the backward pass keeps.
+In the reference's order a batch of eight examples of E2E has 30 % more positions than tokens, on DART 60 %. Packed, the
+batch is one row of all tokens, which every product but attention's sees; position ids start again with each example,
+and attention is computed for each example on its own. GPT-2's GELU in the tanh form is one kernel of torch where
+transformers takes eight operations and keeps their results for the backward pass.
 
-The losses are those of the padded batch to rounding, for the architectures in `PACKABLE`: where
-attention takes a bias, a cap or a window beside the mask, these would be lost. Dropout draws its noise for other
-positions, so a training with dropout sees other noise, as it does on another device.
+The losses are those of the padded batch to rounding, for the architectures in `PACKABLE`: a bias, a cap or a window
+that others add to attention beside the mask would be lost. Dropout draws its noise for other positions, so a training
+with dropout sees other noise than a padded one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from loda.lab.training.examples import Batch, Row, collate
+from loda.errors import LodaError
+from loda.lab.config import Experiment
+from loda.lab.training.examples import Batch, Example, collate
 
-ATTENTION = "within_rows"
+ATTENTION = "within_examples"
+PACKABLE = ("gpt2", "gpt_neox", "opt", "phi3", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
+"""Architectures whose losses are tested to be equal (tests/ecosystem/test_architectures.py)."""
 
 
-def pack(rows: Sequence[Row]) -> Batch:
-    """A batch of a single row, (1, tokens), for a model that is made fast."""
-    singles = [collate([row]) for row in rows]
-    lengths = [len(row.ids) for row in rows]
+def uses_packing(experiment: Experiment, shape: PretrainedConfig) -> bool:
+    """Whether `trainer.packing` packs on this base.
+
+    Raises:
+        LodaError: packing=on where the losses would not be equal.
+    """
+    obstacle = _obstacle(experiment, shape)
+    if experiment.trainer.packing == "on" and obstacle:
+        raise LodaError(f"trainer.packing=on is not possible: {obstacle}; set trainer.packing=auto or off")
+    return experiment.trainer.packing != "off" and obstacle is None
+
+
+def _obstacle(experiment: Experiment, shape: PretrainedConfig) -> str | None:
+    window = getattr(shape, "sliding_window", None)
+    if experiment.method.adapter.name == "prefix":
+        return "a prefix needs one cache for each example"
+    if shape.model_type not in PACKABLE:
+        return f"the losses of {shape.model_type} are not tested to be equal"
+    if window is not None and window < experiment.dataset.max_length:
+        return f"the base attends to {window} tokens at most, fewer than dataset.max_length"
+    return None
+
+
+def pack(examples: Sequence[Example]) -> Batch:
+    """A batch of one row, (1, tokens), for a model inside `packed`."""
+    singles = [collate([example]) for example in examples]
+    lengths = [len(example.ids) for example in examples]
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     inputs, targets, mask = (
         torch.cat([getattr(single, name) for single in singles], dim=1) for name in ("inputs", "targets", "mask")
     )
-    return Batch(inputs, targets, mask, {"position_ids": positions, "row_lengths": lengths})
+    return Batch(inputs, targets, mask, {"position_ids": positions, "lengths": lengths})
 
 
-def make_fast(model: PreTrainedModel) -> None:
-    """Prepare `model`, in place, for packed batches; it can do nothing else then."""
-    AttentionInterface.register(ATTENTION, _attention_within_rows)
+@contextmanager
+def packed(model: PreTrainedModel) -> Iterator[None]:
+    """Prepare `model` for packed batches; inside, it takes no others."""
+    attention = model.config._attn_implementation
+    AttentionInterface.register(ATTENTION, _attention_within_examples)
     model.set_attn_implementation(ATTENTION)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, NewGELUActivation):
-            model.set_submodule(name, nn.GELU(approximate="tanh"))
+    replaced = {name: module for name, module in model.named_modules() if isinstance(module, NewGELUActivation)}
+    for name in replaced:
+        model.set_submodule(name, nn.GELU(approximate="tanh"))
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(attention)
+        for name, module in replaced.items():
+            model.set_submodule(name, module)
 
 
-def _attention_within_rows(
+def _attention_within_examples(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    row_lengths: list[int],
+    lengths: list[int],
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of each row to itself: (1, heads, tokens, width) -> (1, tokens, heads, width)."""
-    rows = zip(*(part.split(row_lengths, dim=2) for part in (query, key, value)), strict=True)
-    outputs = [sdpa_attention_forward(module, q, k, v, None, **settings)[0] for q, k, v in rows]
+    """Causal attention of each example to itself: (1, heads, tokens, width) -> (1, tokens, heads, width)."""
+    parts = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
+    outputs = [sdpa_attention_forward(module, q, k, v, None, **settings)[0] for q, k, v in parts]
     return torch.cat(outputs, dim=1), None

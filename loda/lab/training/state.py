@@ -1,12 +1,9 @@
-"""The state of a training, from which it goes on as if it had never stopped: bit for bit on the same machine.
+"""The state of a training, from which it continues as if it had never stopped: bit for bit on the same machine.
 
-    state/step-1200/
-      tensors.safetensors    trained parameters, the optimiser's moments, torch's generators, losses not yet logged
-      state.json             batches seen, learning-rate step, generators of Python and numpy, place in the journal
-      sha256.json            hashes of the two
-
-The order of the rows follows from the seed and the number of batches seen; so does the learning rate. There is one
-state at a time: the one before goes when the next is complete, and the last when the training is.
+A stage `state/step-N` holds in tensors.safetensors the trained parameters, the optimiser's moments, torch's generators
+and the losses not yet logged, and in its manifest the rest. The order of the examples and the learning rate follow from
+seed and step. There is one state at a time: the previous one goes when the next is complete, and the last when the
+training is.
 """
 
 import hashlib
@@ -21,13 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from loda.atomic import discard_folder, flush, sha256, unwritable
+from loda.atomic import discard_folder, flush, sha256, wrap_os_errors
 from loda.errors import LodaError
 from loda.lab.processes import process_count, process_index
+from loda.lab.run import Run
 from loda.lab.training.optimizer import ReferenceAdamW
-from loda.sealed import check_folder, read_json, write_sealed, write_sealed_folder
 
-TENSORS, SUMMARY = "tensors.safetensors", "state.json"
+TENSORS = "tensors.safetensors"
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ class State:
         step: batches seen.
         updates: updates made, by the optimiser's count.
         seconds: wall-clock time so far.
-        loss: mean loss of the journal's last line.
-        resumed: how often the training was taken up again.
+        loss: mean loss of the last line of metrics.jsonl.
+        resumed: how often the training was resumed.
         generators: states of Python's and numpy's generators.
         tensors: the rest.
     """
@@ -52,13 +49,8 @@ class State:
     generators: dict[str, Any]
     tensors: dict[str, Tensor]
 
-    @property
-    def losses(self) -> list[Tensor]:
-        """The losses since the journal's last line."""
-        return list(self.tensors["losses"])
 
-
-def tensors_of(
+def collect_tensors(
     parameters: Mapping[str, nn.Parameter], optimizer: ReferenceAdamW, losses: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     """Parameters, moments and losses, copied to the CPU."""
@@ -70,8 +62,8 @@ def tensors_of(
 
 
 @torch.no_grad()
-def put_back(state: State, parameters: Mapping[str, nn.Parameter], optimizer: ReferenceAdamW) -> None:
-    """Give parameters and optimiser what they had.
+def restore_tensors(state: State, parameters: Mapping[str, nn.Parameter], optimizer: ReferenceAdamW) -> None:
+    """Restore parameters and optimiser.
 
     Raises:
         LodaError: the state is that of other parameters.
@@ -88,8 +80,8 @@ def put_back(state: State, parameters: Mapping[str, nn.Parameter], optimizer: Re
         group["t"] = state.updates
 
 
-def generators() -> dict[str, Any]:
-    """The states of Python's and numpy's generators, as JSON has them."""
+def plain_generators() -> dict[str, Any]:
+    """The states of Python's and numpy's generators as JSON has them."""
     version, numbers, gauss = random.getstate()
     kind, words, *rest = np.random.get_state(legacy=True)
     return {"python": [version, list(numbers), gauss], "numpy": [kind, np.asarray(words).tolist(), *rest]}
@@ -103,8 +95,8 @@ def torch_generators(device: torch.device) -> dict[str, Tensor]:
     return found
 
 
-def put_back_generators(state: State, device: torch.device) -> None:
-    """Give all generators of this process what they had.
+def restore_generators(state: State, device: torch.device) -> None:
+    """Restore all generators of this process.
 
     Raises:
         LodaError: the state is that of another number of processes.
@@ -112,70 +104,76 @@ def put_back_generators(state: State, device: torch.device) -> None:
     rows = state.tensors["generator/cpu"]
     if len(rows) != process_count():
         raise LodaError(
-            f"the training was stopped with {len(rows)} processes and is taken up with {process_count()}; start as "
-            "many, or delete the run's folder state/ to train anew"
+            f"the training was stopped with {len(rows)} processes and is resumed with {process_count()}; start "
+            f"{len(rows)}, or delete the run's folder state/ to train again"
         )
     version, numbers, gauss = state.generators["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, words, *rest = state.generators["numpy"]
     np.random.set_state((kind, np.array(words, dtype=np.uint32), *rest))
-    torch.set_rng_state(rows[process_index()])
+    # Copies: torch 2.13 reads a row view, which has a storage offset, wrongly and crashes.
+    torch.set_rng_state(rows[process_index()].clone())
     if device.type == "cuda" and "generator/cuda" in state.tensors:
-        torch.cuda.set_rng_state(state.tensors["generator/cuda"][process_index()], device)
+        torch.cuda.set_rng_state(state.tensors["generator/cuda"][process_index()].clone(), device)
 
 
-def save_state(state: State, folder: Path, journal: Path) -> None:
-    """Write `state` into `folder`, then delete the one before; of the journal, length and hash are kept.
+def save_state(run: Run, state: State) -> None:
+    """Save `state`, then delete the previous one. Length and hash of metrics.jsonl are kept with it.
 
     Raises:
         LodaError: it cannot be written.
     """
     content = {name: value for name, value in vars(state).items() if name != "tensors"}
-    if journal.exists():
-        try:
-            flush(journal)  # or a power cut could leave a state whose journal is shorter than it says
-        except OSError as error:
-            raise unwritable(journal, error) from error
-        content["journal"] = {"bytes": journal.stat().st_size, "sha256": sha256(journal)}
-    else:
-        content["journal"] = None
-
-    def fill(temporary: Path) -> None:
-        save_file(state.tensors, temporary / TENSORS)
-        write_sealed(temporary / SUMMARY, content)
-
-    place = folder / f"step-{state.step}"
-    write_sealed_folder(place, fill)
-    for other in folder.glob("step-*"):
-        if other != place:
-            discard_folder(other)
+    content["metrics"] = _length_and_hash(run.metrics_file)
+    run.state(state.step).write(lambda folder: save_file(state.tensors, folder / TENSORS), content)
+    for step in _steps(run):
+        if step != state.step:
+            discard_folder(run.state(step).path)
 
 
-def load_state(folder: Path, journal: Path) -> State | None:
-    """The latest state in `folder`, None without one; the journal is cut to what it was then.
+def load_state(run: Run) -> State | None:
+    """The latest state of a run, None without one; metrics.jsonl is cut to its length at that time.
 
     Raises:
-        LodaError: the state or the journal is damaged.
+        LodaError: the state or metrics.jsonl is damaged, or of another run.
     """
-    places = sorted(folder.glob("step-*"), key=lambda place: int(place.name.partition("-")[2]))
-    if not places:
+    steps = _steps(run)
+    if not steps:
         return None
-    check_folder(places[-1])
-    content = read_json(places[-1] / SUMMARY)
-    kept = content.pop("journal")
-    if kept is not None:
-        _cut(journal, kept["bytes"], kept["sha256"], folder)
+    stage = run.state(steps[-1])
+    content = stage.load().content
+    length, expected = content.pop("metrics")
+    _cut(run.metrics_file, length, expected, stage.path.parent)
     # Copies: load_file maps the file, which the next state deletes.
-    return State(**content, tensors={name: t.clone() for name, t in load_file(places[-1] / TENSORS).items()})
+    tensors = {name: tensor.clone() for name, tensor in load_file(stage.path / TENSORS).items()}
+    return State(**content, tensors=tensors)
 
 
-def _cut(journal: Path, size: int, expected: str, folder: Path) -> None:
+def discard_state(run: Run) -> None:
+    discard_folder(run.path / "state")
+
+
+def _steps(run: Run) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (run.path / "state").glob("step-*"))
+
+
+def _length_and_hash(path: Path) -> tuple[int, str]:
+    if not path.exists():
+        return 0, ""
+    with wrap_os_errors(path):
+        flush(path)  # or a power cut could leave a state whose metrics.jsonl is shorter than it says
+    return path.stat().st_size, sha256(path)
+
+
+def _cut(path: Path, length: int, expected: str, states: Path) -> None:
+    if not length:
+        return
     try:
-        with journal.open("r+b") as file:
-            found = hashlib.sha256(file.read(size)).hexdigest()
+        with path.open("r+b") as file:
+            found = hashlib.sha256(file.read(length)).hexdigest()
             if found == expected:
-                file.truncate(size)
+                file.truncate(length)
     except OSError as error:
-        raise LodaError(f"{journal} cannot be read ({error.strerror}); delete {folder} to train anew") from error
+        raise LodaError(f"{path} cannot be read ({error.strerror}); delete {states} to train again") from error
     if found != expected:
-        raise LodaError(f"{journal} is not what was written; delete {folder} to train anew")
+        raise LodaError(f"{path} was changed after it was written; delete {states} to train again")

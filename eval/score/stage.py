@@ -1,0 +1,79 @@
+"""The scoring stage: scores.json and the statistics that the scores are functions of."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from eval.decode.stage import read_texts
+from eval.model_card import write_card
+from eval.results import SCORES, STATISTICS, Record, read_record
+from eval.score import DEFAULT_METRICS, make_corpus, metrics_fingerprint, score_with_statistics
+from loda.costs import Cost
+from loda.lab.config import DatasetConfig
+from loda.lab.data import Instance
+from loda.lab.provenance import provenance
+from loda.lab.run import Run
+from loda.lab.stage import Manifest, Stage, digest
+from loda.lab.training.checkpoints import Checkpoint
+
+
+def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
+    """The metrics that a data set asks for, or those of its scorer."""
+    return dataset.metrics or DEFAULT_METRICS[dataset.scorer]
+
+
+def scoring_stage(run: Run, decoding: Manifest) -> Stage:
+    """Where the scores of a decoding belong. Another scorer or version of a metric makes them stale."""
+    dataset = run.experiment.dataset
+    return run.scoring(decoding, digest([dataset.scorer, metrics_fingerprint(metrics_of(dataset))]))
+
+
+def score_decoding(run: Run, checkpoint: Checkpoint, decoding: Manifest, instances: list[Instance]) -> Record:
+    """Score the texts of one checkpoint, unless it was done, and write the adapter's model card."""
+    stage = scoring_stage(run, decoding)
+    found = stage.find()
+    if found is not None:
+        return read_record(run.root, found)
+    started, experiment = time.monotonic(), run.experiment
+    dataset, training = experiment.dataset, run.training()
+    assert training is not None
+    trained = training.load()
+    run.decoding(checkpoint, run.checkpoint(checkpoint).load()).load()
+    corpus = make_corpus(dataset.scorer, read_texts(run.root, decoding), instances, experiment.decode.stop)
+    scored = score_with_statistics(corpus, metrics_of(dataset))
+    origin = provenance(time.monotonic() - started, torch.device("cpu"))
+    record = Record(
+        run=run.name,
+        model=experiment.model.name,
+        dataset=dataset.name,
+        adapter=experiment.method.adapter.name,
+        approx=experiment.method.approx.name,
+        seed=experiment.seed,
+        checkpoint=checkpoint.name,
+        epoch=float(checkpoint.epoch),
+        split=experiment.decode.split,
+        scorer=dataset.scorer,
+        contexts=len(instances),
+        scores={name: value for name, (value, _) in scored.items()},
+        cost=Cost(**trained.content["cost"]),
+        settings=experiment.to_dict(),
+        training=trained.content["training"],
+        hashes={"train": run.train_key, "decode": run.decode_key, "data": run.data_key, "metrics": stage.key},
+        provenance={"training": trained.provenance, "decoding": decoding.provenance, "scoring": origin},
+    )
+    statistics = {name: np.asarray(rows, dtype=np.float64) for name, (_, rows) in scored.items()}
+    text = json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n"
+
+    def fill(folder: Path) -> None:
+        (folder / SCORES).write_text(text, encoding="utf-8")
+        save_file(statistics, folder / STATISTICS)
+
+    manifest = stage.write(fill, provenance=origin)
+    if experiment.trains:
+        write_card(record, run.checkpoint(checkpoint).path)
+    return read_record(run.root, manifest)

@@ -1,0 +1,106 @@
+"""The base projections of a model: which weights are approximated together, and loading them from a state dict."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from loda.approx.quantized import QuantizedLinear
+from loda.architectures import TargetModule
+from loda.errors import LodaError
+from loda.interfaces import ApproxConfig, ApproxLinear
+
+
+def check_approximation(targets: Sequence[TargetModule], approx: ApproxConfig, joint: bool) -> None:
+    """Raise LodaError if `approx` does not fit the weights of `targets`."""
+    for target in targets:
+        if not target.is_plain and approx.name != "dense":
+            raise LodaError(
+                f"{target.name} is a {type(target.module).__name__}, whose weight is quantised already: "
+                f"approx={approx.name} of rounded numbers would keep their errors, and storing it would "
+                "undo the saving; load the base unquantised, or leave approx out"
+            )
+    for group in _groups(targets, joint):
+        approx.check(group[0].shape[0], sum(target.shape[1] for target in group))
+
+
+def base_projections(
+    targets: Sequence[TargetModule], approx: ApproxConfig, joint: bool, given: Mapping[str, Tensor] | None = None
+) -> dict[str, nn.Module]:
+    """Return a `BaseProjection` for each of `targets`, by name.
+
+    Args:
+        targets: what `loda.architectures.find_targets` returns.
+        approx: the approximation.
+        joint: as in `LodaConfig`.
+        given: the state dict of the approximation, if it was computed before; dense has none.
+
+    Raises:
+        LodaError: names, shapes, dtypes or settings of `given` differ from those of this approximation of `targets`.
+    """
+    if given is None or (approx.name == "dense" and not given):
+        return _compute(targets, approx, joint)
+    bases = _compute(targets, approx, joint, meta=True)
+    expected = state_dict(bases)
+    remedy = "leave `approximation` out to compute it"
+    check_state(given, expected, "the given approximation", remedy)
+    for name, tensor in expected.items():
+        # On the meta device only values that follow from the settings are known, such as the number of kept entries.
+        # In a joint approximation the settings leave open how many of them each module has.
+        if not joint and not tensor.is_meta and not torch.equal(tensor, given[name].cpu()):
+            raise LodaError(
+                f"the given approximation has {name}={given[name].tolist()}, but {approx} gives {tensor.tolist()}; "
+                f"{remedy}"
+            )
+    for target in targets:
+        prefix = f"{target.name}."
+        state = {key.removeprefix(prefix): tensor for key, tensor in given.items() if key.startswith(prefix)}
+        bases[target.name].load_state_dict(state, strict=True, assign=True)
+        bases[target.name].to(target.weight.device)
+    return bases
+
+
+def state_dict(bases: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return one flat state dict of several modules: `{"<name>.<key>": tensor}`."""
+    return {f"{name}.{key}": tensor for name, base in bases.items() for key, tensor in base.state_dict().items()}
+
+
+def check_state(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, remedy: str) -> None:
+    """Raise LodaError, about `what`, unless `given` has exactly the names, shapes and dtypes of `expected`."""
+    missing, unknown = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
+    if missing:
+        raise LodaError(f"{what} lacks the tensor {missing[0]} ({len(missing)} missing); {remedy}")
+    if unknown:
+        raise LodaError(f"{what} holds an unknown tensor {unknown[0]} ({len(unknown)} unknown); {remedy}")
+    for name, tensor in expected.items():
+        found, wanted = ((tuple(t.shape), t.dtype) for t in (given[name], tensor))
+        if found != wanted:
+            raise LodaError(f"{what}: {name} has shape and dtype {found}, expected {wanted}; {remedy}")
+
+
+def _groups(targets: Sequence[TargetModule], joint: bool) -> list[list[TargetModule]]:
+    """Return the plain targets that are approximated together: q, k and v of a block if `joint`, else each alone."""
+    groups: dict[str, list[TargetModule]] = {}
+    for target in targets:
+        if target.is_plain:
+            together = joint and target.block is not None
+            groups.setdefault(f"block {target.block}" if together else target.name, []).append(target)
+    return [sorted(group, key=lambda target: "qkv".find(next(iter(target.slices)))) for group in groups.values()]
+
+
+def _compute(
+    targets: Sequence[TargetModule], approx: ApproxConfig, joint: bool, meta: bool = False
+) -> dict[str, nn.Module]:
+    """Approximate `targets`; on the meta device this costs nothing and gives names, shapes and counts."""
+    bases: dict[str, nn.Module] = {t.name: QuantizedLinear(t.module, *t.shape) for t in targets if not t.is_plain}
+    for group in _groups(targets, joint):
+        weights = [target.weight.to("meta") if meta else target.weight for target in group]
+        biases = [target.bias.to("meta") if meta and target.bias is not None else target.bias for target in group]
+        if len(group) == 1:
+            parts: Sequence[nn.Module] = [approx.approximate(weights[0], biases[0])]
+        else:
+            whole = cast(ApproxLinear, approx.approximate(torch.cat([w.detach() for w in weights], dim=1), None))
+            parts = whole.split([weight.shape[1] for weight in weights], biases)
+        bases |= zip((target.name for target in group), parts, strict=True)
+    return bases

@@ -1,0 +1,43 @@
+"""python -m scripts VERB [ARGUMENT ...]; `python -m scripts VERB --help` says more.
+
+table      run every row of a table that is missing, then print and write it
+score      score text files as the official scripts do
+compare    is the difference between two runs, or groups of seeds, more than chance?
+status     list the runs: done, running, failed, stopped
+verify     check every stage against its manifest
+reproduce  run a finished result again and compare every byte
+figure2    energy kept by low-rank and sparse approximations
+report     all tables, figures and scores as one HTML file
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from loda.errors import LodaError
+from loda.lab.command_line import run_command
+
+VERBS = {
+    "table": "scripts.run_table",
+    "score": "eval.score.__main__",
+    "compare": "scripts.compare_scores",
+    "status": "scripts.status",
+    "verify": "scripts.verify",
+    "reproduce": "scripts.reproduce",
+    "figure2": "scripts.figure2",
+    "report": "scripts.report",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if given[0] not in VERBS:
+        raise LodaError(f"{given[0]!r} is not a command; there are {', '.join(VERBS)}")
+    return int(import_module(VERBS[given[0]]).main(given[1:]))
+
+
+if __name__ == "__main__":
+    run_command(main)

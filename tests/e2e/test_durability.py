@@ -1,0 +1,188 @@
+"""Altered, missing and swapped artefacts of a real run: named by `verify`, refused or made again by what reads them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from eval.pipeline import find_records, run_experiment
+from eval.results import collect
+from loda.errors import LodaError
+from loda.lab.base.files import SHIPPED
+from loda.lab.config import compose
+from loda.lab.run import Run
+from loda.lab.stage import all_places, read_stage
+from loda.lab.training import loop
+from loda.lab.training.state import load_state
+from scripts import verify
+
+SHORT = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy", "adapter=lora", "approx=rank38", "trainer.max_steps=2",
+         "decode.num_beams=1", "decode.max_new_tokens=4", "dataset.metrics=[bleu]"]  # fmt: skip
+FOR_PEOPLE = ("lock", "metrics.jsonl", "README.md", "results.jsonl")
+
+
+def run_in(outputs: Path, seed: int = 0) -> Run:
+    return Run(compose([*SHORT, f"seed={seed}", f"outputs={outputs}"]))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Two finished runs that differ in their seed."""
+    outputs = tmp_path_factory.mktemp("finished") / "outputs"
+    for seed in (0, 1):
+        run_experiment(run_in(outputs, seed).experiment)
+    return outputs
+
+
+@pytest.fixture
+def outputs(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "outputs"))
+
+
+def files(outputs: Path) -> list[Path]:
+    return sorted(path for path in outputs.rglob("*") if path.is_file() and path.name not in FOR_PEOPLE)
+
+
+def kind_of(outputs: Path, place: str) -> str:
+    return read_stage(outputs, place).stage
+
+
+def places(outputs: Path, seed: int) -> dict[str, str]:
+    """The place of each kind of stage of one run, and of the caches."""
+    mine = (p for p in all_places(outputs) if not p.startswith("runs/") or p.startswith(run_in(outputs, seed).place))
+    return {kind_of(outputs, place): place for place in mine}
+
+
+def test_a_finished_tree_is_sound(outputs, capsys):
+    assert verify.main([str(outputs)]) == 0
+    assert "14 stages are sound, 0 are not, 0 leftovers" in capsys.readouterr().out
+    assert set(places(outputs, 0)) == {
+        *("examples", "approximation", "settings", "checkpoint", "training", "decoding", "scoring")
+    }
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.7, 1])
+def test_one_altered_bit_in_any_file_is_found_and_the_file_named(place, outputs, capsys):
+    for path in files(outputs):
+        original = path.read_bytes()
+        altered = bytearray(original)
+        altered[int(place * (len(altered) - 1))] ^= 1
+        path.write_bytes(altered)
+        assert verify.main([str(outputs)]) == 1, path
+        assert str(path) in capsys.readouterr().out
+        path.write_bytes(original)
+
+
+def test_a_missing_file_is_found(outputs):
+    for path in files(outputs):
+        if path.name == "manifest.json" and read_stage(outputs, path.parent.relative_to(outputs).as_posix()).stage in (
+            *("settings", "training", "scoring", "examples", "approximation"),
+        ):
+            continue  # nothing is made from these, so without a manifest they are simply not there
+        original = path.read_bytes()
+        path.unlink()
+        assert verify.main([str(outputs)]) == 1, path
+        path.write_bytes(original)
+
+
+@pytest.mark.parametrize("kind", ["settings", "checkpoint", "training", "decoding", "scoring"])
+def test_a_stage_of_another_run_is_refused_by_every_reader(kind, outputs, capsys):
+    mine, theirs = (outputs / places(outputs, seed)[kind] for seed in (0, 1))
+    shutil.rmtree(mine)
+    shutil.copytree(theirs, mine)
+    assert verify.main([str(outputs)]) == 1
+    assert "is a copy of" in capsys.readouterr().out
+    if kind == "settings":
+        return  # for people and `status`; no result is read from it
+    with pytest.raises(LodaError, match="is a copy of"):
+        run_experiment(run_in(outputs).experiment)
+    if kind in ("decoding", "scoring"):
+        with pytest.raises(LodaError, match="is a copy of"):
+            collect(outputs)
+
+
+def test_a_whole_run_folder_copied_over_anothers_is_refused(outputs):
+    mine, theirs = (run_in(outputs, seed) for seed in (0, 1))
+    shutil.rmtree(mine.path)
+    shutil.copytree(theirs.path, mine.path)
+    with pytest.raises(LodaError, match="is a copy of"):
+        run_experiment(mine.experiment)
+    with pytest.raises(LodaError, match="is a copy of"):
+        collect(outputs)
+    assert verify.main([str(outputs)]) == 1
+
+
+def test_a_decoding_under_another_decodings_key_is_refused(outputs):
+    run = run_in(outputs)
+    other = Run(compose([*SHORT, "seed=0", "decode.length_penalty=0.5", f"outputs={outputs}"]))
+    shutil.copytree(run.path / "decode" / run.decode_key, run.path / "decode" / other.decode_key)
+    with pytest.raises(LodaError, match="is a copy of"):
+        run_experiment(other.experiment)
+
+
+def test_examples_and_approximations_of_something_else_are_refused(outputs):
+    for kind, other in (("examples", "dataset.max_length=200"), ("approximation", "approx.rank=20")):
+        changed = compose([*SHORT, "seed=2", other, f"outputs={outputs}"])
+        run_experiment(changed)
+        found = [place for place in all_places(outputs) if kind_of(outputs, place) == kind]
+        mine = places(outputs, 0)[kind]
+        shutil.rmtree(outputs / mine)
+        shutil.copytree(outputs / next(p for p in found if p != mine), outputs / mine)
+        shutil.rmtree(run_in(outputs).path)
+        with pytest.raises(LodaError, match="is a copy of"):
+            run_experiment(run_in(outputs).experiment)
+        shutil.rmtree(outputs / mine)
+
+
+def test_a_training_state_of_another_seed_is_refused(outputs, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def kill(*arguments):
+        raise Killed
+
+    for seed in (0, 1):
+        shutil.rmtree(run_in(outputs, seed).path)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Loop, "_end", kill)  # the last state is saved by then
+            with pytest.raises(Killed):
+                run_experiment(run_in(outputs, seed).experiment)
+    mine, theirs = (run_in(outputs, seed).path / "state" for seed in (0, 1))
+    shutil.rmtree(mine)
+    shutil.copytree(theirs, mine)
+    with pytest.raises(LodaError, match="is a copy of"):
+        load_state(run_in(outputs))
+    with pytest.raises(LodaError, match="is a copy of"):
+        run_experiment(run_in(outputs).experiment)
+    assert verify.main([str(outputs)]) == 1
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "training", "decoding", "scoring", "examples", "approximation"])
+def test_what_is_missing_is_made_again_and_the_scores_are_the_same(kind, outputs):
+    run = run_in(outputs)
+    before = find_records(run)
+    shutil.rmtree(outputs / places(outputs, 0)[kind])
+    (after,) = run_experiment(run.experiment)
+    assert after.scores == before[0].scores
+    assert find_records(run) == [after]
+
+
+def test_what_a_killed_process_left_is_listed_and_cleared_away_by_the_next(outputs, capsys):
+    run = run_in(outputs)
+    leftover = run.path / "checkpoints" / ".step-2.x8.partial"
+    leftover.mkdir()
+    (leftover / "half").touch()
+    assert verify.main([str(outputs)]) == 0
+    assert f"left by a killed process, of no use: {leftover}" in capsys.readouterr().out
+    shutil.rmtree(outputs / places(outputs, 0)["scoring"])
+    run_experiment(run.experiment)
+    assert not list(run.path.rglob(".*"))
+
+
+def test_a_base_with_other_weights_is_another_run(outputs, tmp_path):
+    copy = shutil.copytree(SHIPPED, tmp_path / "base")
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    other = Run(compose([*SHORT, "seed=0", f"model.path={copy}", f"outputs={outputs}"]))
+    assert other.name != run_in(outputs).name
