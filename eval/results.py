@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from safetensors.numpy import load_file
 
 from loda.atomic import write_text
@@ -51,7 +50,7 @@ class Record:
     epoch: float
     split: str
     scorer: str
-    contexts: int = Field(ge=1)
+    contexts: int
     scores: dict[str, float]
     cost: Cost
     settings: dict[str, Any]

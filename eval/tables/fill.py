@@ -13,7 +13,6 @@ from eval.results import Record, collect
 from eval.tables.runs import TableRun, commands, experiment_of, kept_epochs, row_runs
 from eval.tables.spec import Column, Profile, Published, RowSpec, TableSpec, overrides, read, seeds
 from loda.errors import LodaError
-from loda.lab.run import Run
 
 
 @dataclass(frozen=True)
@@ -220,11 +219,10 @@ def _fill_row(
 def _record_of(spec: TableSpec, row: RowSpec, table_run: TableRun, scored: Sequence[Record]) -> Record | None:
     """The selected record of a run, once all its kept epochs are scored."""
     found: list[Record] = []
-    for experiment in table_run.experiments:
-        run = Run(experiment)
-        key = (run.name, run.decode_key, experiment.decode.split)
+    for run in table_run.runs:
+        key = (run.name, run.decode_key, run.experiment.decode.split)
         found += (own := [record for record in scored if (record.run, record.hashes["decode"], record.split) == key])
-        if not kept_epochs(row, experiment) <= {record.epoch for record in own}:
+        if not kept_epochs(row, run.experiment) <= {record.epoch for record in own}:
             return None
     return select_epoch(found, spec)
 
