@@ -4,7 +4,6 @@
 over the sum of all, against the percentage kept.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,10 +66,7 @@ def name_of(model: str, block: int) -> str:
 
 def title_of(name: str) -> str:
     """The title that belongs to a name made by `name_of`."""
-    match = re.fullmatch(r"figure2-(.+)-block(\d+)", name)
-    if match is None:
-        raise LodaError(f"{name!r} is not of the form figure2-MODEL-blockN; take that file out of the figures folder")
-    return rf"$W_\mathrm{{proj}}$ of {match[1]}, block {match[2]}"
+    return rf"$W_\mathrm{{proj}}$ of {name.removeprefix('figure2-').replace('-block', ', block ')}"
 
 
 def to_csv(energy: Energy) -> str:

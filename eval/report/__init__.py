@@ -64,7 +64,7 @@ def write(tables: Sequence[str], profile: str, root: str | Path, settings: Seque
         hours=sum(training["seconds"] for training in trainings.values()) / 3600,
         tables=[(table, [*_scores(table, outputs), *_losses(table, outputs)]) for table in filled],
         energies=[_energy(path, outputs) for path in sorted(outputs.figures.glob("figure2-*.csv"))],
-        failures={path.parent.name: _read_json(path) for path in sorted(outputs.runs.glob("*/failed.json"))},
+        failures={path.parent.name: json.loads(path.read_text("utf-8")) for path in outputs.runs.glob("*/failed.json")},
         origins=origins(records),
         scores=dict(_all_scores(records)),
     )
@@ -175,7 +175,3 @@ def _all_scores(records: Sequence[Record]) -> Iterator[tuple[str, Markup]]:
             for record in group
         ]
         yield scorer, Markup(pd.DataFrame(rows).to_html(index=False, border=0, na_rep="-", float_format="%.4f"))
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ Runs that were decoded otherwise are other runs. Scores on other data or by othe
 never averaged or shown side by side.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,7 +13,6 @@ from eval.results import Record, collect
 from eval.tables.runs import TableRun, commands, experiment_of, kept_epochs, row_runs
 from eval.tables.spec import Column, Profile, Published, RowSpec, TableSpec, overrides, read, seeds
 from loda.errors import LodaError
-from loda.lab.run import Run
 
 
 @dataclass(frozen=True)
@@ -155,12 +154,9 @@ def fill(spec: TableSpec, profile: str, records: Sequence[Record], settings: Seq
     base = experiment_of((*chosen.base, *settings))
     if base.dataset.scorer != spec.scorer:
         raise LodaError(f"dataset.scorer={base.dataset.scorer!r} does not fill {spec.name}; leave it at {spec.scorer}")
-    by_run: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        # Model and data set are in the run's name too, but knowing that there is no record saves composing every row.
-        if (record.model, record.dataset, record.scorer) == (base.model.name, base.dataset.name, spec.scorer):
-            by_run.setdefault((record.run, record.hashes["decode"]), []).append(record)
-    rows = [_fill_row(spec, row, chosen, settings, by_run) for row in spec.rows]
+    wanted = (base.model.name, base.dataset.name, spec.scorer)
+    mine = [record for record in records if (record.model, record.dataset, record.scorer) == wanted]
+    rows = [_fill_row(spec, row, chosen, mine, settings) for row in spec.rows]
     refuse_mixed([record for row in rows for record in row.records])
     return FilledTable(spec, profile, rows, settings)
 
@@ -205,11 +201,11 @@ def _fill_row(
     spec: TableSpec,
     row: RowSpec,
     profile: Profile,
+    scored: Sequence[Record],
     settings: Sequence[str],
-    by_run: Mapping[tuple[str, str], list[Record]],
 ) -> FilledRow:
-    runs = row_runs(spec, row, profile, settings) if by_run else []
-    found = {run.seed: record for run in runs if (record := _record_of(spec, row, run, by_run)) is not None}
+    runs = row_runs(spec, row, profile, settings) if scored else []  # an empty table need not compose its rows
+    found = {run.seed: record for run in runs if (record := _record_of(spec, row, run, scored)) is not None}
     records = list(found.values())
     missing = [seed for seed in seeds(row, profile) if seed not in found]
     published = row.values or [None] * len(spec.columns)
@@ -220,18 +216,15 @@ def _fill_row(
     return FilledRow(row, overrides(row, profile, settings), records, missing, cells)
 
 
-def _record_of(
-    spec: TableSpec, row: RowSpec, table_run: TableRun, by_run: Mapping[tuple[str, str], list[Record]]
-) -> Record | None:
+def _record_of(spec: TableSpec, row: RowSpec, table_run: TableRun, scored: Sequence[Record]) -> Record | None:
     """The selected record of a run, once all its kept epochs are scored."""
-    scored: list[Record] = []
-    for experiment in table_run.experiments:
-        run, split = Run(experiment), experiment.decode.split
-        found = [record for record in by_run.get((run.name, run.decode_key), []) if record.split == split]
-        if not kept_epochs(row, experiment) <= {record.epoch for record in found}:
+    found: list[Record] = []
+    for run in table_run.runs:
+        key = (run.name, run.decode_key, run.experiment.decode.split)
+        found += (own := [record for record in scored if (record.run, record.hashes["decode"], record.split) == key])
+        if not kept_epochs(row, run.experiment) <= {record.epoch for record in own}:
             return None
-        scored += found
-    return select_epoch(scored, spec)
+    return select_epoch(found, spec)
 
 
 def _cell(name: str, column: Column, records: list[Record], published: Published | None, comparable: bool) -> Cell:

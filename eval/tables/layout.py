@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Literal
 
 from eval.tables.bootstrap import CONFIDENCE, RESAMPLES
-from eval.tables.fill import Cell, FilledRow, FilledTable, Statistic
+from eval.tables.fill import Cell, FilledRow, FilledTable
 from eval.tables.spec import Fact, FactColumn
 
 
@@ -97,70 +97,81 @@ def blocks(table: FilledTable) -> list[list[PrintedLine]]:
 
 
 def _printed(table: FilledTable, row: FilledRow) -> list[PrintedLine]:
-    """Ours, with its intervals, if the row is run here; the paper's if it has one. The first says the row's name."""
-    cells = row.cells.values()
-    found: list[tuple[Kind, list[Entry]]] = [("ours", _ours(table, row))] if row.overrides else []
-    if any(cell.interval for cell in cells):
-        found.append(("interval", _below(table, row, f"{CONFIDENCE:.0%} CI", _interval)))
-    if any(cell.against for cell in cells):
-        found.append(("against", _below(table, row, f"- {table.baseline}", _against)))
-    if row.spec.published:
-        found.append(("paper", _published(table, row)))
-    if any(cell.difference is not None for cell in cells):
-        found.append(("difference", _below(table, row, "ours - paper", _difference)))
+    """Ours if the row is run here, then whatever else there is; the first line has the row's name."""
+    labels = {
+        "ours": f"ours ({len(row.records)})" if row.records else "ours",
+        "interval": f"{CONFIDENCE:.0%} CI",
+        "against": f"- {table.baseline}",
+        "paper": "paper",
+        "difference": "ours - paper",
+    }
     name = Entry(row.spec.label + "*" * row.spec.quoted, _marks(table, row.spec.notes))
-    names = [name, *(Entry("") for _ in found[1:])]
-    return [PrintedLine(row, kind, [name, *entries]) for name, (kind, entries) in zip(names, found, strict=False)]
+    lines: list[PrintedLine] = []
+    for kind, text in TEXTS.items():
+        texts = {metric: text(cell, table.spec.columns[metric].digits) for metric, cell in row.cells.items()}
+        if any(texts.values()) or (kind == "ours" and row.overrides):
+            facts = [Entry(_fact(row, kind, fact, column)) for fact, column in table.spec.show.items()]
+            scores = [Entry(text or "-", is_best=_is_bold(table, row, kind, metric)) for metric, text in texts.items()]
+            entries = [Entry("") if lines else name, *facts, Entry(labels[kind]), *scores]
+            lines.append(PrintedLine(row, kind, entries))
+    return lines
 
 
 def _marks(table: FilledTable, notes: Sequence[str]) -> str:
     return ",".join(sorted(table.spec.marks[note] for note in notes))
 
 
-def _ours(table: FilledTable, row: FilledRow) -> list[Entry]:
-    facts = [Entry(_measured(row, fact, column)) for fact, column in table.spec.show.items()]
-    scores = [
-        Entry(_score(row.cells[name].ours, column.digits), is_best=table.is_best(row, name))
-        for name, column in table.spec.columns.items()
-    ]
-    return [*facts, Entry(f"ours ({len(row.records)})" if row.records else "ours"), *scores]
+def _ours(cell: Cell, digits: int) -> str:
+    """As the paper prints it: '70.2±.3', without deviation for one seed."""
+    if cell.ours is None:
+        return ""
+    mean, deviation = cell.ours.mean, cell.ours.deviation
+    return f"{mean:.{digits}f}" + ("" if deviation is None else f"±{deviation:.{digits}f}".replace("±0.", "±."))
 
 
-def _below(table: FilledTable, row: FilledRow, label: str, entry: Callable[[Cell, int], Entry]) -> list[Entry]:
-    """A line that adds to ours, without repeating the facts of the row."""
-    scores = [entry(row.cells[name], column.digits) for name, column in table.spec.columns.items()]
-    return [*(Entry("") for _ in table.spec.show), Entry(label), *scores]
+def _interval(cell: Cell, digits: int) -> str:
+    return f"{cell.interval.low:.{digits}f}..{cell.interval.high:.{digits}f}" if cell.interval else ""
 
 
-def _interval(cell: Cell, digits: int) -> Entry:
-    found = cell.interval
-    return Entry("-" if found is None else f"{found.low:.{digits}f}..{found.high:.{digits}f}")
-
-
-def _difference(cell: Cell, digits: int) -> Entry:
-    return Entry("-" if cell.difference is None else f"{cell.difference:+.{digits}f}")
-
-
-def _against(cell: Cell, digits: int) -> Entry:
+def _against(cell: Cell, digits: int) -> str:
     found = cell.against
-    if found is None:
-        return Entry("-")
-    text = f"{found.value:+.{digits}f} ({found.low:+.{digits}f}..{found.high:+.{digits}f})"
-    return Entry(text, is_best=found.is_significant)
+    return f"{found.value:+.{digits}f} ({found.low:+.{digits}f}..{found.high:+.{digits}f})" if found else ""
 
 
-def _published(table: FilledTable, row: FilledRow) -> list[Entry]:
-    published = [cell.published for cell in row.cells.values()]
-    scores = [Entry("-" if value is None else value.text) for value in published]
-    return [*(Entry(_stated(row, fact)) for fact in table.spec.show), Entry("paper"), *scores]
+def _difference(cell: Cell, digits: int) -> str:
+    return "" if cell.difference is None else f"{cell.difference:+.{digits}f}"
+
+
+TEXTS: dict[Kind, Callable[[Cell, int], str]] = {
+    "ours": _ours,
+    "interval": _interval,
+    "against": _against,
+    "paper": lambda cell, digits: cell.published.text if cell.published else "",
+    "difference": _difference,
+}
+"""What each kind of line says of a cell; '' for nothing."""
+
+
+def _is_bold(table: FilledTable, row: FilledRow, kind: Kind, metric: str) -> bool:
+    against = row.cells[metric].against
+    if kind == "against":
+        return against is not None and against.is_significant
+    return kind == "ours" and table.is_best(row, metric)
+
+
+def _fact(row: FilledRow, kind: Kind, fact: Fact, column: FactColumn) -> str:
+    """Our line says what was measured; the paper's what it states, without repeating ours."""
+    settings = {"approx": row.spec.approx, "r": str(row.spec.r)}
+    stated = {"parameters": row.spec.parameters, "macs": row.spec.macs}
+    if kind == "ours":
+        return settings[fact] if fact in settings else _measured(row, fact, column)
+    if kind == "paper":
+        return stated.get(fact, "") if row.overrides else (stated | settings).get(fact, "")
+    return ""
 
 
 def _measured(row: FilledRow, fact: Fact, column: FactColumn) -> str:
-    """What our line says about the row; its counts are those of the model that was run."""
-    if fact == "approx":
-        return row.spec.approx
-    if fact == "r":
-        return str(row.spec.r)
+    """The cost of the model that was run."""
     if not row.records:
         return "-"
     cost, digits = row.records[0].cost, column.digits
@@ -174,29 +185,9 @@ def _measured(row: FilledRow, fact: Fact, column: FactColumn) -> str:
     return f"{merged[:-1]}/{macs}" if row.spec.mergeable else macs
 
 
-def _stated(row: FilledRow, fact: Fact) -> str:
-    """What the paper's line says about the row, without repeating our line above it."""
-    stated = {"parameters": row.spec.parameters, "macs": row.spec.macs, "model_macs": ""}
-    if fact in stated:
-        return stated[fact]
-    if row.overrides:
-        return ""
-    return row.spec.approx if fact == "approx" else str(row.spec.r)
-
-
 def _amount(value: int, kilo: int, digits: int) -> str:
     """393216 with kilo = 1024 is '0.38M'; in K where M would not leave two figures; 0 is '0'."""
     if value == 0:
         return "0"
     mega = value / kilo**2
     return f"{mega:.{digits}f}M" if mega >= 10 ** (1 - digits) else f"{value / kilo:.{digits}f}K"
-
-
-def _score(statistic: Statistic | None, digits: int) -> str:
-    """As the paper prints it: '70.2±.3', without deviation for one seed, '-' for no value."""
-    if statistic is None:
-        return "-"
-    mean = f"{statistic.mean:.{digits}f}"
-    if statistic.deviation is None:
-        return mean
-    return f"{mean}±{statistic.deviation:.{digits}f}".replace("±0.", "±.")

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from loda.cost import Cost
-
 from eval.results import Record
 from eval.tables.runs import experiment_of
+from loda.costs import Cost
 from loda.lab.run import Run
 
 TOY = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy"]
@@ -42,6 +41,7 @@ def record(
         "adapter": "loda",
         "approx": "dense",
         "seed": experiment.seed,
+        "checkpoint": f"epoch-{epoch:g}",
         "epoch": float(epoch),
         "split": experiment.decode.split,
         "scorer": experiment.dataset.scorer,

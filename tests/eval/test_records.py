@@ -27,10 +27,9 @@ def test_a_record_reads_back(content):
         ("epoch", True),
         ("scores", {"BLEU": None}),
         ("scores", {"BLEU": float("nan")}),
-        ("hashes", {"train": "", "decode": "", "data": ""}),
         ("cost", {"energy": 1.0}),
     ],
-    ids=["unknown", "mistyped", "boolean", "no number", "nan", "no hash", "no cost"],
+    ids=["unknown", "mistyped", "boolean", "no number", "nan", "no cost"],
 )
 def test_malformed_content_is_refused_by_name(content, key, value):
     with pytest.raises(LodaError, match=key):

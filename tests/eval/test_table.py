@@ -203,8 +203,8 @@ def test_settings_of_all_runs_select_those_runs():
     assert f"python train.py {' '.join(LODA)} optim.lr=0.5 seed=1" in table.commands
     assert "optim.lr=0.5" in markdown(table).splitlines()[2]
     runs = {run.label: run for run in table_runs("table1", "toy", ["optim.lr=0.5"])}
-    assert Run(runs["LoDA, seed 0"].experiment).name == row_of(table, "LoDA").records[0].run
-    assert runs["FT, seed 0"].experiment.optim.lr == 0.5  # also where the row has a rate of its own
+    assert runs["LoDA, seed 0"].runs[0].name == row_of(table, "LoDA").records[0].run
+    assert runs["FT, seed 0"].experiments[0].optim.lr == 0.5  # also where the row has a rate of its own
 
 
 def test_the_command_prints_the_table_and_writes_all_formats(tmp_path, monkeypatch, capsys):
