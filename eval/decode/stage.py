@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
-from eval.decode.beam import Hypothesis, beam_search
+from eval.decode.beam import Hypothesis, Rules, batches, check_prompts, search
 from loda.atomic import discard_folder
 from loda.errors import LodaError
 from loda.lab.base.approximation import get_approximation
@@ -87,39 +87,29 @@ def _search(
     checkpoint: Checkpoint,
 ) -> list[Hypothesis]:
     """The best hypothesis for every prompt, in order; every finished batch is a stage of its own."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    rules = Rules(
+        config.num_beams,
+        config.max_new_tokens,
+        config.length_penalty,
+        config.no_repeat_ngram_size,
+        config.min_length,
+        tuple(stop),
+    )
+    check_prompts(model, prompts, rules)
     found: dict[int, Hypothesis] = {}
+    folder = _batches(stage).relative_to(stage.root)
     with progress_bar(f"decode {checkpoint.name}", len(prompts), "context") as bar:
-        for start in range(0, len(order), config.batch_size):
-            chosen = order[start : start + config.batch_size]
-            batch = [prompts[i] for i in chosen]
-            part = Stage(
-                stage.root, f"{_batches(stage).relative_to(stage.root)}/{start}", "batch", digest(batch), stage.inputs
-            )
+        for number, indices in enumerate(batches(prompts, config.batch_size)):
+            batch = [prompts[i] for i in indices]
+            part = Stage(stage.root, f"{folder}/{number}", "batch", digest(batch), stage.inputs)
             done = part.find()
             if done is None:
-                hypotheses = _beam_search(model, stop, batch, config)
+                with explain_oom("decoding", "lower decode.batch_size, which does not change the texts"):
+                    hypotheses = search(model, batch, rules)
                 done = part.write(content={"hypotheses": [[h.tokens, h.score] for h in hypotheses]})
-            found.update(zip(chosen, (Hypothesis(*each) for each in done.content["hypotheses"]), strict=True))
-            bar.update(len(chosen))
+            found.update(zip(indices, (Hypothesis(*each) for each in done.content["hypotheses"]), strict=True))
+            bar.update(len(indices))
     return [found[i] for i in range(len(prompts))]
-
-
-def _beam_search(
-    model: PreTrainedModel, stop: Sequence[int], batch: Sequence[Sequence[int]], config: DecodeConfig
-) -> list[Hypothesis]:
-    with explain_oom("decoding", "lower decode.batch_size, which does not change the texts"):
-        return beam_search(
-            model,
-            batch,
-            num_beams=config.num_beams,
-            max_new_tokens=config.max_new_tokens,
-            length_penalty=config.length_penalty,
-            no_repeat_ngram_size=config.no_repeat_ngram_size,
-            min_length=config.min_length,
-            eos_token_ids=stop,
-            batch_size=config.batch_size,
-        )
 
 
 def _batches(stage: Stage) -> Path:

@@ -189,15 +189,15 @@ def test_sigterm_saves_ends_with_the_code_that_requeues(tmp_path):
 def test_a_decoding_that_was_stopped_keeps_its_finished_batches(tmp_path, monkeypatch):
     whole, broken = (compose([*SHORT, f"outputs={tmp_path / name}"]) for name in ("whole", "broken"))
     run_experiment(whole)
-    real, searched = decoding.beam_search, []
+    real, searched = decoding.search, []
 
-    def stopping(model, batch, **rules):
+    def stopping(model, batch, rules):
         searched.append(len(batch))
         if len(searched) == 3:
             raise Stopped
-        return real(model, batch, **rules)
+        return real(model, batch, rules)
 
-    monkeypatch.setattr(decoding, "beam_search", stopping)
+    monkeypatch.setattr(decoding, "search", stopping)
     with pytest.raises(Stopped):
         run_experiment(broken)
     run_experiment(broken)

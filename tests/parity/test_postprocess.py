@@ -8,7 +8,7 @@ import pytest
 
 from eval.score.corpus import Corpus
 from eval.score.postprocess import NUM_REFERENCES, make_corpus
-from loda.lab.base.model import load_tokenizer
+from loda.lab.base.tokenizer import load_tokenizer
 from loda.lab.data import Pair, group, load_pairs
 
 LORA_STOP = ("<|endoftext|>", "\n\n")
