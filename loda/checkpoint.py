@@ -92,9 +92,8 @@ def from_pretrained(
     found = base_fingerprint or fingerprint(model)
     if found != trained_on:
         raise LodaError(
-            f"the adapter in {folder} was trained on another base model "
-            f"(fingerprint {trained_on[:12]}, this one has {found[:12]}); "
-            "load the base it was trained on, in the same dtype"
+            f"the adapter in {folder} was trained on another base model (fingerprint {trained_on[:12]}, this one has "
+            f"{found[:12]}); load the base it was trained on, in the same dtype"
         )
     stored = approximation is None and APPROXIMATION_FILE in files
     check_files(folder, {name: digest for name, digest in files.items() if stored or name != APPROXIMATION_FILE})

@@ -50,10 +50,10 @@ class PrefixConfig:
     def attach(self, model: nn.Module) -> None:
         """Put the prefix before the tokens of the transformer."""
         transformer: Any = cast(Any, model).base_model
-        Prefix(self, transformer.config).insert(transformer, model)
+        PrefixAdapter(self, transformer.config).insert(transformer, model)
 
 
-class Prefix(Insertion):
+class PrefixAdapter(Insertion):
     """P = MLP(E): () -> (length, layers, 2, heads, d / heads), keys and values for every layer.
 
     Until `fold`, P is computed from E and the MLP; afterwards P is a parameter. There is no zero map: even a prefix of

@@ -51,5 +51,5 @@ class DenseLinear(nn.Module):
 
 
 def frozen(tensor: Tensor) -> nn.Parameter:
-    """Return a parameter over the memory of `tensor`: the tensor itself if it is one, else without a gradient."""
+    """Return `tensor` if it is a parameter, else a parameter without gradient over its memory."""
     return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)

@@ -98,7 +98,7 @@ class SparseLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Shape and number of kept entries."""
-        return f"{tuple(self.weight.shape)}, kept={int(self.kept)}"
+        return f"{tuple(self.weight.shape)}" + ("" if self.kept.is_meta else f", kept={self.macs()}")
 
 
 def _number(value: int, like: Tensor) -> Tensor:

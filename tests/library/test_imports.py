@@ -98,7 +98,7 @@ def test_importing_the_library_imports_nothing_of_the_harness():
 
 
 def test_the_public_names_exist_are_documented_and_listed():
-    assert set(loda.__all__) <= set(dir(loda))
+    assert set(dir(loda)) == {*loda.__all__, "__version__"}
     for name in loda.__all__:
         assert getattr(loda, name).__doc__, name
     with pytest.raises(AttributeError, match="module 'loda' has no attribute 'injekt'"):
