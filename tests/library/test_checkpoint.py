@@ -167,7 +167,7 @@ def test_a_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
 def test_a_file_of_something_else_is_named(saved, file, content):
     (saved / file).write_bytes(content)
-    refused(saved, rf"{file} (is not a manifest|was changed)")
+    refused(saved, rf"{file} (is not JSON|is not a manifest|was changed)")
 
 
 def edited_config(folder, edit) -> None:
@@ -213,7 +213,7 @@ def test_an_altered_bit_is_noticed_and_the_file_named(saved, file, place):
     content = bytearray((saved / file).read_bytes())
     content[int(place * len(content))] ^= 1
     (saved / file).write_bytes(content)
-    refused(saved, rf"{file} (was changed after it was written, its sha256 differs|is not a manifest)")
+    refused(saved, rf"{file} (was changed after it was written, its sha256 differs|is not JSON|is not a manifest)")
     with pytest.raises(LodaError, match=file):
         check_saved(saved)
 

@@ -2,15 +2,13 @@
 
 from functools import lru_cache
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import loda
+from loda.checkpoint import APPROXIMATION_FILE, load_tensors, save_tensors
 from loda.lab.base.model import Base
 from loda.lab.run import Run
 from loda.lab.stage import Stage
-
-FILE = "approximation.safetensors"
 
 
 def get_approximation(run: Run, base: Base) -> dict[str, Tensor] | None:
@@ -20,12 +18,11 @@ def get_approximation(run: Run, base: Base) -> dict[str, Tensor] | None:
         return None
     if stage.find() is None:
         tensors = loda.approximate(base.model, run.experiment.method)
-        stage.write(lambda folder: save_file(tensors, folder / FILE))
+        stage.write(lambda folder: save_tensors(tensors, folder / APPROXIMATION_FILE))
     return _read(stage)
 
 
 @lru_cache(maxsize=1)
 def _read(stage: Stage) -> dict[str, Tensor]:
     stage.load()
-    tensors: dict[str, Tensor] = load_file(stage.path / FILE)
-    return tensors
+    return load_tensors(stage.path / APPROXIMATION_FILE)
