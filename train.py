@@ -6,64 +6,82 @@
     torchrun --nproc_per_node 2 train.py model=gpt2_large
 
 Groups and their options are the folders of `configs/`. Finished stages are not repeated, so any launcher does only what
-is missing, and an interrupted training continues from its last state. Exit codes: 0, all is done; 2, something failed;
-75, stopped by SIGTERM, SIGUSR1 or Ctrl-C: run the same command again.
+is missing, and an interrupted training continues from its last state. Exit codes: 0, all is done; 2, an error that the
+message explains; 75, stopped by SIGTERM, SIGUSR1 or Ctrl-C: run the same command again.
 """
 
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from eval.pipeline import complete, record_failure
 from eval.results import collect, summary
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
-from loda.lab.config import resolve
+from loda.lab.config import Experiment, compose, resolve
 from loda.lab.interrupt import listening
 from loda.lab.processes import is_main_process, process_count
 from loda.lab.run import Run
 
 
-@hydra.main(config_path="configs", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> None:
-    """Run one job. A failing job of a sweep is recorded and the sweep continues."""
-    is_sweep, run = HydraConfig.get().mode == RunMode.MULTIRUN, None
+def main(arguments: Sequence[str] | None = None) -> int:
+    overrides = list(sys.argv[1:] if arguments is None else arguments)
+    with listening():
+        if any(argument.startswith("-") for argument in overrides):
+            sweep_with_hydra()
+        else:
+            run_experiment(compose(overrides), overrides)
+    return 0
+
+
+def run_experiment(experiment: Experiment, overrides: Sequence[str], in_sweep: bool = False) -> None:
+    """Do what is missing of an experiment and print its scores. A failure is recorded in the folder of the run."""
+    run = Run(experiment)
     try:
-        if is_sweep and process_count() > 1:
-            raise LodaError(
-                f"a sweep runs in one process, this launch has {process_count()}; start it with plain python, or one "
-                "run at a time over several processes"
-            )
-        run = Run(resolve(config))
         records = complete(run)
     except Exception as error:
-        overrides = " ".join(HydraConfig.get().overrides.task)
-        message = str(error) if isinstance(error, LodaError) else traceback.format_exc()
-        if run is not None and (is_sweep or run.path.exists()):  # not for what was refused before it began
-            record_failure(run, overrides, message)
-        if not is_sweep:
-            raise
-        print(f"{overrides}: error: {message}", file=sys.stderr)
-        # Hydra's launchers hand this to the process that started the sweep, when all jobs have ended.
-        raise LodaError("at least one job of the sweep failed; the messages are above and in failed.json") from None
+        if in_sweep or run.path.exists():  # not for a single run that was refused before it started
+            message = str(error) if isinstance(error, LodaError) else traceback.format_exc()
+            record_failure(run, " ".join(overrides), message)
+        raise
     if is_main_process():
         for record in records:
             print(summary(record))
         collect(run.root)
 
 
-def start(arguments: object) -> int:
-    """Hydra reads the arguments of the process itself."""
-    with listening():
-        main()
-    return 0
+def sweep_with_hydra() -> None:
+    """Let Hydra read its own options, such as -m and --help."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would cut a traceback short and exit by itself
+    try:
+        run_job()
+    except HydraException as error:
+        raise LodaError(str(error).strip().splitlines()[0]) from error
+
+
+@hydra.main(config_path="configs", config_name="train", version_base="1.3")
+def run_job(config: DictConfig) -> None:
+    """Run one job of a sweep. A failing job is recorded and the sweep continues."""
+    overrides = list(HydraConfig.get().overrides.task)
+    try:
+        if process_count() > 1:
+            raise LodaError(
+                f"a sweep runs in one process, this launch has {process_count()}; start it with plain python, or one "
+                "run at a time over several processes"
+            )
+        run_experiment(resolve(config), overrides, in_sweep=True)
+    except Exception as error:
+        message = f"error: {error}" if isinstance(error, LodaError) else traceback.format_exc()
+        print(f"{' '.join(overrides)}: {message}", file=sys.stderr)
+        # Hydra's launchers hand this to the process that started the sweep, when all jobs have ended.
+        raise LodaError("at least one job of the sweep failed; the messages are above and in failed.json") from None
 
 
 if __name__ == "__main__":
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would cut a traceback short and exit by itself
-    run_command(start)
+    run_command(main)
