@@ -20,8 +20,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from eval.pipeline import complete, record_failure
-from eval.results import collect, summary
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
 from loda.lab.config import Experiment, compose, resolve
@@ -42,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_experiment(experiment: Experiment, overrides: Sequence[str], in_sweep: bool = False) -> None:
     """Do what is missing of an experiment and print its scores. A failure is recorded in the folder of the run."""
+    # Seconds of imports, for which --help and a wrong setting do not wait.
+    from eval.pipeline import complete, record_failure
+    from eval.results import collect, summary
+
     run = Run(experiment)
     try:
         records = complete(run)

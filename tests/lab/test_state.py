@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -54,15 +52,13 @@ def attempt(folder: Path, optim, trainer, stop_at: int | None = None):
     run = run_in(folder)
     state = load_state(run)
     torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
     model = loda.inject(load_base(EXPERIMENT.model, SHIPPED), loda.LodaConfig(LoDAPlus(dropout=0.1)))
     kept = {}
 
     def save(now):
         save_state(run, now)
         if now.step == stop_at:
-            random.random()
+            torch.rand(3)
             raise Stopped
 
     def keep(checkpoint):
@@ -102,25 +98,6 @@ def test_accumulated_gradients_are_not_lost(tmp_path):
     resumed, kept_too, _ = attempt(tmp_path, optim, TRAINER)
     assert resumed == metrics
     assert torch.equal(kept[8], kept_too[8])
-
-
-def test_the_state_holds_the_generators_of_python_and_numpy(tmp_path):
-    with pytest.raises(Stopped):
-        attempt(tmp_path, OPTIM, TRAINER, stop_at=4)
-    attempt(tmp_path, OPTIM, TRAINER)
-    found = random.random(), np.random.random()
-    random.seed(0)
-    np.random.seed(0)
-    assert found == (random.random(), np.random.random())
-
-
-def test_altered_metrics_are_named(tmp_path):
-    with pytest.raises(Stopped):
-        attempt(tmp_path, OPTIM, TRAINER, stop_at=4)
-    path = run_in(tmp_path).metrics_file
-    path.write_text(path.read_text().replace("1", "2", 1))
-    with pytest.raises(LodaError, match=r"metrics.jsonl was changed after it was written"):
-        attempt(tmp_path, OPTIM, TRAINER)
 
 
 def test_a_state_of_two_processes_is_not_resumed_by_one(tmp_path):

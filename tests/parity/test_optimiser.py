@@ -32,10 +32,10 @@ class Lines:
     def __init__(self) -> None:
         self.lines: list[dict[str, float]] = []
 
-    def log(self, step: int, values: dict[str, float]) -> None:
+    def log(self, values: dict[str, float], step: int) -> None:
         self.lines.append({"step": step, **values})
 
-    def close(self) -> None:
+    def finish(self) -> None:
         pass
 
 

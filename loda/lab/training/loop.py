@@ -45,7 +45,6 @@ from loda.lab.training.sampler import batches, steps_per_epoch
 from loda.lab.training.state import (
     State,
     collect_tensors,
-    plain_generators,
     restore_generators,
     restore_tensors,
     torch_generators,
@@ -206,12 +205,14 @@ class Loop:
             LodaError: a loss or a parameter is not finite.
         """
         self._check_finite()
-        tensors = collect_tensors(self.parameters, self.adamw, [loss.value for loss in self.losses])
+        losses = [loss.value for loss in self.losses]
+        tensors = collect_tensors(self.parameters, self.adamw)
+        tensors["losses"] = torch.stack(losses).cpu() if losses else torch.empty(0)
         for name, row in torch_generators(self.accelerator.device).items():
             gathered = self.accelerator.gather(row.to(self.accelerator.device)).cpu() if process_count() > 1 else row
             tensors[name] = gathered
         known = None if math.isnan(self.mean_loss) else self.mean_loss
-        return State(self.steps, self.adamw.updates, self._seconds(), known, self.resumed, plain_generators(), tensors)
+        return State(self.steps, self.adamw.updates, self._seconds(), known, self.resumed, tensors)
 
     def _step(self, indices: Sequence[int]) -> None:
         """Train on one batch, of which this process takes its share."""
