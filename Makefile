@@ -1,18 +1,17 @@
-# The protocol, readable. `make help` lists the targets.
+# `make help` lists the targets.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-INSIST ?=
-SET    ?=
-FLAGS  := $(if $(INSIST),--insist)
+FORCE  ?=
+ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table3 status verify reproduce chaos figure2 bench report demo-report toy clean clean-outputs
+.PHONY: help setup demo test table1 table2 table3 status verify chaos reproduce figure2 bench report demo-report toy clean clean-outputs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
-setup: $(VENV)/installed  ## create .venv and install everything (CPU build of torch; see README for a GPU)
+setup: $(VENV)/installed  ## create .venv and install everything (CPU build of torch; for a GPU see README)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,7 +21,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup  ## the main job on the embedded toy model and data: train, decode, score, Table 1
-	$(BIN)/python -m scripts.run_table table1 --profile toy --processes 2
+	$(BIN)/python -m scripts table table1 --profile toy --processes 2
 
 test: setup  ## lint, types and the whole test suite
 	$(BIN)/ruff check .
@@ -30,43 +29,43 @@ test: setup  ## lint, types and the whole test suite
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-table1: setup  ## Table 1 (E2E) in the paper's settings; wants a GPU, INSIST=1 runs it without
+table1: setup  ## Table 1 (E2E) in the paper's settings; needs a GPU, FORCE=1 runs it without
 table2: setup  ## Table 2 (DART), likewise
 table3: setup  ## Table 3 (bottleneck dimensions r), likewise
 table1 table2 table3:
-	$(BIN)/python -m scripts.run_table $@ --profile paper $(FLAGS) $(SET)
+	$(BIN)/python -m scripts table $@ --profile paper $(if $(FORCE),--insist) $(ARGS)
 
-status: setup  ## list the runs in outputs/: done, running, failed, stopped; with TABLE=table1 what it lacks (PROFILE=toy)
-	$(BIN)/python -m scripts.status $(if $(TABLE),$(TABLE) $(if $(PROFILE),--profile $(PROFILE)) $(SET))
+status: setup  ## list the runs in outputs/: done, running, failed, stopped; TABLE=table1 PROFILE=toy: what a table lacks
+	$(BIN)/python -m scripts status $(if $(TABLE),$(TABLE) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS))
 
-verify: setup  ## check every file in outputs/ against the hash it was written with
-	$(BIN)/python -m scripts.verify $(or $(OUTPUTS),outputs)
+verify: setup  ## check every stage in outputs/ against its manifest
+	$(BIN)/python -m scripts verify $(or $(OUTPUTS),outputs)
 
-chaos: setup  ## kill the toy pipeline at KILLS random moments (default 60) and compare with a run left in peace
+chaos: setup  ## kill the toy pipeline at KILLS random moments (default 60) and compare with an undisturbed run
 	$(BIN)/python -m tests.chaos --kills $(or $(KILLS),60)
 
 reproduce: setup  ## run the finished RUN again from its record and compare adapters, predictions and scores
-	$(BIN)/python -m scripts.reproduce $(RUN)
+	$(BIN)/python -m scripts reproduce $(RUN)
 
 figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations of GPT2-medium's first block
-	$(BIN)/python -m scripts.figure2 --model gpt2_medium $(SET)
+	$(BIN)/python -m scripts figure2 --model gpt2_medium $(ARGS)
 
-bench: setup  ## time every stage against public libraries, ten minutes on two cores; MODEL=gpt2_medium for the record
-	$(BIN)/python -m benchmarks $(if $(MODEL),--model $(MODEL))
+bench: setup  ## time every stage against public libraries, ten minutes on two cores
+	$(BIN)/python -m benchmarks $(ARGS)
 
 report: setup  ## everything in outputs/ as one HTML file, outputs/report.html; nothing is trained
-	$(BIN)/python -m scripts.report $(SET)
+	$(BIN)/python -m scripts report $(ARGS)
 
 demo-report: setup  ## Tables 1 to 3 and Figure 2 on the toy model and data, then their report
-	$(BIN)/python -m scripts.figure2 --model toy
+	$(BIN)/python -m scripts figure2 --model toy
 	status=0; \
 	for table in table1 table2 table3; do \
-	  $(BIN)/python -m scripts.run_table $$table --profile toy --processes 2 || status=$$?; \
+	  $(BIN)/python -m scripts table $$table --profile toy --processes 2 || status=$$?; \
 	done; \
-	$(BIN)/python -m scripts.report --profile toy && exit $$status
+	$(BIN)/python -m scripts report --profile toy && exit $$status
 
 toy: setup  ## rebuild the toy base and data from nothing (20-30 minutes on two cores)
-	$(BIN)/python -m scripts.toy.__main__
+	$(BIN)/python -m scripts.toy
 
 clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
