@@ -54,9 +54,8 @@ def decode(
     """Decode one checkpoint, unless it was done. A decoding that was interrupted keeps its finished batches."""
     adapter = run.checkpoint(checkpoint).load()
     stage = run.decoding(checkpoint, adapter)
-    found = stage.find()
-    if found is not None:
-        return found
+    if stage.find() is not None:
+        return stage.load()
     started, trainer = time.monotonic(), run.experiment.trainer
     set_threads(trainer)
     device = pick_device(trainer.device)

@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,41 +40,52 @@ def score_decoding(run: Run, checkpoint: Checkpoint, decoding: Manifest, instanc
     found = stage.find()
     if found is not None:
         return read_record(run.root, found)
-    started, experiment = time.monotonic(), run.experiment
-    dataset, training = experiment.dataset, run.training()
+    started, dataset, training = time.monotonic(), run.experiment.dataset, run.training()
     assert training is not None
-    trained = training.load()
-    run.decoding(checkpoint, run.checkpoint(checkpoint).load()).load()
-    corpus = make_corpus(dataset.scorer, read_texts(run.root, decoding), instances, experiment.decode.stop)
+    corpus = make_corpus(dataset.scorer, read_texts(run.root, decoding), instances, run.experiment.decode.stop)
     scored = score_with_statistics(corpus, metrics_of(dataset))
+    statistics = {name: np.asarray(rows, dtype=np.float64) for name, (_, rows) in scored.items()}
     origin = provenance(time.monotonic() - started, torch.device("cpu"))
-    record = Record(
+    scores = {name: value for name, (value, _) in scored.items()}
+    record = _record(run, checkpoint, decoding, training.load(), stage, scores, len(instances), origin)
+    if run.experiment.trains:
+        write_card(record, run.checkpoint(checkpoint).path)
+
+    def fill(folder: Path) -> None:
+        (folder / SCORES).write_text(json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_file(statistics, folder / STATISTICS)
+
+    stage.write(fill, provenance=origin)
+    return record
+
+
+def _record(
+    run: Run,
+    checkpoint: Checkpoint,
+    decoding: Manifest,
+    trained: Manifest,
+    stage: Stage,
+    scores: dict[str, float],
+    contexts: int,
+    origin: dict[str, Any],
+) -> Record:
+    experiment = run.experiment
+    return Record(
         run=run.name,
         model=experiment.model.name,
-        dataset=dataset.name,
+        dataset=experiment.dataset.name,
         adapter=experiment.method.adapter.name,
         approx=experiment.method.approx.name,
         seed=experiment.seed,
         checkpoint=checkpoint.name,
         epoch=float(checkpoint.epoch),
         split=experiment.decode.split,
-        scorer=dataset.scorer,
-        contexts=len(instances),
-        scores={name: value for name, (value, _) in scored.items()},
+        scorer=experiment.dataset.scorer,
+        contexts=contexts,
+        scores=scores,
         cost=Cost(**trained.content["cost"]),
         settings=experiment.to_dict(),
         training=trained.content["training"],
         hashes={"train": run.train_key, "decode": run.decode_key, "data": run.data_key, "metrics": stage.key},
         provenance={"training": trained.provenance, "decoding": decoding.provenance, "scoring": origin},
     )
-    statistics = {name: np.asarray(rows, dtype=np.float64) for name, (_, rows) in scored.items()}
-    text = json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n"
-
-    def fill(folder: Path) -> None:
-        (folder / SCORES).write_text(text, encoding="utf-8")
-        save_file(statistics, folder / STATISTICS)
-
-    manifest = stage.write(fill, provenance=origin)
-    if experiment.trains:
-        write_card(record, run.checkpoint(checkpoint).path)
-    return read_record(run.root, manifest)

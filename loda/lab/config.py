@@ -1,5 +1,6 @@
 """An experiment as frozen, checked objects. Hydra composes YAML; from `resolve` on no function sees a DictConfig."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -233,8 +234,9 @@ class Experiment:
         return self.method.adapter.name != "none"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, which `load(Experiment, ...)` reads."""
-        return asdict(self) | {"method": self.method.to_dict()}
+        """The settings as JSON has them; `load(Experiment, ...)` reads them."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self) | {"method": self.method.to_dict()}))
+        return plain
 
     def __post_init__(self) -> None:
         if self.method.adapter.name == "prefix" and self.trainer.activation_checkpointing:
