@@ -13,6 +13,7 @@ from loda.atomic import discard_folder
 from loda.errors import LodaError
 from loda.lab.base.approximation import get_approximation
 from loda.lab.base.model import Base
+from loda.lab.base.tokenizer import encode_text
 from loda.lab.config import DecodeConfig
 from loda.lab.data import Instance
 from loda.lab.device import explain_oom, pick_device, set_threads
@@ -21,7 +22,6 @@ from loda.lab.provenance import provenance
 from loda.lab.run import Run
 from loda.lab.stage import Manifest, Stage, digest
 from loda.lab.training.checkpoints import Checkpoint
-from loda.lab.training.examples import prompt
 
 PREDICTIONS = "predictions.jsonl"
 PLAIN = "{context}"
@@ -38,7 +38,7 @@ def encode_prompts(
         LodaError: a context within a template is so long; cut, it would lose the template's beginning.
     """
     room = max_length - config.max_new_tokens
-    rendered = [prompt(tokenizer, config.prompt.render(i.context), config.prompt.append_eos) for i in instances]
+    rendered = [encode_text(tokenizer, config.prompt.render(i.context), config.prompt.append_eos) for i in instances]
     longest = max(map(len, rendered))
     if config.prompt.template != PLAIN and longest > room:
         raise LodaError(

@@ -11,11 +11,10 @@ from eval.decode.stage import encode_prompts
 from loda.adapters import FullRank, LoRA
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
-from loda.lab.base.tokenizer import load_tokenizer
+from loda.lab.base.tokenizer import encode_text, load_tokenizer
 from loda.lab.config import compose
 from loda.lab.data import Instance, load
 from loda.lab.run import Run
-from loda.lab.training.examples import prompt
 from tests.library.models import ADAPTERS, VOCABULARY, perturb, tiny_gpt2
 
 ONE_SHOT = ["adapter=none", "decode=one_shot"]
@@ -30,7 +29,7 @@ def tokenizer():
 def test_a_context_is_given_as_in_training(tokenizer):
     experiment = compose(["dataset=toy"])
     (ids,) = encode_prompts(tokenizer, [Instance(CONTEXT, ())], experiment.decode, 256)
-    assert ids == prompt(tokenizer, CONTEXT)
+    assert ids == encode_text(tokenizer, CONTEXT)
 
 
 def test_the_one_shot_prompt_is_the_papers(shared):

@@ -47,7 +47,7 @@ def test_plain_gzipped_and_crlf_files_are_the_same(folder):
 @pytest.mark.parametrize("local", [b"a\r\nb\r\n", b"a\nb\n"])
 def test_line_ends_of_another_system_do_not_matter(upstream, local, tmp_path):
     (tmp_path / "file").write_bytes(local)
-    assert source.read(tmp_path / "file", SourceFile("file", blob_id(upstream), 2, "https://a")) == b"a\nb\n"
+    assert source.read("a", SourceFile("file", blob_id(upstream), 2, "https://a"), tmp_path)[1] == b"a\nb\n"
 
 
 @pytest.mark.parametrize("content", [b"a\r\nb\r\n", b"a\nb\n"])
@@ -55,9 +55,9 @@ def test_a_download_is_verified_kept_and_not_repeated(content, tmp_path, monkeyp
     monkeypatch.setenv("LODA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "upstream").write_bytes(content)
     file = SourceFile("file", blob_id(content), 2, (tmp_path / "upstream").as_uri())
-    assert source.read(source.locate("a", file, None), file) == b"a\nb\n"
+    assert source.read("a", file, None)[1] == b"a\nb\n"
     (tmp_path / "upstream").unlink()
-    assert source.read(source.locate("a", file, None), file) == b"a\nb\n"
+    assert source.read("a", file, None)[1] == b"a\nb\n"
 
 
 def test_a_download_of_something_else_is_refused_and_not_kept(tmp_path, monkeypatch):

@@ -41,6 +41,12 @@ def token_id(tokenizer: Tokenizer, text: str) -> int:
     return int(ids[0])
 
 
+def encode_text(tokenizer: Tokenizer, text: str, append_eos: bool = True) -> list[int]:
+    """The ids of a text, then of the end-of-text token, which also separates a context from its completion."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return [*ids, token_id(tokenizer, END_OF_TEXT)] if append_eos else ids
+
+
 def _end_of_text(tokenizer: Tokenizer, folder: Path) -> str:
     ids = read_json(folder / "config.json").get("eos_token_id")
     number = ids[0] if isinstance(ids, list) and ids else ids

@@ -70,8 +70,7 @@ def load_pairs(name: str, split: str, path: str | Path | None = None) -> list[Pa
     if split not in SPLITS and split not in SEEN:
         raise LodaError(f"split={split!r} is not one of {', '.join((*SPLITS, *SEEN))}")
     file: SourceFile = module.FILES["test" if split in SEEN else split]
-    found = locate(name, file, path)
-    pairs = _parse(name, file, found, content_hash(found))
+    pairs = _parse(name, file, *read(name, file, path))
     if split not in SEEN:
         return list(pairs)
     if any(pair.seen is None for pair in pairs):
@@ -112,10 +111,10 @@ def _own_hash(name: str, file: SourceFile, path: str | Path | None) -> str | Non
 
 
 @lru_cache(maxsize=8)
-def _parse(name: str, file: SourceFile, path: Path, sha256: str) -> tuple[Pair, ...]:
-    """Parse a file once in a process, whoever asks; `sha256` makes a changed file another one."""
+def _parse(name: str, file: SourceFile, path: Path, data: bytes) -> tuple[Pair, ...]:
+    """Parse a file once in a process, whoever asks."""
     try:
-        pairs: list[Pair] = _module(name).pairs(read(path, file))
+        pairs: list[Pair] = _module(name).pairs(data)
     except LodaError as error:
         raise LodaError(f"{path}: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:

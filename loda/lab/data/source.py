@@ -73,12 +73,19 @@ def locate(dataset: str, file: SourceFile, path: str | Path | None) -> Path:
     return _download(dataset, file, file.url, folder / file.name)
 
 
-def read(path: Path, file: SourceFile) -> bytes:
-    """The bytes of a file with LF line ends.
+def read(dataset: str, file: SourceFile, path: str | Path | None) -> tuple[Path, bytes]:
+    """The path of a file and its bytes with LF line ends. A file that does not change is read once in a process.
 
     Raises:
-        LodaError: it cannot be read, or is not the original.
+        LodaError: it is missing, cannot be downloaded or read, or is not the original.
     """
+    found = locate(dataset, file, path)
+    stat = found.stat()
+    return found, _read(found, file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, file: SourceFile, size: int, modified: int) -> bytes:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

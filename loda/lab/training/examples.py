@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from loda.errors import LodaError
-from loda.lab.base.tokenizer import END_OF_TEXT, token_id
+from loda.lab.base.tokenizer import encode_text
 from loda.lab.data import Pair, load_pairs
 from loda.lab.run import Run
 from loda.lab.stage import Stage, digest
@@ -62,16 +62,9 @@ class Batch:
         return Batch(self.inputs.to(device), self.targets.to(device), self.mask.to(device), layout)
 
 
-def prompt(tokenizer: Tokenizer, context: str, append_eos: bool = True) -> list[int]:
-    """The ids that the model is given: the context, then the separator."""
-    ids: list[int] = tokenizer.encode(context, add_special_tokens=False).ids
-    return [*ids, token_id(tokenizer, END_OF_TEXT)] if append_eos else ids
-
-
 def encode(tokenizer: Tokenizer, pair: Pair, max_length: int) -> Example:
-    given = prompt(tokenizer, pair.context)
-    completion = tokenizer.encode(" " + pair.completion, add_special_tokens=False).ids
-    return Example([*given, *completion, token_id(tokenizer, END_OF_TEXT)][:max_length], len(given))
+    prompt, completion = (encode_text(tokenizer, text) for text in (pair.context, " " + pair.completion))
+    return Example([*prompt, *completion][:max_length], len(prompt))
 
 
 def collate(examples: Sequence[Example]) -> Batch:
