@@ -17,7 +17,7 @@ from torch import Tensor
 
 import loda
 import loda.peft
-from loda.adapters import AdapterH, AdapterL, FineTuning, FineTuningTop2, FullRank, LoDA, LoDAPlus, LoRA, Prefix
+from loda.adapters import FineTuning, FineTuningTop2, FullRank, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import LowRank, Sparse
 from loda.architectures import ARCHITECTURES
 from loda.atomic import write_text
@@ -26,7 +26,7 @@ from loda.interfaces import AdapterConfig, ApproxConfig
 from tests.ecosystem.models import changed_parts, logits, tiny
 from tests.library.models import give_values, perturb
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- support: begin -->\n", "<!-- support: end -->\n"
 
 
@@ -73,7 +73,7 @@ COLUMNS: dict[str, Probe] = {
     "LoDA, LoDA+, LoRA, FT^{q,v}": adapted(LoDA(), LoDAPlus(), LoRA(), FullRank(), in_qv=True),
     "merge LoRA": merged,
     "R-, S-": approximated(LowRank(rank=8), Sparse()),
-    "FT, FT^Top2, Adapter^L, Adapter^H": adapted(FineTuning(), FineTuningTop2(), AdapterL(r=2), AdapterH(r=2)),
+    "FT, FT^Top2, Adapter^L, Adapter^H": adapted(FineTuning(), FineTuningTop2(), Lin(r=2), Houlsby(r=2)),
     "prefix": adapted(Prefix(length=2, hidden=4), starts_as_base=False),
     "bf16": in_bf16,
     "`loda.peft`": in_peft,

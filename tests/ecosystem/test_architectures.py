@@ -6,18 +6,17 @@ from torch import nn
 from transformers import FalconConfig, FalconForCausalLM
 
 import loda
-from loda.adapters import AdapterH, AdapterL, FineTuning, FineTuningTop2, LoDA, LoDAPlus, LoRA, Prefix
+from loda.adapters import FineTuning, FineTuningTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import Dense, LowRank, Sparse
-from loda.architectures import ARCHITECTURES, Layout
-from loda.config import part_name
+from loda.architectures import ARCHITECTURES, AttentionLayout
 from loda.errors import LodaError
 from loda.model import adapter_parameters, projections
 from tests.ecosystem.models import SETTINGS, TOKENS, D, changed_parts, logits, tiny
-from tests.library.models import perturb, same_state, state
+from tests.library.models import perturb, same_state, state, weight_of
 
 every_architecture = pytest.mark.parametrize("kind", SETTINGS)
 SPLIT = [kind for kind in SETTINGS if len(ARCHITECTURES[kind].projections) == 3]
-BASELINES = [AdapterH(r=4), AdapterL(r=4), FineTuning(), FineTuningTop2()]
+BASELINES = [Houlsby(r=4), Lin(r=4), FineTuning(), FineTuningTop2()]
 
 
 def adapted(kind: str, config: loda.LodaConfig) -> nn.Module:
@@ -111,7 +110,7 @@ def test_the_costs_are_those_of_the_shapes(kind):
 
 
 @every_architecture
-@pytest.mark.parametrize("adapter", BASELINES, ids=part_name)
+@pytest.mark.parametrize("adapter", BASELINES, ids=repr)
 def test_the_baselines_stand_in_the_blocks_of_every_architecture(kind, adapter):
     model = loda.inject(tiny(kind), loda.LodaConfig(adapter))
     assert torch.equal(logits(model), logits(tiny(kind)))
@@ -134,7 +133,7 @@ def test_a_prefix_is_refused_outside_gpt2(kind):
 
 
 @pytest.mark.parametrize("kind", SPLIT)
-@pytest.mark.parametrize("approx", [LowRank(rank=8), Sparse(keep=0.4)], ids=part_name)
+@pytest.mark.parametrize("approx", [LowRank(rank=8), Sparse(keep=0.4)], ids=repr)
 def test_joint_approximates_the_concatenation_and_the_default_each_part(kind, approx):
     # The oracle is the approximation of the matrix itself; rows of an nn.Linear's weight are columns here.
     names = ARCHITECTURES[kind].projections
@@ -148,17 +147,16 @@ def test_joint_approximates_the_concatenation_and_the_default_each_part(kind, ap
         ordered = [next(key for key in keys if key.endswith(name)) for name in names]
         weights = [base.get_submodule(key).weight.T for key in ordered]
         for key, weight in zip(ordered, weights, strict=True):
-            expected = approx.build(approx.approximate(weight), None).dense()
-            torch.testing.assert_close(alone[key].frozen.dense(), expected, rtol=0, atol=0)
-        whole = approx.build(approx.approximate(torch.cat(weights, dim=1)), None).dense()
-        found = torch.cat([together[key].frozen.dense() for key in ordered], dim=1)
+            assert torch.equal(weight_of(alone[key].base), weight_of(approx.approximate(weight, None)))
+        whole = weight_of(approx.approximate(torch.cat(weights, dim=1), None))
+        found = torch.cat([weight_of(together[key].base) for key in ordered], dim=1)
         torch.testing.assert_close(found, whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("with_frozen", [False, True])
-def test_a_joint_approximation_is_saved_and_loaded(with_frozen, tmp_path):
+@pytest.mark.parametrize("with_approximation", [False, True])
+def test_a_joint_approximation_is_saved_and_loaded(with_approximation, tmp_path):
     model = adapted("llama", loda.LodaConfig(LoDAPlus(), LowRank(rank=8), joint=True))
-    loda.save_pretrained(model, tmp_path, with_frozen=with_frozen)
+    loda.save_pretrained(model, tmp_path, with_approximation=with_approximation)
     assert torch.equal(logits(loda.from_pretrained(tiny("llama"), tmp_path)), logits(model))
 
 
@@ -249,13 +247,13 @@ def test_an_unknown_architecture_is_refused_with_its_modules_and_the_lines_that_
 
 
 def test_a_row_that_does_not_fit_the_columns_is_refused(monkeypatch):
-    monkeypatch.setitem(ARCHITECTURES, "falcon", Layout(("self_attention.query_key_value",)))
+    monkeypatch.setitem(ARCHITECTURES, "falcon", AttentionLayout(("self_attention.query_key_value",)))
     model = falcon(multi_query=True)
     model.config.num_attention_heads = 5
     with pytest.raises(LodaError, match="48 columns, which are not 5 heads of queries of width 6"):
         loda.inject(model, loda.LodaConfig(LoRA()))
     with pytest.raises(LodaError, match="must name one module that computes q, k and v, or three"):
-        Layout(("q", "kv"))
+        AttentionLayout(("q", "kv"))
 
 
 def test_slices_of_a_module_that_nobody_knows_are_refused(monkeypatch):
@@ -270,7 +268,7 @@ def test_slices_of_a_module_that_nobody_knows_are_refused(monkeypatch):
     with pytest.raises(LodaError, match="'Sequential' is not supported") as error:
         loda.inject(wrapped, loda.LodaConfig(LoRA(), targets=("c_attn",)))
     assert "('attn.c_attn',)" in three_lines(error.value)
-    monkeypatch.setitem(ARCHITECTURES, "Sequential", Layout(("attn.c_attn",)))
+    monkeypatch.setitem(ARCHITECTURES, "Sequential", AttentionLayout(("attn.c_attn",)))
     with pytest.raises(LodaError, match="Sequential has no config"):
         loda.inject(wrapped, loda.LodaConfig(LoRA()))
 

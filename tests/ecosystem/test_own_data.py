@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from loda.lab.fingerprint import data_key
+from loda.lab.training.stage import frozen_tensors
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import loda
@@ -17,12 +19,10 @@ from loda.lab.base.files import SHIPPED, locate
 from loda.lab.base.model import END_OF_TEXT, PACKABLE, _configuration, load_base, load_tokenizer, preflight, token_id
 from loda.lab.config import Experiment, compose, restore
 from loda.lab.data import Pair, load, load_pairs
-from loda.lab.fingerprint import data_key
 from loda.lab.run import Outputs
 from loda.lab.training.examples import Row, collate, encode, encoded
 from loda.lab.training.loss import target_loss
 from loda.lab.training.packing import make_fast, pack
-from loda.lab.training.stage import frozen_tensors
 from loda.model import approximate
 from scripts.figure2 import projections_of_blocks
 from tests.ecosystem.models import SETTINGS, TOKENS, tiny
