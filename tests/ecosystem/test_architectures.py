@@ -1,20 +1,28 @@
-"""loda.model on every architecture: only the named slices change, and everything else works as on GPT-2."""
+"""Every supported architecture: only the named slices change, and everything else works as on GPT-2."""
 
 import pytest
 import torch
 from torch import nn
-from transformers import FalconConfig, FalconForCausalLM
+from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, PreTrainedModel
 
 import loda
+from eval.decode.beam import beam_search
 from loda.adapters import FineTuning, FineTuningTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import Dense, LowRank, Sparse
 from loda.architectures import ARCHITECTURES, AttentionLayout
 from loda.errors import LodaError
+from loda.lab.base.model import Base
+from loda.lab.config import ModelConfig, compose
+from loda.lab.training.examples import Example, collate
+from loda.lab.training.loss import target_loss
+from loda.lab.training.packing import PACKABLE, pack, packed, uses_packing
 from loda.model import adapter_parameters, projections
+from scripts.figure2 import projections_of_blocks
 from tests.ecosystem.models import SETTINGS, TOKENS, D, changed_parts, logits, tiny
 from tests.library.models import perturb, same_state, state, weight_of
 
 every_architecture = pytest.mark.parametrize("kind", SETTINGS)
+WINDOWED = ["mistral", "phi3", "qwen2", "qwen3", "gemma3_text"]
 SPLIT = [kind for kind in SETTINGS if len(ARCHITECTURES[kind].projections) == 3]
 BASELINES = [Houlsby(r=4), Lin(r=4), FineTuning(), FineTuningTop2()]
 
@@ -284,3 +292,97 @@ def test_an_unknown_architecture_is_adapted_by_the_names_of_its_modules():
 def test_one_slice_of_a_known_attention_cannot_be_its_whole():
     with pytest.raises(LodaError, match=r"c_attn, which is q, k, v; slices=\('whole',\) would leave it without"):
         loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA(), targets=("c_attn",), slices=("whole",)))
+
+
+# The harness: what training and decoding take for granted.
+
+
+@every_architecture
+def test_the_dropouts_of_a_base_are_switched_off(kind, tmp_path):
+    config = tiny(kind).config
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.5)
+    config.save_pretrained(tmp_path)
+    shape = Base(ModelConfig("tiny", path=str(tmp_path)), tmp_path).shape
+    model = AutoModelForCausalLM.from_config(shape).train()
+    assert torch.equal(model(TOKENS).logits, model.eval()(TOKENS).logits)
+
+
+@every_architecture
+def test_the_loss_is_that_of_the_model_itself(kind):
+    # Gemma 2 caps its logits outside of its head.
+    model = tiny(kind, **({"final_logit_softcapping": 1.0} if kind == "gemma2" else {}))
+    batch = collate([Example(TOKENS[0].tolist(), 4), Example(TOKENS[1, :7].tolist(), 2)])
+    labels = batch.inputs.clone()
+    labels[:, 1:][~batch.mask[:, :-1]] = -100
+    labels[:, 0] = -100
+    expected = model(batch.inputs, attention_mask=torch.ones_like(labels), labels=labels).loss.item()
+    assert target_loss(model, batch, label_smoothing=0.0).item() == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize("kind", PACKABLE)
+def test_packed_examples_have_the_losses_of_padded_ones(kind):
+    model = tiny(kind, **wide(kind))
+    assert packs(model, "auto")
+    assert packs(model, "on")
+    assert not packs(model, "off")
+    generator = torch.Generator().manual_seed(0)
+    examples = [Example(torch.randint(1, 64, (n,), generator=generator).tolist(), n // 2) for n in (9, 16, 6)]
+    expected = target_loss(model, collate(examples), label_smoothing=0.1).item()
+    with packed(model):
+        found = target_loss(model, pack(examples), label_smoothing=0.1).item()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapter", "obstacle"),
+    [
+        *((kind, "lora", f"the losses of {kind} are not tested") for kind in SETTINGS if kind not in PACKABLE),
+        *((kind, "lora", "the base attends to 15 tokens at most, fewer than dataset.max_length") for kind in WINDOWED),
+        ("gpt2", "prefix", "a prefix needs one cache for each example"),
+    ],
+)
+def test_examples_are_not_packed_where_they_would_have_other_losses(kind, adapter, obstacle):
+    model = tiny(kind, **({"sliding_window": 15} if kind in WINDOWED else {}))
+    assert not packs(model, "auto", adapter)
+    with pytest.raises(LodaError, match=f"trainer.packing=on is not possible: {obstacle}"):
+        packs(model, "on", adapter)
+
+
+def wide(kind: str) -> dict[str, int]:
+    """A window that is as wide as the longest example."""
+    return {"sliding_window": 16} if kind in WINDOWED else {}
+
+
+def packs(model: PreTrainedModel, packing: str, adapter: str = "lora") -> bool:
+    """Whether a training on examples of at most 16 tokens packs them."""
+    short = ["dataset.max_length=16", "decode.max_new_tokens=8"]
+    return uses_packing(
+        compose(["dataset=toy", "model=toy", *short, f"adapter={adapter}", f"trainer.packing={packing}"]), model.config
+    )
+
+
+def test_embeddings_may_be_narrower_than_the_blocks(tmp_path):
+    # OPT-350m is such a model.
+    tiny("opt", word_embed_proj_dim=16).config.save_pretrained(tmp_path)
+    overrides = ["dataset=toy", "model=local", f"model.path={tmp_path}", "dataset.max_length=16"]
+    experiment = compose([*overrides, "decode.max_new_tokens=8"])
+    assert Base(experiment.model, tmp_path).check(experiment).base_macs_per_token == 2 * 3 * 32 * 32
+
+
+@pytest.mark.parametrize("kind", ["gpt_neo", "opt", "bloom", "mistral", "gemma2"])
+def test_the_batch_size_of_the_beam_search_changes_nothing(kind):
+    # Left padding meets alibi, position offsets and sliding windows here.
+    prompts = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
+    rules = {"num_beams": 3, "max_new_tokens": 6, "length_penalty": 0.9, "no_repeat_ngram_size": 3}
+    alone, together = (beam_search(tiny(kind), prompts, eos_token_ids=[0], batch_size=size, **rules) for size in (1, 3))
+    assert [h.tokens for h in alone] == [h.tokens for h in together]
+
+
+def test_figure_2_is_of_q_k_and_v_together_where_the_base_has_three_modules():
+    model = tiny("llama")
+    weights = projections_of_blocks(model)
+    for block, found in zip(model.model.layers, weights, strict=True):
+        modules = [block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj]
+        assert torch.equal(found, torch.cat([module.weight.T for module in modules], dim=1))

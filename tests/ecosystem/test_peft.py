@@ -196,7 +196,7 @@ def test_several_adapters_are_set_disabled_and_deleted():
     model.set_adapter("second")
     second = logits(perturb(model, seed=2))
     assert not torch.equal(first, second)
-    assert {name.split(".")[-2] for name in loda.trainable_parameters(model)} == {"second"}
+    assert all(".second." in name for name in loda.trainable_parameters(model))
     with model.disable_adapter():
         assert torch.equal(logits(model), logits(tiny("gpt2")))
     assert torch.equal(logits(model), second)
