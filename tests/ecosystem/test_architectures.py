@@ -97,31 +97,9 @@ def test_gradients_reach_every_adapter_parameter_and_no_other(kind):
 
 
 @every_architecture
-def test_merging_a_linear_adapter_keeps_the_function(kind):
-    model = adapted(kind, loda.LodaConfig(LoRA()))
-    outputs = logits(model)
-    loda.merge(model)
-    assert not projections(model)
-    torch.testing.assert_close(logits(model), outputs, rtol=1e-4, atol=1e-4)
-
-
-@every_architecture
-def test_the_costs_are_those_of_the_shapes(kind):
-    # Grouped-query models of SETTINGS have 2 heads of keys and values for 4 of queries.
-    model = loda.inject(tiny(kind), loda.LodaConfig(LoRA(r=2)))
-    config = model.config
-    head = SETTINGS[kind].get("head_dim", D // 4)
-    many, few = 4 * head, (getattr(config, "num_key_value_heads", None) or 4) * head
-    cost = loda.cost(model)
-    assert cost.base_macs_per_token == 2 * D * (many + 2 * few)
-    assert cost.trainable_parameters == cost.macs_per_token - cost.base_macs_per_token == 2 * 2 * (2 * D + many + few)
-
-
-@every_architecture
 @pytest.mark.parametrize("adapter", BASELINES, ids=repr)
-def test_the_baselines_stand_in_the_blocks_of_every_architecture(kind, adapter):
+def test_gradients_reach_every_parameter_of_the_baselines(kind, adapter):
     model = loda.inject(tiny(kind), loda.LodaConfig(adapter))
-    assert torch.equal(logits(model), logits(tiny(kind)))
     model(TOKENS, labels=TOKENS).loss.backward()
     trained = adapter_parameters(model)
     assert trained
