@@ -119,5 +119,6 @@ def _same(start: Tensor, changed: Tensor, again: Tensor) -> bool:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # the models are too small to share between cores
     text = README.read_text(encoding="utf-8")
     write_text(README, re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}{table()}{END}", text, flags=re.DOTALL))

@@ -42,9 +42,9 @@ def test_the_windows_of_these_models_hide_something(kind):
 
 
 @every_architecture
-@pytest.mark.parametrize("slices", [("q", "v"), ("k",)], ids="".join)
-def test_only_the_named_slices_change(kind, slices):
-    assert changed_parts(kind, adapted(kind, loda.LodaConfig(LoDAPlus(), slices=slices))) == [set(slices)] * 2
+def test_only_the_named_slices_change(kind):
+    # q and v, the default, are in the table of what is supported.
+    assert changed_parts(kind, adapted(kind, loda.LodaConfig(LoDAPlus(), slices=("k",)))) == [{"k"}] * 2
 
 
 @every_architecture
@@ -65,19 +65,8 @@ def test_the_adapted_model_starts_as_the_base_and_unloads_to_it_bit_for_bit(kind
 
 
 @every_architecture
-def test_saved_and_loaded_it_computes_the_same_and_knows_its_base(kind, tmp_path):
-    model = adapted(kind, loda.LodaConfig(LoDAPlus()))
-    loda.save_pretrained(model, tmp_path)
-    assert torch.equal(logits(loda.from_pretrained(tiny(kind), tmp_path)), logits(model))
-    with pytest.raises(LodaError, match="another base model"):
-        loda.from_pretrained(tiny(kind, seed=1), tmp_path)
-
-
-@every_architecture
-@pytest.mark.parametrize("approx", [None, LowRank(rank=8)], ids=["dense", "low_rank"])
-def test_generating_with_a_cache_gives_what_generating_without_one_gives(kind, approx):
-    config = loda.LodaConfig(LoDAPlus(), approx) if approx else loda.LodaConfig(LoDAPlus())
-    model = adapted(kind, config)
+def test_generating_with_a_cache_gives_what_generating_without_one_gives(kind):
+    model = adapted(kind, loda.LodaConfig(LoDAPlus(), LowRank(rank=8)))
     settings = {"max_new_tokens": 5, "num_beams": 2, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     mask = torch.ones_like(TOKENS)
     with_cache, without = (

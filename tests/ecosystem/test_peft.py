@@ -84,14 +84,12 @@ def test_the_file_holds_the_recipe_of_an_approximation_and_not_its_weights(tmp_p
 def test_an_approximation_is_the_librarys(kind, joint):
     model = get_peft_model(tiny(kind), config(approx=LOWRANK, joint=joint))
     ours = loda.inject(tiny(kind), loda.LodaConfig(LoDAPlus(), LowRank(rank=8), joint=joint))
-    trained = loda.cost(ours).trainable_parameters
-    assert model.get_nb_trainable_parameters()[0] == trained
     assert torch.equal(logits(model), logits(ours))
     assert torch.equal(logits(model.bfloat16()), logits(ours.bfloat16()))  # it moves with the model
 
 
 @pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "low_rank"])
-def test_an_adapter_loads_where_memory_is_saved(approx, tmp_path):
+def test_an_adapter_loads_with_low_cpu_mem_usage(approx, tmp_path):
     model = adapted("llama", approx=approx)
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny("llama"), tmp_path, low_cpu_mem_usage=True)
@@ -115,8 +113,6 @@ def test_all_linear_modules_can_be_approximated_saved_and_loaded(kind, modules, 
         assert torch.equal(logits(loaded), logits(model))
     with pytest.raises(LodaError, match="over another base"):
         PeftModel.from_pretrained(tiny(kind, seed=1), tmp_path)
-    with pytest.raises(LodaError, match="rank=300 exceeds"):
-        get_peft_model(tiny(kind), config(target_modules="all-linear", approx={"name": "low_rank", "rank": 300}))
 
 
 def test_all_linear_modules_without_those_that_the_slices_leave_bare():
@@ -312,7 +308,7 @@ def completions(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_it_trains_in_the_way_of_an_sft_trainer(kind, tmp_path):
+def test_it_trains_as_with_an_sft_trainer(kind, tmp_path):
     # What TRL's SFTTrainer does on top of Trainer: completions, activations computed again, several rows to a step.
     arguments = TrainingArguments(
         str(tmp_path),
@@ -399,11 +395,12 @@ def test_wrong_settings_are_refused_when_they_are_made(settings, rule):
         config(**settings)
 
 
-def test_a_rank_that_does_not_fit_is_refused_before_anything_is_touched():
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_a_rank_that_does_not_fit_is_refused_before_anything_is_touched(targets):
     base = tiny("gpt2")
     before = state(base)
     with pytest.raises(LodaError, match="rank=300 exceeds"):
-        get_peft_model(base, config(approx={"name": "low_rank", "rank": 300}))
+        get_peft_model(base, config(approx={"name": "low_rank", "rank": 300}, target_modules=targets))
     assert same_state(state(base), before)
 
 
