@@ -6,9 +6,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-import loda
-from loda.model import projections
-
 VOCABULARY = 64
 TOKENS = torch.randint(1, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(0))
 D = 32
@@ -112,8 +109,3 @@ BLOCKS = {
     "opt": "model.decoder.layers",
     "bloom": "transformer.h",
 } | dict.fromkeys(("phi3", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), "model.layers")
-
-
-def kept_projection(model: nn.Module) -> loda.AdaptedProjection:
-    """The first adapted projection."""
-    return next(iter(projections(model).values()))

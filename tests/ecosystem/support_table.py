@@ -1,9 +1,9 @@
-"""Write the table of what is supported where into the README: python -m tests.ecosystem.support_table
+"""Write the table of what is supported into the README: python -m tests.ecosystem.support_table
 
-Every cell is tried on a tiny random model of the architecture from `tests/ecosystem`, whose tests hold in detail what
-the cell says; `tests/ecosystem/test_support.py` refuses a README that is not current. "yes" means: the model starts as
-the base (where the method does), other values of what trains change what it computes, beside the projections in q and v
-alone, and saved and loaded over a fresh base it gives the same logits, bit for bit.
+Every cell is tried on a tiny random model of the architecture. "yes" means: the model starts as the base (a prefix and
+an approximation change it), other values of the trained parameters change what it computes, beside projections only q
+and v change, and after saving and loading over a fresh base the logits are the same, bit for bit.
+`tests/ecosystem/test_support.py` tests each cell.
 """
 
 import re
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import loda
 import loda.peft
-from loda.adapters import AdapterH, AdapterL, FineTuning, FineTuningTop2, FullRank, LoDA, LoDAPlus, LoRA, Prefix
+from loda.adapters import FineTuning, FineTuningTop2, FullRank, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import LowRank, Sparse
 from loda.architectures import ARCHITECTURES
 from loda.atomic import write_text
@@ -26,20 +26,18 @@ from loda.interfaces import AdapterConfig, ApproxConfig
 from tests.ecosystem.models import changed_parts, logits, tiny
 from tests.library.models import give_values, perturb
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- support: begin -->\n", "<!-- support: end -->\n"
-
-
 Probe = Callable[[str], bool]
 
 
 def adapted(*configs: AdapterConfig, in_qv: bool = False, starts_as_base: bool = True) -> Probe:
-    """All of these adapters over the base as it is, each on a model of its own."""
+    """Each of these adapters over the base as it is."""
     return lambda kind: all(_works(kind, loda.LodaConfig(config), in_qv, starts_as_base) for config in configs)
 
 
 def approximated(*configs: ApproxConfig) -> Probe:
-    """LoDA+ over these approximations, which change the model before anything trains."""
+    """LoDA+ over each of these approximations, which change the model before anything trains."""
     return lambda kind: all(
         _works(kind, loda.LodaConfig(LoDAPlus(), config), in_qv=False, starts_as_base=False) for config in configs
     )
@@ -51,7 +49,7 @@ def in_bf16(kind: str) -> bool:
 
 
 def merged(kind: str) -> bool:
-    """Whether the merged weights compute what LoRA beside them does."""
+    """Whether merged weights compute what LoRA beside them computes."""
     model = perturb(loda.inject(tiny(kind), loda.LodaConfig(LoRA())))
     before = logits(model)
     return torch.allclose(logits(loda.merge(model)), before, rtol=1e-4, atol=1e-4)
@@ -73,32 +71,32 @@ COLUMNS: dict[str, Probe] = {
     "LoDA, LoDA+, LoRA, FT^{q,v}": adapted(LoDA(), LoDAPlus(), LoRA(), FullRank(), in_qv=True),
     "merge LoRA": merged,
     "R-, S-": approximated(LowRank(rank=8), Sparse()),
-    "FT, FT^Top2, Adapter^L, Adapter^H": adapted(FineTuning(), FineTuningTop2(), AdapterL(r=2), AdapterH(r=2)),
+    "FT, FT^Top2, Adapter^L, Adapter^H": adapted(FineTuning(), FineTuningTop2(), Lin(r=2), Houlsby(r=2)),
     "prefix": adapted(Prefix(length=2, hidden=4), starts_as_base=False),
     "bf16": in_bf16,
     "`loda.peft`": in_peft,
 }
 
 
+def cell(kind: str, column: str) -> str:
+    """Whether a method works on an architecture."""
+    try:
+        return "yes" if COLUMNS[column](kind) else "-"
+    except LodaError:
+        return "-"
+
+
+def form(kind: str) -> str:
+    """How the architecture holds q, k and v."""
+    layout = ARCHITECTURES[kind]
+    return "three modules" if len(layout.projections) > 1 else "one, by head" if layout.by_head else "one module"
+
+
 def table() -> str:
     """The table in Markdown."""
     rows = [["`model_type`", "q, k, v", *COLUMNS], ["---"] * (len(COLUMNS) + 2)]
-    for kind, layout in ARCHITECTURES.items():
-        form = "three modules" if len(layout.projections) > 1 else "one, by head" if layout.by_head else "one module"
-        rows.append([f"`{kind}`", form, *("yes" if _holds(probe, kind) else "-" for probe in COLUMNS.values())])
+    rows += [[f"`{kind}`", form(kind), *(cell(kind, column) for column in COLUMNS)] for kind in ARCHITECTURES]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def updated(readme: str) -> str:
-    """The README with the table of today."""
-    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}{table()}{END}", readme, flags=re.DOTALL)
-
-
-def _holds(probe: Probe, kind: str) -> bool:
-    try:
-        return probe(kind)
-    except LodaError:
-        return False
 
 
 def _works(
@@ -116,9 +114,11 @@ def _works(
 
 
 def _same(start: Tensor, changed: Tensor, again: Tensor) -> bool:
-    """Whether other values changed the outputs, to numbers, and came back."""
+    """Whether training changed the outputs, which are finite, and loading restored the changed ones."""
     return not torch.equal(start, changed) and torch.equal(changed, again) and bool(changed.isfinite().all())
 
 
 if __name__ == "__main__":
-    write_text(README, updated(README.read_text(encoding="utf-8")))
+    torch.set_num_threads(1)  # the models are too small to share between cores
+    text = README.read_text(encoding="utf-8")
+    write_text(README, re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}{table()}{END}", text, flags=re.DOTALL))

@@ -1,4 +1,4 @@
-"""The examples run as they stand, from the embedded toy base, without a network."""
+"""The examples run as they are, on the embedded toy base, without a network."""
 
 import os
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1"}
+# One thread, as in tests/conftest.py: the toy base is too small to share between cores.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
-"""One's own data and base through the whole harness, offline: dataset=jsonl dataset.path=... model.path=..."""
+"""Your own data and base through the whole harness, offline: dataset=jsonl dataset.path=... model.path=..."""
 
 import json
-from functools import partial
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,25 +10,19 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import loda
-from eval.decode.beam import beam_search
 from eval.pipeline import run_experiment
 from loda.errors import LodaError
+from loda.lab.base.approximation import get_approximation
 from loda.lab.base.files import SHIPPED, locate
-from loda.lab.base.model import END_OF_TEXT, PACKABLE, _configuration, load_base, load_tokenizer, preflight, token_id
-from loda.lab.config import Experiment, compose, restore
+from loda.lab.base.model import Base, load_base
+from loda.lab.base.tokenizer import END_OF_TEXT, load_tokenizer, token_id
+from loda.lab.config import Experiment, compose
 from loda.lab.data import Pair, load, load_pairs
-from loda.lab.fingerprint import data_key
-from loda.lab.run import Outputs
-from loda.lab.training.examples import Row, collate, encode, encoded
-from loda.lab.training.loss import target_loss
-from loda.lab.training.packing import make_fast, pack
-from loda.lab.training.stage import frozen_tensors
-from loda.model import approximate
-from scripts.figure2 import projections_of_blocks
-from tests.ecosystem.models import SETTINGS, TOKENS, tiny
+from loda.lab.run import Run
+from loda.lab.training.examples import encode, training_examples
+from loda.settings import load as read
+from tests.ecosystem.models import SETTINGS
 
-WINDOWED = ["mistral", "phi3", "qwen2", "qwen3", "gemma3_text"]
-WIDE = {"sliding_window": 16}
 LINES = [{"context": "a : b", "references": ["one .", "two ."]}, {"prompt": "c : d", "completion": "three ."}]
 
 
@@ -43,8 +37,8 @@ def data(tmp_path_factory) -> Path:
     """The toy data, the first contexts of each split, as a user would write them."""
     folder = tmp_path_factory.mktemp("my_data")
     for split in ("train", "valid", "test"):
-        examples = load("toy", split)[:10]
-        write(folder / f"{split}.jsonl", [{"context": e.context, "references": e.references} for e in examples])
+        instances = load("toy", split)[:10]
+        write(folder / f"{split}.jsonl", [{"context": i.context, "references": i.references} for i in instances])
     return folder
 
 
@@ -70,14 +64,15 @@ def settings(data: Path, base: Path, outputs: Path) -> list[str]:
 def run(data, base, tmp_path_factory):
     experiment = compose(settings(data, base, tmp_path_factory.mktemp("outputs")))
     (record,) = run_experiment(experiment)
-    return experiment, record, Outputs.of(experiment).run(experiment).checkpoint("step-3")
+    run = Run(experiment)
+    return experiment, record, run.checkpoint(run.checkpoints[-1]).path
 
 
 def test_own_data_and_base_are_trained_decoded_and_scored(run, base):
     experiment, record, _ = run
     assert set(record.scores) == {"BLEU", "ROUGE_L"}
     assert (record.contexts, record.model, record.dataset) == (10, base.name, "jsonl")
-    assert restore(json.loads(json.dumps(record.settings))) == experiment
+    assert read(Experiment, json.loads(json.dumps(record.settings))) == experiment
 
 
 def test_the_folder_of_the_adapter_is_ready_for_the_hub(run, base):
@@ -87,8 +82,6 @@ def test_the_folder_of_the_adapter_is_ready_for_the_hub(run, base):
     assert "peft" not in card.data.tags  # which cannot read it
     assert {result.metric_type: result.metric_value for result in card.data.eval_results} == record.scores
     assert f"{record.cost.trainable_parameters:,}" in card.text
-    assert json.loads((folder / "scores.json").read_text())["scores"] == record.scores
-    assert len((folder / "predictions.jsonl").read_text().splitlines()) == record.contexts
     # The lines of the card that load the adapter do.
     code = card.text.partition("```python\n")[2].partition("```")[0]
     names: dict[str, object] = {}
@@ -97,27 +90,22 @@ def test_the_folder_of_the_adapter_is_ready_for_the_hub(run, base):
 
 
 def test_only_what_the_files_hold_names_a_run(data, base, tmp_path):
-    here = compose(settings(data, base, tmp_path))
-    for path in data.iterdir():
-        (tmp_path / "moved").mkdir(exist_ok=True)
-        (tmp_path / "moved" / path.name).write_bytes(path.read_bytes())
-    moved = compose(settings(tmp_path / "moved", base, tmp_path))
-    assert data_key(here) == data_key(moved)
-    write(tmp_path / "moved" / "valid.jsonl", LINES)
-    assert data_key(here) != data_key(moved)
+    moved = Path(shutil.copytree(data, tmp_path / "moved"))
+    names = [Run(compose(settings(folder, base, tmp_path))).name for folder in (data, moved)]
+    assert names[0] == names[1]
+    write(moved / "valid.jsonl", LINES)
+    assert Run(compose(settings(moved, base, tmp_path))).name != names[0]
 
 
 def test_the_end_of_text_token_is_the_bases_own(base):
     tokenizer = load_tokenizer(base)
     assert token_id(tokenizer, END_OF_TEXT) == 0
-    row = encode(tokenizer, Pair("a</s>b", "c"), 64)
-    assert row.ids[row.given - 1] == row.ids[-1] == 0
-    # In a text it is text, as GPT-2's is: no one can end a row from within.
-    assert row.ids.count(0) == 2
-    plain = load_tokenizer(SHIPPED)
-    assert encode(plain, Pair("name : Blue Spice", "It is ."), 64) == encode(
-        tokenizer, Pair("name : Blue Spice", "It is ."), 64
-    )
+    example = encode(tokenizer, Pair("a</s>b", "c"), 64)
+    assert example.ids[example.prompt_length - 1] == example.ids[-1] == 0
+    # In a text it is ordinary text, as GPT-2's is: no text ends an example early.
+    assert example.ids.count(0) == 2
+    pair = Pair("name : Blue Spice", "It is .")
+    assert encode(load_tokenizer(SHIPPED), pair, 64) == encode(tokenizer, pair, 64)
 
 
 def test_the_end_of_text_token_is_the_one_of_the_configuration(tmp_path):
@@ -127,8 +115,8 @@ def test_the_end_of_text_token_is_the_one_of_the_configuration(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((SHIPPED / "tokenizer.json").read_bytes())
     tokenizer, plain = load_tokenizer(tmp_path), load_tokenizer(SHIPPED)
     assert (token_id(tokenizer, END_OF_TEXT), token_id(plain, END_OF_TEXT)) == (7, 0)
-    row, other = (encode(reader, Pair("name : Blue Spice", "It is ."), 64) for reader in (tokenizer, plain))
-    assert row.ids == [7 if number == 0 else number for number in other.ids]
+    example, other = (encode(reader, Pair("name : Blue Spice", "It is ."), 64) for reader in (tokenizer, plain))
+    assert example.ids == [7 if number == 0 else number for number in other.ids]
 
 
 def test_a_base_without_an_end_of_text_token_is_refused(base, tmp_path):
@@ -150,15 +138,6 @@ def test_a_base_in_several_files_is_loaded_whole(base, data, tmp_path):
     next(tmp_path.glob("model-00002*")).unlink()
     with pytest.raises(LodaError, match="lacks model-00002"):
         locate(config)
-
-
-@pytest.mark.parametrize("kind", ["gpt_neo", "opt", "bloom", "mistral", "gemma2"])
-def test_the_batch_size_of_the_beam_search_changes_nothing(kind):
-    # Left padding meets alibi, position offsets and sliding windows here.
-    prompts = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
-    rules = {"num_beams": 3, "max_new_tokens": 6, "length_penalty": 0.9, "no_repeat_ngram_size": 3}
-    alone, together = (beam_search(tiny(kind), prompts, eos_token_ids=[0], batch_size=size, **rules) for size in (1, 3))
-    assert [h.tokens for h in alone] == [h.tokens for h in together]
 
 
 def test_both_forms_of_a_line_are_read(tmp_path):
@@ -191,88 +170,22 @@ def test_a_wrong_line_is_named_by_its_number(line, sentence, tmp_path):
     (tmp_path / "train.jsonl").write_bytes(b"\n".join([good, line, good, line, good, b""]))
     with pytest.raises(LodaError) as error:
         load_pairs("jsonl", "train", tmp_path)
-    assert str(error.value).startswith(f"train.jsonl in {tmp_path}: line 2: ")
+    assert str(error.value).startswith(f"{tmp_path / 'train.jsonl'}: line 2: ")
     assert sentence in str(error.value)
     assert "line 4" in str(error.value)
 
 
-def test_rows_that_train_nothing_are_counted(tmp_path):
-    pairs = [Pair("a " * 20, "b ."), Pair("c", "d ."), Pair("e", "f .")]
-    read = partial(encoded, tokenizer=load_tokenizer(SHIPPED), max_length=16)
-    for _ in range(2):  # when the rows are made, and when they are read again
-        with pytest.warns(UserWarning, match=r"in 1 of 3 training rows the context alone fills dataset\.max_length=16"):
-            read(tmp_path / "some", pairs=pairs)
-    with pytest.raises(LodaError, match="in 1 of 1 training rows"):
-        read(tmp_path / "all", pairs=pairs[:1])
+def test_examples_that_train_nothing_are_counted(base, tmp_path):
+    def read_examples(lines: list[dict[str, object]]) -> None:
+        write(tmp_path / "train.jsonl", lines)
+        overrides = ["dataset.max_length=16", "decode.max_new_tokens=8"]
+        training_examples(Run(compose([*settings(tmp_path, base, tmp_path), *overrides])), load_tokenizer(SHIPPED))
 
-
-# What is checked of a base before its weights are loaded.
-
-
-def of_base(kind: str, folder: Path, *overrides: str, **sizes: object) -> tuple[Experiment, Path]:
-    """An experiment on a base of which there is the configuration alone."""
-    tiny(kind, **sizes).config.save_pretrained(folder)
-    settings = [
-        "dataset=toy",
-        "model=local",
-        f"model.path={folder}",
-        "dataset.max_length=16",
-        "decode.max_new_tokens=8",
-    ]
-    return compose([*settings, *overrides]), folder
-
-
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_the_dropouts_of_a_base_are_switched_off(kind, tmp_path):
-    config = tiny(kind).config
-    for name, value in vars(config).items():
-        if "drop" in name and isinstance(value, float):
-            setattr(config, name, 0.5)
-    config.save_pretrained(tmp_path)
-    model = AutoModelForCausalLM.from_config(_configuration(tmp_path)).train()
-    assert torch.equal(model(TOKENS).logits, model.eval()(TOKENS).logits)
-
-
-def test_embeddings_may_be_narrower_than_the_blocks(tmp_path):
-    # OPT-350m is such a model.
-    cost = preflight(*of_base("opt", tmp_path, word_embed_proj_dim=16))
-    assert cost.base_macs_per_token == 2 * 3 * 32 * 32
-
-
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_the_loss_is_that_of_the_model_itself(kind):
-    # Gemma 2 caps its logits outside of its head.
-    model = tiny(kind, **({"final_logit_softcapping": 1.0} if kind == "gemma2" else {}))
-    batch = collate([Row(TOKENS[0].tolist(), 4), Row(TOKENS[1, :7].tolist(), 2)])
-    labels = batch.inputs.clone()
-    labels[:, 1:][~batch.mask[:, :-1]] = -100
-    labels[:, 0] = -100
-    expected = model(batch.inputs, attention_mask=torch.ones_like(labels), labels=labels).loss.item()
-    assert target_loss(model, batch, label_smoothing=0.0).item() == pytest.approx(expected, rel=2e-5)
-
-
-@pytest.mark.parametrize("kind", PACKABLE)
-def test_packed_rows_have_the_losses_of_padded_ones(kind, tmp_path):
-    preflight(*of_base(kind, tmp_path, "trainer.fast=true", **(WIDE if kind in WINDOWED else {})))
-    generator = torch.Generator().manual_seed(0)
-    rows = [Row(torch.randint(1, 64, (n,), generator=generator).tolist(), n // 2) for n in (9, 16, 6)]
-    model, packed = (tiny(kind, **(WIDE if kind in WINDOWED else {})) for _ in range(2))
-    make_fast(packed)
-    expected = target_loss(model, collate(rows), label_smoothing=0.1).item()
-    assert target_loss(packed, pack(rows), label_smoothing=0.1).item() == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("kind", sorted(set(SETTINGS) - set(PACKABLE)))
-def test_packed_rows_are_refused_where_they_have_other_losses(kind, tmp_path):
-    with pytest.raises(LodaError, match=f"not of {kind}; set trainer.fast=false"):
-        preflight(*of_base(kind, tmp_path, "trainer.fast=true"))
-
-
-@pytest.mark.parametrize("kind", WINDOWED)
-def test_packed_rows_are_refused_where_a_window_would_cut_them(kind, tmp_path):
-    experiment = of_base(kind, tmp_path, "trainer.fast=true", sliding_window=15)
-    with pytest.raises(LodaError, match=r"this base's 15 tokens are fewer than dataset\.max_length=16"):
-        preflight(*experiment)
+    long = {"prompt": "a " * 20, "completion": "b ."}
+    with pytest.warns(UserWarning, match=r"in 1 of 3 training examples the context alone fills dataset\.max_length=16"):
+        read_examples([long, *({"prompt": letter, "completion": "d ."} for letter in "ce")])
+    with pytest.raises(LodaError, match="in 1 of 1 training examples"):
+        read_examples([long])
 
 
 @pytest.mark.parametrize(
@@ -290,25 +203,15 @@ def test_what_is_missing_is_said_before_anything_heavy(overrides, sentence, tmp_
         run_experiment(compose([*overrides, f"outputs={tmp_path}"]))
 
 
-@pytest.mark.parametrize("approx", ["rank38", "keep40"])
-def test_an_approximation_is_kept_apart_for_each_of_its_kinds(approx, data, base, tmp_path):
+@pytest.mark.parametrize("approx", ["low_rank", "sparse"])
+def test_each_kind_of_approximation_is_stored_apart(approx, data, base, tmp_path):
     """q, k and v together or each alone, and other modules, have tensors of the same names and shapes."""
-    common = [*settings(data, base, tmp_path), f"approx={approx}", *(["approx.rank=8"] if approx == "rank38" else [])]
-    model, found = load_base(compose(common).model, base), []
+    common = [*settings(data, base, tmp_path), f"approx={approx}", *(["approx.rank=8"] if approx == "low_rank" else [])]
+    loaded = Base(compose(common).model, base)
     for change in ([], ["joint=true"], ["targets=[mlp.down_proj]"], []):
-        experiment = compose([*common, *change])
-        kept = frozen_tensors(experiment, model, Outputs.of(experiment))
-        fresh = approximate(model, experiment.method)
-        assert kept.keys() == fresh.keys()
-        assert all(torch.equal(kept[name][key], fresh[name][key]) for name in fresh for key in fresh[name])
-        found.append(kept)
-    assert len(list(Outputs(tmp_path).frozen.iterdir())) == 3
-
-
-def test_the_projection_of_a_block_is_q_k_and_v_where_the_base_has_three_modules():
-    model = tiny("llama")
-    first, second = projections_of_blocks(model)
-    attention = model.model.layers[1].self_attn
-    parts = [attention.q_proj, attention.k_proj, attention.v_proj]
-    assert torch.equal(second, torch.cat([part.weight.T for part in parts], dim=1))
-    assert first.shape == second.shape
+        run = Run(compose([*common, *change]))
+        stored, fresh = get_approximation(run, loaded), loda.approximate(loaded.model, run.experiment.method)
+        assert stored is not None
+        assert stored.keys() == fresh.keys()
+        assert all(torch.equal(stored[name], fresh[name]) for name in fresh)
+    assert len(list((tmp_path / "approximations").iterdir())) == 3

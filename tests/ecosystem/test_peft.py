@@ -16,7 +16,7 @@ from loda.adapters import LoDAPlus
 from loda.approx import LowRank
 from loda.errors import LodaError
 from loda.model import projections
-from tests.ecosystem.models import SETTINGS, TOKENS, D, logits, parts, tiny
+from tests.ecosystem.models import TOKENS, D, logits, tiny
 from tests.library.models import give_values, same_state, state
 
 LOWRANK = {"name": "low_rank", "rank": 8}
@@ -34,16 +34,6 @@ def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
 
 def adapted(kind: str = "gpt2", seed: int = 1, **settings: object) -> PeftModel:
     return perturb(get_peft_model(tiny(kind), config(**settings)), seed)
-
-
-@pytest.mark.parametrize("kind", SETTINGS)
-def test_by_default_q_and_v_of_every_architecture_are_adapted_and_nothing_else(kind):
-    model, x = get_peft_model(tiny(kind), config()), torch.randn(2, 5, D)
-    assert torch.equal(logits(model), logits(tiny(kind)))
-    perturb(model)
-    base, found = parts(tiny(kind), kind, x), parts(model.get_base_model(), kind, x)
-    for one, other in zip(base, found, strict=True):
-        assert {part for part in "qkv" if not torch.equal(one[part], other[part])} == {"q", "v"}
 
 
 def test_a_layer_computes_what_the_library_computes():
@@ -94,20 +84,12 @@ def test_the_file_holds_the_recipe_of_an_approximation_and_not_its_weights(tmp_p
 def test_an_approximation_is_the_librarys(kind, joint):
     model = get_peft_model(tiny(kind), config(approx=LOWRANK, joint=joint))
     ours = loda.inject(tiny(kind), loda.LodaConfig(LoDAPlus(), LowRank(rank=8), joint=joint))
-    trained = loda.cost(ours).trainable_parameters
-    assert model.get_nb_trainable_parameters()[0] == trained
     assert torch.equal(logits(model), logits(ours))
     assert torch.equal(logits(model.bfloat16()), logits(ours.bfloat16()))  # it moves with the model
 
 
-def test_an_approximation_is_cast_with_the_model_before_it_is_used():
-    model = get_peft_model(tiny("gpt2"), config(approx=LOWRANK)).bfloat16()
-    ours = loda.inject(tiny("gpt2"), loda.LodaConfig(LoDAPlus(), LowRank(rank=8))).bfloat16()
-    assert torch.equal(logits(model), logits(ours))
-
-
 @pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "low_rank"])
-def test_an_adapter_loads_where_memory_is_saved(approx, tmp_path):
+def test_an_adapter_loads_with_low_cpu_mem_usage(approx, tmp_path):
     model = adapted("llama", approx=approx)
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny("llama"), tmp_path, low_cpu_mem_usage=True)
@@ -131,8 +113,6 @@ def test_all_linear_modules_can_be_approximated_saved_and_loaded(kind, modules, 
         assert torch.equal(logits(loaded), logits(model))
     with pytest.raises(LodaError, match="over another base"):
         PeftModel.from_pretrained(tiny(kind, seed=1), tmp_path)
-    with pytest.raises(LodaError, match="rank=300 exceeds"):
-        get_peft_model(tiny(kind), config(target_modules="all-linear", approx={"name": "low_rank", "rank": 300}))
 
 
 def test_all_linear_modules_without_those_that_the_slices_leave_bare():
@@ -154,7 +134,7 @@ def test_a_target_that_its_slices_would_leave_bare_is_refused_as_in_the_library(
 def test_what_is_not_linear_is_refused_before_anything_is_touched():
     base = tiny("gpt2")
     before = state(base)
-    with pytest.raises(LodaError, match=r"h\.0\.ln_2 is a LayerNorm; LoDA adapts linear modules alone"):
+    with pytest.raises(LodaError, match=r"h\.0\.ln_2 is a LayerNorm; LoDA adapts linear modules"):
         get_peft_model(base, config(target_modules=["c_attn", "ln_2"]))
     assert same_state(state(base), before)
 
@@ -196,7 +176,7 @@ def test_several_adapters_are_set_disabled_and_deleted():
     model.set_adapter("second")
     second = logits(perturb(model, seed=2))
     assert not torch.equal(first, second)
-    assert {name.split(".")[-2] for name in loda.trainable_parameters(model)} == {"second"}
+    assert all(".second." in name for name in loda.trainable_parameters(model))
     with model.disable_adapter():
         assert torch.equal(logits(model), logits(tiny("gpt2")))
     assert torch.equal(logits(model), second)
@@ -328,7 +308,7 @@ def completions(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_it_trains_in_the_way_of_an_sft_trainer(kind, tmp_path):
+def test_it_trains_as_with_an_sft_trainer(kind, tmp_path):
     # What TRL's SFTTrainer does on top of Trainer: completions, activations computed again, several rows to a step.
     arguments = TrainingArguments(
         str(tmp_path),
@@ -390,7 +370,7 @@ def test_a_module_at_two_places_is_refused():
 def test_other_modules_are_adapted_as_a_whole():
     model = get_peft_model(tiny("gpt2"), config(target_modules=["c_attn", "c_fc"], layers_to_transform=[1]))
     found = {
-        name.partition("transformer.")[2]: {part for part in ("q", "k", "v", "whole") if getattr(m, f"loda_{part}")}
+        name.partition("transformer.")[2]: set(m.adapters("default"))
         for name, m in model.named_modules()
         if isinstance(m, loda.peft.LodaLinear)
     }
@@ -402,10 +382,10 @@ def test_other_modules_are_adapted_as_a_whole():
     [
         ({"variant": "dora"}, "variant='dora' is not one of"),
         ({"variant": "prefix"}, "variant='prefix' is not one of"),
-        ({"r": 0}, "r=0 must be at least 1"),
-        ({"slices": ("q", "o")}, "slices=.* out of q, k, v"),
+        ({"r": 0}, r"adapter\.r=0: input should be greater than or equal to 1 \(the paper uses r=4\)"),
+        ({"slices": ("q", "o")}, "slices=.*: 'o' is not one of q, k, v, whole"),
         ({"f1": {"orders": "norm"}}, "adapter.f1.orders is not a setting"),
-        ({"approx": {"name": "low_rank", "rank": 0}}, "rank=0 must be at least 1"),
+        ({"approx": {"name": "low_rank", "rank": 0}}, r"approx\.rank=0: input should be greater"),
         ({"joint": True}, "joint=true is about an approximation"),
     ],
     ids=str,
@@ -415,11 +395,12 @@ def test_wrong_settings_are_refused_when_they_are_made(settings, rule):
         config(**settings)
 
 
-def test_a_rank_that_does_not_fit_is_refused_before_anything_is_touched():
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_a_rank_that_does_not_fit_is_refused_before_anything_is_touched(targets):
     base = tiny("gpt2")
     before = state(base)
     with pytest.raises(LodaError, match="rank=300 exceeds"):
-        get_peft_model(base, config(approx={"name": "low_rank", "rank": 300}))
+        get_peft_model(base, config(approx={"name": "low_rank", "rank": 300}, target_modules=targets))
     assert same_state(state(base), before)
 
 

@@ -10,9 +10,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 import loda
 import loda.peft
-from loda.adapters import AdapterH, FineTuning, FineTuningTop2, LoDAPlus, LoRA
+from loda.adapters import FineTuning, FineTuningTop2, Houlsby, LoDAPlus, LoRA
 from loda.approx import LowRank, Sparse
-from loda.config import part_name
 from loda.errors import LodaError
 from loda.model import adapter_parameters
 from tests.ecosystem.models import TOKENS, logits, tiny
@@ -87,7 +86,7 @@ def test_it_costs_what_the_base_costs_and_takes_less_memory(fresh, kind):
     assert cost == exact
 
 
-@pytest.mark.parametrize("adapter", [LoDAPlus(), AdapterH(r=4)], ids=part_name)
+@pytest.mark.parametrize("adapter", [LoDAPlus(), Houlsby(r=4)], ids=repr)
 def test_an_adapter_starts_trains_saves_and_unloads_over_it(fresh, adapter, tmp_path):
     config = loda.LodaConfig(adapter)
     base = logits(loda.unload(loda.inject(fresh(), config)))

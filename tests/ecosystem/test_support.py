@@ -1,9 +1,27 @@
-"""The README's table of what is supported is what the code does today."""
+"""Each cell of the README's table of what is supported is what the code does."""
 
-from tests.ecosystem.support_table import BEGIN, END, README, updated
+import pytest
+
+from loda.architectures import ARCHITECTURES
+from tests.ecosystem.support_table import BEGIN, COLUMNS, END, README, cell, form
 
 
-def test_the_table_of_the_readme_is_current():
+@pytest.fixture(scope="module")
+def rows() -> list[list[str]]:
     text = README.read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
-    assert updated(text) == text, "run `python -m tests.ecosystem.support_table`"
+    lines = text.partition(BEGIN)[2].partition(END)[0].splitlines()
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_has_every_architecture_and_method(rows):
+    assert rows[0][2:] == list(COLUMNS)
+    assert [row[:2] for row in rows[2:]] == [[f"`{kind}`", form(kind)] for kind in ARCHITECTURES]
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_cell_is_true(column, kind, rows):
+    (row,) = (row for row in rows if row[0] == f"`{kind}`")
+    written = row[2 + list(COLUMNS).index(column)]
+    assert written == cell(kind, column), "run `python -m tests.ecosystem.support_table`"
