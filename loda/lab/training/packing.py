@@ -35,13 +35,14 @@ def uses_packing(experiment: Experiment, shape: PretrainedConfig) -> bool:
     Raises:
         LodaError: packing=on where the losses would not be equal.
     """
-    obstacle = _obstacle(experiment, shape)
-    if experiment.trainer.packing == "on" and obstacle:
-        raise LodaError(f"trainer.packing=on is not possible: {obstacle}; set trainer.packing=auto or off")
-    return experiment.trainer.packing != "off" and obstacle is None
+    reason = obstacle(experiment, shape)
+    if experiment.trainer.packing == "on" and reason:
+        raise LodaError(f"trainer.packing=on is not possible: {reason}; set trainer.packing=auto or off")
+    return experiment.trainer.packing != "off" and reason is None
 
 
-def _obstacle(experiment: Experiment, shape: PretrainedConfig) -> str | None:
+def obstacle(experiment: Experiment, shape: PretrainedConfig) -> str | None:
+    """Why packed losses would not be those of padded batches; None if they are."""
     window = getattr(shape, "sliding_window", None)
     if experiment.method.adapter.name == "prefix":
         return "a prefix needs one cache for each example"

@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from tqdm import tqdm
 from transformers import PreTrainedModel, set_seed
 
 import loda
@@ -18,7 +19,7 @@ from loda.lab.training.checkpoints import UNTRAINED, Checkpoint
 from loda.lab.training.examples import Example
 from loda.lab.training.loop import Loop, Summary, prepared
 from loda.lab.training.metrics_logger import MetricsLogger
-from loda.lab.training.packing import uses_packing
+from loda.lab.training.packing import obstacle, uses_packing
 from loda.lab.training.state import discard_state, load_state, save_state
 
 
@@ -56,6 +57,8 @@ def _train(run: Run, base: Base, model: PreTrainedModel, examples: list[Example]
     if is_main_process() and state is None:
         discard_folder(run.path / "checkpoints")
     packing = uses_packing(experiment, base.shape)
+    if is_main_process() and not packing and experiment.trainer.packing == "auto":
+        tqdm.write(f"trainer.packing=auto: batches are padded, because {obstacle(experiment, base.shape)}")
     with prepared(model, experiment.trainer, packing), _logger(run, resume=state is not None) as logger:
         loop = Loop(model, examples, experiment.seed, experiment.optim, experiment.trainer, packing, state)
         return loop.run(
