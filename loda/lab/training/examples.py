@@ -94,10 +94,11 @@ def training_examples(run: Run, tokenizer: Tokenizer) -> list[Example]:
     if stage.find() is None:
         pairs = load_pairs(dataset.name, "train", dataset.path)
         encoded = [encode(tokenizer, pair, dataset.max_length) for pair in pairs]
-        _report_empty(encoded, dataset.max_length)
         columns = {"ids": [e.ids for e in encoded], "prompt_length": [e.prompt_length for e in encoded]}
         stage.write(Dataset.from_dict(columns).save_to_disk)
-    return _read(stage)
+    examples = _read(stage)
+    _report_empty(examples, dataset.max_length)
+    return examples
 
 
 def _read(stage: Stage) -> list[Example]:
