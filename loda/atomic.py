@@ -120,8 +120,3 @@ def _make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         flush(folder.parent)
-
-
-def unwritable(path: Path, error: OSError) -> LodaError:
-    """The error of `wrap_os_errors`, for code that raises it itself."""
-    return LodaError(f"could not write {path}: {error.strerror or error}; fix that and run the same command again")

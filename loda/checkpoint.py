@@ -24,8 +24,17 @@ from loda.atomic import discard_folder, flush, wrap_os_errors, write_folder
 from loda.config import LodaConfig
 from loda.errors import LodaError
 from loda.manifest import check_files, hash_files, read_manifest, write_manifest
-from loda.model import adapter_parameters, adapter_state, inject, projections, trainable_parameters
-from loda.state import base_parameters, check_holds_no_adapters, fold, state_of
+from loda.model import (
+    adapter_parameters,
+    adapter_state,
+    base_parameters,
+    check_holds_no_adapters,
+    fold,
+    inject,
+    projections,
+    state_of,
+    trainable_parameters,
+)
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"

@@ -22,8 +22,8 @@ from loda.approx.low_rank import LowRankLinear
 from loda.approx.sparse import SparseLinear
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
+from loda.model import mark_optimized, state_of
 from loda.projection import AdaptedProjection, affine, projections
-from loda.state import mark_optimized, state_of
 
 Model = TypeVar("Model", bound=nn.Module)
 

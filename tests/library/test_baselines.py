@@ -12,8 +12,7 @@ from loda.adapters.insertion import insertions
 from loda.approx import LowRank, Sparse
 from loda.checkpoint import TENSOR_FILE
 from loda.errors import LodaError
-from loda.model import adapter_state
-from loda.state import fold
+from loda.model import adapter_state, fold
 from tests.library.models import TOKENS, logits, perturb, state, tiny_gpt2, train, untouched
 
 

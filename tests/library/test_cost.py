@@ -22,7 +22,7 @@ from loda.adapters import (
     Prefix,
 )
 from loda.approx import Dense, LowRank, Sparse
-from loda.state import fold
+from loda.model import fold
 from tests.library.models import ADAPTERS, APPROXIMATIONS, WIDE, tiny_gpt2, weight_of, wide_gpt2
 
 BASE_MACS = 75_497_472  # 24 layers x 3 x 1024^2
