@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from loda.adapters.bottleneck import Bottleneck
 from loda.adapters.nonlinear import apply_stack
-from loda.approx.dense import DenseLinear
+from loda.approx.dense import DenseLinear, affine
 from loda.approx.low_rank import LowRankLinear
 from loda.approx.sparse import SparseLinear
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
 from loda.model import mark_optimized, state_of
-from loda.projection import AdaptedProjection, affine, projections
+from loda.projection import AdaptedProjection, projections
 
 Model = TypeVar("Model", bound=nn.Module)
 

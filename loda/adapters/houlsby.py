@@ -4,8 +4,8 @@
                                                            before it joins the residual stream
 
 One adapter has 2dr + r + d parameters: 48 with r = 112 have 11,064,576 on GPT2-medium. No r gives the 11.09M that the
-paper prints, which is Adapter^L's number; r = 112 is half of Adapter^L's 224, an equal budget. Houlsby et al. also
-train the model's LayerNorms, which would give 11.11M or 11.16M; they stay frozen here.
+paper prints, which is Adapter^L's number with r = 224, an equal budget. Houlsby et al. also train the model's
+LayerNorms, which would give 11.11M or 11.16M; they stay frozen here.
 """
 
 from typing import ClassVar

@@ -1,7 +1,7 @@
 """Modules that `lin`, `houlsby` and `prefix` insert into the base model elsewhere than beside a projection.
 
-An `Insertion` is a child of the module that it changes, its host, and acts through a hook on the host. No module of the
-base is replaced, so all names stay.
+An `Insertion` is a child of the module that it changes, its host, and acts through a hook on the host. It replaces no
+module of the base, so all names stay.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ NAME = "inserted"
 
 
 class Insertion(nn.Module):
-    """A module that changes what its host computes; subclasses say how in `hook`."""
+    """A module that changes what its host computes. Subclasses define the change in `hook`."""
 
     handle: RemovableHandle
 
     def insert(self, host: nn.Module, model: nn.Module) -> None:
-        """Become a child of `host`, a module of `model`, and act on it from now on."""
+        """Become a child of `host`, a module of `model`, and register the hook."""
         host.add_module(NAME, self.to(*placement(host, model)).train(host.training))
         self.handle = self.hook(host)
 
@@ -49,8 +49,8 @@ def remove_insertions(model: nn.Module) -> None:
 class SerialBottleneck(Insertion):
     """y -> y + f(y) on the output y of the host, with f(y) = activation(y W_down + b_down) W_up + b_up.
 
-    Subclasses give f in `forward`. W_down (d, r) starts as `nn.Linear` does, W_up (r, d) and b_up at zero, so f is zero
-    at the start. (The papers start W_up at random values, small ones in Houlsby's, so only near the base.)
+    Subclasses give f in `forward`. W_down (d, r) starts as `nn.Linear` does. W_up (r, d) and b_up start at zero, so f
+    is zero at the start. The papers start W_up at random values.
     """
 
     def __init__(self, width: int, r: int) -> None:
@@ -69,7 +69,7 @@ class SerialBottleneck(Insertion):
         return self.down.weight.numel() + self.up.weight.numel()
 
     def _add(self, host: nn.Module, arguments: Any, output: Any) -> Any:
-        # Some blocks return the weights of their attention beside their output.
+        # Some blocks return their attention weights after the output.
         if isinstance(output, tuple):
             return (self._add(host, arguments, output[0]), *output[1:])
         return output + self(output)

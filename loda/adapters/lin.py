@@ -29,7 +29,7 @@ class LinConfig:
     r: int = Field(default=6, ge=1, description="r is the width of the bottleneck")
 
     def check(self, model: nn.Module) -> None:
-        """Raise LodaError if the blocks are unknown."""
+        """Raise LodaError if the blocks of `model` are unknown."""
         find_blocks(model)
 
     def attach(self, model: nn.Module) -> None:
