@@ -53,7 +53,7 @@ def save_pretrained(
 
     Args:
         model: a model with adapters.
-        path: the folder.
+        path: the folder; it is made if it does not exist.
         with_approximation: whether to store the approximated weights too.
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
 
@@ -104,12 +104,15 @@ def from_pretrained(
             f"the adapter in {folder} was trained on another base model (fingerprint {trained_on[:12]}, this one has "
             f"{found[:12]}); load the base it was trained on, in the same dtype"
         )
-    stored = approximation is None and APPROXIMATION_FILE in files
-    check_files(folder, {name: digest for name, digest in files.items() if stored or name != APPROXIMATION_FILE})
+    if approximation is not None:
+        files.pop(APPROXIMATION_FILE, None)
+    check_files(folder, files)
     tensors = load_tensors(folder / TENSOR_FILE)
-    if stored:
+    if APPROXIMATION_FILE in files:
         approximation = load_tensors(folder / APPROXIMATION_FILE)
-    expected = adapter_state(inject(_skeleton(model), config))
+    # Tried on a copy without weights first, because a refusal has to leave the model unchanged.
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    expected = adapter_state(inject(copy.deepcopy(model, empty), config))
     check_state(tensors, expected, str(folder / TENSOR_FILE), "restore the folder from a copy")
     fold(inject(model, config, approximation))
     with torch.no_grad():
@@ -119,7 +122,7 @@ def from_pretrained(
 
 
 def check_saved(path: str | Path) -> None:
-    """Check the files of a saved adapter against their hashes, without loading them.
+    """Compare the files of a saved adapter with their hashes, without loading them.
 
     Raises:
         LodaError: a missing, unreadable or altered file.
@@ -170,7 +173,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], content: Mapping[str, Any]) -> None:
-    """Write the files of `tensors` and the configuration aside, all complete, then move them into `folder`."""
+    """Write the files of `tensors` and the configuration to a folder aside, then move them into `folder`."""
 
     def fill(temporary: Path) -> None:
         for name, named in tensors.items():
@@ -190,18 +193,12 @@ def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], content: M
 
 
 def _read_config(folder: Path) -> tuple[LodaConfig, str, dict[str, str]]:
-    """Return the configuration of the adapter in `folder`, the fingerprint of its base, and the hashes of its files."""
+    """Return the configuration of the adapter, the fingerprint of its base, and the hashes of its files."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise LodaError(f"{path} is missing; give the folder that loda.save_pretrained wrote")
-    content: dict[str, Any] = read_manifest(path)
+    content = read_manifest(path)
     if not {"base_fingerprint", "files"} <= set(content) or TENSOR_FILE not in content["files"]:
         raise LodaError(f"{path} is not the configuration of a LoDA adapter; give a folder of loda.save_pretrained")
     trained_on, files = content.pop("base_fingerprint"), content.pop("files")
     return LodaConfig.from_dict(content), trained_on, files
-
-
-def _skeleton(model: Model) -> Model:
-    """Return the same modules without weights: a copy of `model` whose parameters are on the meta device."""
-    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, empty)

@@ -1,7 +1,6 @@
 """Fewer and larger products for an adapted model: the same outputs, to rounding, in less time.
 
-The linear term of Eq. 2 is a weight and goes into the base projection; what remains is f2(f1(u) B) with u = x A, and A
-becomes further columns of the base projection:
+The linear term of Eq. 2 goes into the weight of the base projection, and A becomes further columns of that weight:
 
     dense, sparse   [h, u] = x [W + s A B, A] + b                      one product instead of one for each adapter
     low-rank        [z, u] = x [W_A, A],   h = [z, u] [W_B; s B] + b   the linear term is r more ranks
@@ -65,8 +64,8 @@ def optimized(projection: AdaptedProjection) -> "InferenceProjection | None":
 class InferenceProjection(nn.Module):
     """What an `AdaptedProjection` computes, in evaluation mode and without gradients: (*, d_in) -> (*, d_out).
 
-    The f1 of all slices run as one batch: their operations are so small that the number of calls decides the time. All
-    bottlenecks of the projection must have the same settings, as `loda.inject` gives them.
+    The f1 of all slices run as one batch, because the number of such small operations decides the time. All bottlenecks
+    of the projection must have the same settings, as `loda.inject` gives them.
     """
 
     def __init__(self, projection: AdaptedProjection) -> None:

@@ -1,8 +1,8 @@
 """JSON files that carry their own hash, and the hashes of the files beside them.
 
-    {"format": 2, ..., "files": {"adapter_model.safetensors": "<sha256>"}, "sha256": "<sha256 of all of the above>"}
+    {"format": 2, ..., "files": {"adapter_model.safetensors": "<sha256>"}, "sha256": "<sha256 of the lines above>"}
 
-A changed byte is noticed on reading, in the JSON file and in every file it lists. There is no form without a hash.
+`read_manifest` notices a changed byte in the JSON file, `check_files` one in the files that it lists.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ FORMAT = 2
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` atomically, with the format and the hash of both.
+    """Write `content` atomically, with the format and a hash over both.
 
     Raises:
         LodaError: the file cannot be written.
@@ -30,7 +30,7 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The content that `write_manifest` was given.
+    """Return the content that `write_manifest` was given.
 
     Raises:
         LodaError: the file is missing, unreadable, altered, or of another format.
@@ -47,7 +47,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def hash_files(folder: Path, *but: str) -> dict[str, str]:
-    """The sha256 of every file in `folder`, by its path within, without those named `but`."""
+    """Return the sha256 of every file in `folder` by its path within, without the files named `but`."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: sha256(path) for name, path in files.items() if name not in but}
 

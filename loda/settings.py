@@ -72,10 +72,10 @@ def read_json(path: Path) -> Any:
 def _sentence(cls: type, error: ValidationError, where: str = "") -> str:
     """The first thing that is wrong: name, value, rule, remedy."""
     first = error.errors(include_url=False)[0]
-    if first["type"] == "value_error":  # a rule of ours, which says everything
+    if first["type"] == "value_error":  # a LodaError, whose message is complete
         return str(first["ctx"]["error"])
     path = [str(part) for part in first["loc"]]
-    if first["loc"] and isinstance(first["loc"][0], int):  # given by position
+    if first["loc"] and isinstance(first["loc"][0], int):  # the value was given by position
         path[0] = list(_fields(cls, []))[first["loc"][0]]
     name = ".".join([where, *path] if where else path)
     fields = _fields(cls, path[:-1])

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
 from loda.adapters.insertion import Insertion
+from loda.architectures import kind_of
 from loda.errors import LodaError
 from loda.settings import settings
 
@@ -40,11 +41,10 @@ class PrefixConfig:
 
     def check(self, model: nn.Module) -> None:
         """Raise LodaError unless `model` is a GPT-2."""
-        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-        if kind != "gpt2":
+        if kind_of(model) != "gpt2":
             raise LodaError(
-                f"adapter=prefix acts on the cache and the positions of GPT-2, and {kind} counts them otherwise; "
-                "use another adapter"
+                f"adapter=prefix acts on the cache and the positions of GPT-2, and {kind_of(model)} counts them "
+                "otherwise; use another adapter"
             )
 
     def attach(self, model: nn.Module) -> None:
