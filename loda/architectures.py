@@ -46,11 +46,7 @@ class AttentionLayout:
             )
 
     def slices(self, d_out: int, heads: int, head_width: int) -> dict[str, FusedSlice]:
-        """Return the slices of a fused projection with `d_out` columns; what the query heads leave is keys and values.
-
-        Raises:
-            LodaError: a number of columns that no such projection has.
-        """
+        """Return the slices of a fused projection of `d_out` columns; what the query heads leave, keys and values share."""
         shared = (d_out - heads * head_width) // (2 * head_width)
         if shared < 1 or heads % shared or d_out != (heads + 2 * shared) * head_width:
             raise LodaError(
@@ -161,11 +157,7 @@ def oriented(module: nn.Module, weight: Tensor) -> Tensor:
 
 
 def architecture(model: nn.Module) -> AttentionLayout:
-    """Return the layout of `model`.
-
-    Raises:
-        LodaError: an unknown architecture.
-    """
+    """Return the layout of `model`; LodaError for an unknown architecture, with how to add it."""
     kind = kind_of(model)
     if kind not in ARCHITECTURES:
         raise LodaError(_how_to_add(kind, _linear_names(model)))
@@ -173,11 +165,7 @@ def architecture(model: nn.Module) -> AttentionLayout:
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """Return the transformer blocks of `model` in order, with or without adapters in them.
-
-    Raises:
-        LodaError: an unknown architecture.
-    """
+    """Return the transformer blocks of `model` in order, with or without adapters in them."""
     layout = architecture(model)
     first = layout.projections[0]
     blocks = []

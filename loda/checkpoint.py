@@ -122,11 +122,7 @@ def from_pretrained(
 
 
 def check_saved(path: str | Path) -> None:
-    """Compare the files of a saved adapter with their hashes, without loading them.
-
-    Raises:
-        LodaError: a missing, unreadable or altered file.
-    """
+    """Raise LodaError if a file of the adapter saved in `path` is missing, unreadable or altered."""
     _, _, files = _read_config(Path(path))
     check_files(Path(path), files)
 
@@ -161,11 +157,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        LodaError: the file is missing or unreadable.
-    """
+    """Read a safetensors file; LodaError if it is missing or unreadable."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -105,11 +105,7 @@ def to_plain(config: AdapterConfig | ApproxConfig) -> dict[str, Any]:
 
 
 def from_plain(group: str, data: Mapping[str, Any]) -> Any:
-    """Read what `to_plain` wrote, for `group` "adapter" or "approx".
-
-    Raises:
-        LodaError: an unknown name, setting or value, or a value of a wrong type.
-    """
+    """Read what `to_plain` wrote, for `group` "adapter" or "approx"; LodaError for anything else."""
     if not isinstance(data, Mapping):
         raise LodaError(f"{group}={data!r} must be a mapping of settings, for example {{'name': 'dense'}}")
     values, classes = dict(data), known(group)

@@ -20,21 +20,13 @@ FORMAT = 2
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` atomically, with the format and a hash over both.
-
-    Raises:
-        LodaError: the file cannot be written.
-    """
+    """Write `content` atomically, with the format and a hash over both."""
     described = {"format": FORMAT, **content}
     write_text(path, _text({**described, "sha256": _hash(described)}))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the content that `write_manifest` was given.
-
-    Raises:
-        LodaError: the file is missing, unreadable, altered, or of another format.
-    """
+    """Return the content that `write_manifest` was given; LodaError if it is missing, altered or of another format."""
     content = read_json(path)
     if not isinstance(content, dict) or not {"format", "sha256"} <= set(content):
         raise LodaError(f"{path} is not a manifest of this project; restore it from a copy")
@@ -53,11 +45,7 @@ def hash_files(folder: Path, *but: str) -> dict[str, str]:
 
 
 def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Compare files with the hashes of a manifest.
-
-    Raises:
-        LodaError: a file is missing or altered.
-    """
+    """Raise LodaError if a file in `folder` is missing or has another hash than in `hashes`."""
     for name, expected in hashes.items():
         path = folder / name
         if not path.is_file():

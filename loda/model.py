@@ -154,21 +154,13 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that `inject` made trainable, by name, even if they were frozen since.
-
-    Raises:
-        LodaError: the model holds no adapters.
-    """
+    """Return the parameters that `inject` made trainable, by name, even if they were frozen since."""
     trained = state_of(model).trained
     return {name: p for name, p in model.named_parameters() if name in trained}
 
 
 def adapter_state(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are saved, by name: those of the adapter, folded (see `fold`).
-
-    Raises:
-        LodaError: the model holds no adapters.
-    """
+    """Return the parameters that are saved, by name: those of the adapter, folded (see `fold`)."""
     state = adapter_parameters(model)
     for name, part in _reparametrised(model).items():
         state = {key: p for key, p in state.items() if not key.startswith(f"{name}.")}
@@ -177,11 +169,7 @@ def adapter_state(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def fold(model: Model) -> Model:
-    """Drop the training-only parameters of the adapter (a prefix has some), in place; the function stays the same.
-
-    Raises:
-        LodaError: the model holds no adapters.
-    """
+    """Drop the training-only parameters of the adapter (a prefix has some), in place; the function stays the same."""
     folded = replace(state_of(model), trained=frozenset(adapter_state(model)))
     for part in _reparametrised(model).values():
         part.fold()
@@ -211,11 +199,7 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def state_of(model: nn.Module) -> AdapterState:
-    """Return what `inject` did to `model`.
-
-    Raises:
-        LodaError: the model holds no adapters, or was optimised for inference.
-    """
+    """Return what `inject` did to `model`; LodaError if it holds no adapters or was optimised for inference."""
     found = getattr(model, ATTRIBUTE, None)
     if found is None:
         raise LodaError("this model holds no adapters; call loda.inject(model, config) first")
