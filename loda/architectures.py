@@ -46,7 +46,7 @@ class AttentionLayout:
             )
 
     def slices(self, d_out: int, heads: int, head_width: int) -> dict[str, FusedSlice]:
-        """Return the slices of a fused projection of `d_out` columns; what the query heads leave, keys and values share."""
+        """Return the slices of a fused projection of `d_out` columns; keys and values share what the queries leave."""
         shared = (d_out - heads * head_width) // (2 * head_width)
         if shared < 1 or heads % shared or d_out != (heads + 2 * shared) * head_width:
             raise LodaError(

@@ -101,8 +101,3 @@ def test_it_cannot_be_taken_apart_afterwards(verb, tmp_path):
     with pytest.raises(LodaError, match="optimised for inference"):
         getattr(loda, verb)(model, *arguments)
     assert not list(tmp_path.iterdir())
-
-
-def test_there_is_nothing_to_optimise_in_a_plain_model():
-    with pytest.raises(LodaError, match="holds no adapters"):
-        loda.optimize_for_inference(tiny_gpt2())

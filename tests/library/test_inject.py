@@ -70,14 +70,6 @@ def test_settings_that_do_not_fit_are_refused(config, rule):
         loda.inject(model, config)
 
 
-@pytest.mark.parametrize("approx", SMALL, ids=repr)
-def test_a_given_approximation_is_used_as_it_is(approx):
-    config = loda.LodaConfig(LoRA(), approx)
-    expected = logits(loda.inject(tiny_gpt2(), config))
-    given = loda.approximate(tiny_gpt2(), config)
-    assert torch.equal(logits(loda.inject(tiny_gpt2(), config, given)), expected)
-
-
 def test_a_given_approximation_goes_to_where_the_weight_is():
     # Stored tensors are read on the CPU; the meta device stands for a GPU.
     config = loda.LodaConfig(LoRA(), LowRank(rank=8))
@@ -168,13 +160,9 @@ def test_unload_brings_the_base_to_where_the_model_was_moved(approx):
         assert torch.equal(logits(loda.unload(model)), logits(tiny_gpt2().double()))
 
 
-@every_adapter
-def test_inject_hashes_nothing(adapter, monkeypatch):
-    def refuse(*arguments):
-        raise AssertionError("inject hashes")
-
-    monkeypatch.setattr(hashlib, "sha256", refuse)
-    loda.unload(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter, LowRank(rank=8))))
+def test_inject_hashes_nothing(monkeypatch):
+    monkeypatch.setattr(hashlib, "sha256", None)
+    loda.unload(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA(), LowRank(rank=8))))
 
 
 @every_adapter
@@ -218,11 +206,11 @@ def test_merge_leaves_the_weights_it_was_given_alone():
     assert torch.equal(weight, copied)
 
 
-@pytest.mark.parametrize("call", [loda.unload, loda.merge, loda.cost, lambda m: loda.save_pretrained(m, "nowhere")])
-def test_a_model_without_adapters_is_refused(call):
+@pytest.mark.parametrize("verb", ["unload", "merge", "cost", "optimize_for_inference", "save_pretrained"])
+def test_a_model_without_adapters_is_refused(verb):
     model = partly_frozen()
     with untouched(model), pytest.raises(LodaError, match="holds no adapters"):
-        call(model)
+        getattr(loda, verb)(model, *(["nowhere"] if verb == "save_pretrained" else []))
 
 
 def test_the_approximation_is_of_the_dtype_of_the_base():

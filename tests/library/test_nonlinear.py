@@ -135,10 +135,13 @@ def test_the_image_of_loda_is_a_subspace_and_that_of_loda_plus_is_not():
     assert torch.linalg.matrix_rank(filled(LoDAPlus(), 16, 16)(x)) > 4
 
 
-@pytest.mark.parametrize("order", ["", "relu", "linear-linear", "linear norm", "norm-"])
-def test_an_order_that_is_none_is_refused(order):
-    with pytest.raises(LodaError, match="order"):
-        StackConfig(order=order)
+@pytest.mark.parametrize(
+    "settings", [{"order": ""}, {"order": "relu"}, {"order": "linear-linear"}, {"stages": 0}, {"eps": 0.0}], ids=str
+)
+def test_a_stack_that_is_none_is_refused(settings):
+    (name, value), *_ = settings.items()
+    with pytest.raises(LodaError, match=f"{name}={value!r}"):
+        StackConfig(**settings)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +151,6 @@ def test_an_order_that_is_none_is_refused(order):
         ({"alpha": 0}, "alpha=0: input should be greater than 0"),
         ({"alpha": float("inf")}, "alpha=inf: input should be a finite number"),
         ({"dropout": 1.0}, "dropout=1.0: input should be less than 1"),
-        ({"dropout": -0.1}, "dropout=-0.1: input should be greater than or equal to 0"),
         ({"init": "zeros"}, "init='zeros': input should be 'independent' or 'reference'"),
         ({"r": 1}, "r=1 .* LayerNorm of a single number is zero"),
         ({"f1": StackConfig(order="norm-activation")}, "f1.order='norm-activation' has no linear"),
@@ -159,12 +161,6 @@ def test_an_order_that_is_none_is_refused(order):
 def test_settings_that_mean_nothing_are_refused(settings, rule):
     with pytest.raises(LodaError, match=rule):
         LoDAPlus(**settings)
-
-
-@pytest.mark.parametrize(("settings", "rule"), [({"stages": 0}, "stages=0"), ({"eps": 0.0}, "eps=0.0")])
-def test_a_stack_of_nothing_is_refused(settings, rule):
-    with pytest.raises(LodaError, match=rule):
-        StackConfig(**settings)
 
 
 def test_a_bottleneck_of_one_works_without_a_norm():
