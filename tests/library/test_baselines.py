@@ -50,15 +50,6 @@ def test_fine_tuning_is_that_of_plain_pytorch():
     assert torch.equal(logits(model), logits(plain))
 
 
-def test_merging_fine_tuned_weights_gives_an_ordinary_model():
-    model = injected(FineTuning())
-    train(model)
-    outputs = logits(model)
-    assert torch.equal(logits(loda.merge(model)), outputs)
-    assert {name for name, _ in model.named_modules()} == {name for name, _ in tiny_gpt2().named_modules()}
-    assert model.lm_head.weight is model.transformer.wte.weight
-
-
 def test_the_top_two_blocks_are_trained_and_nothing_else():
     model = injected(FineTuningTop2(), layers=4)
     before = state(model)
