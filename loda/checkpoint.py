@@ -12,7 +12,7 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,7 @@ from loda.config import LodaConfig
 from loda.errors import LodaError
 from loda.manifest import check_files, hash_files, read_manifest, write_manifest
 from loda.model import (
+    Model,
     adapter_parameters,
     adapter_state,
     base_parameters,
@@ -40,7 +41,6 @@ CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 APPROXIMATION_FILE = "approximation.safetensors"
 _STAGING = ".adapter.new"
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_pretrained(
@@ -48,12 +48,12 @@ def save_pretrained(
 ) -> None:
     """Write the adapters of `model` into the folder `path`, in place of any that the folder holds.
 
-    All files are complete on the disk before the first of them replaces an old one, and the configuration comes last.
-    Other files in the folder, such as a model card, stay.
+    All files are complete on the disk before the first one replaces an old file. The configuration comes last. Other
+    files in the folder, such as a model card, stay.
 
     Args:
         model: a model with adapters.
-        path: the folder; it is made if it does not exist.
+        path: the folder, which need not exist.
         with_approximation: whether to store the approximated weights too.
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
 

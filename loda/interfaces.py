@@ -56,7 +56,7 @@ class BaseProjection(Protocol):
 
 
 class ApproxLinear(BaseProjection, Protocol):
-    """A base projection that stands for its weight only approximately."""
+    """A base projection whose W~ only approximates W."""
 
     def split(self, widths: Sequence[int], biases: Sequence[Tensor | None]) -> Sequence[nn.Module]:
         """Cut [W_q, W_k, W_v]~ into neighbours of `widths` columns, each with its bias.

@@ -3,7 +3,7 @@
 `inject` works in place and returns the model. It keeps the modules and parameters that it replaces in one attribute of
 the model (an `AdapterState`), so `unload` always gives the base back.
 
-An adapter trains modules of its own or parameters of the base. The latter are trained as copies.
+An adapter trains new modules or parameters of the base. Of the latter it trains copies.
 """
 
 import copy
@@ -136,7 +136,7 @@ def merge(model: Model) -> Model:
         weight = base.weight.clone()
         for part, adapter in projection.adapters.items():
             projection.slices[part].add_(weight, cast(Tensor, cast(LinearAdapter, adapter).weight()))
-        # Copies the original module, but with the merged weight: `memo` says what stands for an object in the copy.
+        # A copy of the original module, in which `memo` replaces the weight by the merged one.
         memo: dict[int, object] = {id(original.weight): nn.Parameter(oriented(original, weight))}
         memo |= {} if base.bias is None else {id(original.bias): base.bias}
         model.set_submodule(name, copy.deepcopy(original, memo).train(projection.training))
@@ -189,7 +189,7 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     found: dict[int, nn.Parameter] = {}
     for name, parameter in attached.base.items():
         if id(parameter) not in in_use and id(parameter) not in found:
-            # The model does not hold this parameter, so it was not moved or cast with the model.
+            # The model does not hold this parameter now, so moving or casting the model left it behind.
             owner = name.rpartition(".")[0]
             in_projection = owner in attached.replaced
             like = next(model.get_submodule(owner).parameters()) if in_projection else model.get_parameter(name)

@@ -59,8 +59,8 @@ class PrefixAdapter(Insertion):
     Until `fold`, P is computed from E and the MLP; afterwards P is a parameter. There is no zero map: even a prefix of
     zeros takes its share of the attention, so training does not start from the base.
 
-    P goes into the model's own cache, before the first token. So training and decoding, with a cache or without, are
-    the same computation, and left-padded batches work.
+    P goes into the model's cache before the first token. So training and decoding, with a cache or without, are the
+    same computation, and left-padded batches work.
     """
 
     def __init__(self, config: PrefixConfig, base: Any) -> None:

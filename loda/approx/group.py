@@ -40,8 +40,8 @@ def base_projections(
     remedy = "leave `approximation` out to compute it"
     check_state(given, expected, "the given approximation", remedy)
     for name, tensor in expected.items():
-        # Without weights, only values that follow from the settings are known, such as the number of kept entries; in a
-        # joint approximation the number in each module is not among them.
+        # On the meta device, values that follow from the settings are known, such as the number of kept entries. The
+        # settings do not say how many of them each module of a joint approximation has.
         if not joint and not tensor.is_meta and not torch.equal(tensor, given[name].cpu()):
             raise LodaError(
                 f"the given approximation has {name}={given[name].tolist()}, but {approx} gives {tensor.tolist()}; "

@@ -83,7 +83,7 @@ class LowRankLinear(nn.Module):
             (u * root).to(weight.dtype).contiguous(),
             (scaled / root.clamp(min=TINY)[:, None]).to(weight.dtype).contiguous(),
             bias,
-            # float32 at least, but not float64 for its own sake: MPS has none, and the model could not be moved there.
+            # Not float64: MPS does not have it, and a model with one such number could not be moved there.
             (s.square().sum() / exact.square().sum()).to(torch.promote_types(weight.dtype, torch.float32)),
         )
 

@@ -70,7 +70,7 @@ class SparseLinear(nn.Module):
         sparse = torch.zeros_like(flat)
         sparse[largest] = flat[largest]
         energy = sparse.double().square().sum() / flat.double().square().sum()
-        # float32 at least, but not float64 for its own sake: MPS has none, and the model could not be moved there.
+        # Not float64: MPS does not have it, and a model with one such number could not be moved there.
         energy = energy.to(torch.promote_types(weight.dtype, torch.float32))
         return cls(sparse.view_as(weight), bias, _number(kept, weight), energy)
 

@@ -55,7 +55,7 @@ def parts(adapter: torch.nn.Module) -> tuple[Matrix, Matrix, list[Matrix]]:
 
 
 ORDERS = ["-".join(p) for n in (1, 2, 3) for p in itertools.permutations(OPERATIONS, n) if "linear" in p]
-F2 = [StackConfig(n, order) for n, order in enumerate(("activation", "norm", "norm-activation"), start=1)]
+F2 = [StackConfig(n, order) for n, order in enumerate(("activation", "norm", "norm-activation", "activation-norm"), 1)]
 X = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
