@@ -73,17 +73,16 @@ def test_the_files_are_pefts_and_hold_the_adapter_alone(saved):
     assert description["approx"] == {"name": "low_rank", "rank": 8}
 
 
-def test_without_with_approximation_and_for_the_dense_weight_only_the_adapter_is_stored(tmp_path):
-    loda.save_pretrained(loda.inject(tiny_gpt2(), LOWRANK), tmp_path / "recipe")
-    loda.save_pretrained(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA())), tmp_path / "dense", with_approximation=True)
-    for folder in ("recipe", "dense"):
-        assert {path.name for path in (tmp_path / folder).iterdir()} == {CONFIG_FILE, TENSOR_FILE}
-
-
-def test_saving_again_without_the_approximation_leaves_no_old_one(saved):
+def test_saving_again_without_the_approximation_leaves_no_old_one_but_other_files(saved):
+    (saved / "README.md").write_text("a model card")
     loda.save_pretrained(loda.from_pretrained(tiny_gpt2(), saved), saved)
-    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE}
+    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE, "README.md"}
     loda.from_pretrained(tiny_gpt2(), saved)
+
+
+def test_the_dense_weight_is_never_stored(tmp_path):
+    loda.save_pretrained(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA())), tmp_path, with_approximation=True)
+    assert {path.name for path in tmp_path.iterdir()} == {CONFIG_FILE, TENSOR_FILE}
 
 
 @pytest.mark.parametrize("failing", ["save_tensors", "write_manifest"])
@@ -184,13 +183,6 @@ def test_an_altered_bit_is_noticed_and_the_file_named(saved, file, place):
     refused(saved, rf"{file} (was changed after it was written, its sha256 differs|is not JSON|is not a manifest)")
     with pytest.raises(LodaError, match=file):
         check_saved(saved)
-
-
-def test_other_files_may_lie_beside_an_adapter(saved):
-    (saved / "README.md").write_text("a model card")
-    loda.save_pretrained(loda.from_pretrained(tiny_gpt2(), saved), saved)
-    loda.from_pretrained(tiny_gpt2(), saved)
-    assert (saved / "README.md").read_text() == "a model card"
 
 
 @pytest.mark.parametrize(
