@@ -4,8 +4,7 @@
     adapter_model.safetensors   the trained tensors, by parameter name
     approximation.safetensors   the approximated weights; only if asked for
 
-Without the last file, loading computes the approximation again from its settings and the base. A singular value
-decomposition is not bit-stable across BLAS builds, so `with_approximation=True` stores the result.
+Without the last file, loading computes the approximation again, and other BLAS builds may round it differently.
 """
 
 import copy
@@ -110,9 +109,7 @@ def from_pretrained(
     tensors = load_tensors(folder / TENSOR_FILE)
     if APPROXIMATION_FILE in files:
         approximation = load_tensors(folder / APPROXIMATION_FILE)
-    # Tried on a copy without weights first, because a refusal has to leave the model unchanged.
-    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    expected = adapter_state(inject(copy.deepcopy(model, empty), config))
+    expected = adapter_state(inject(_without_weights(model), config))
     check_state(tensors, expected, str(folder / TENSOR_FILE), "restore the folder from a copy")
     fold(inject(model, config, approximation))
     with torch.no_grad():
@@ -194,3 +191,9 @@ def _read_config(folder: Path) -> tuple[LodaConfig, str, dict[str, str]]:
         raise LodaError(f"{path} is not the configuration of a LoDA adapter; give a folder of loda.save_pretrained")
     trained_on, files = content.pop("base_fingerprint"), content.pop("files")
     return LodaConfig.from_dict(content), trained_on, files
+
+
+def _without_weights(model: Model) -> Model:
+    """Copy `model` to the meta device, to try there what may be refused; a refusal leaves the model unchanged."""
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, empty)

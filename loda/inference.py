@@ -1,7 +1,6 @@
 """Fewer and larger products for an adapted model: the same outputs, to rounding, in less time.
 
 The linear term of Eq. 2 goes into the weight of the base projection, and A becomes further columns of that weight:
-
     dense, sparse   [h, u] = x [W + s A B, A] + b                      one product instead of one for each adapter
     low-rank        [z, u] = x [W_A, A],   h = [z, u] [W_B; s B] + b   the linear term is r more ranks
     then            h[slice] += s f2(f1(u) B)                          for every slice with an f1

@@ -79,7 +79,7 @@ class SliceAdapterConfig:
     """Settings of an adapter beside slices of the projections.
 
     Attributes:
-        dropout: on the input of the adapters; one mask for all slices of a projection.
+        dropout: on the input of the adapters, with one mask for all slices of a projection.
     """
 
     dropout: float = Field(default=0.0, ge=0, lt=1, description="the paper uses 0.1 for E2E")

@@ -22,6 +22,9 @@ class FineTuneConfig:
     """FT: train every parameter. There are no settings, and `slices` has no effect.
 
     The tied embedding of GPT-2 is one parameter, so GPT2-medium has 354,823,168.
+
+    Raises:
+        LodaError: in `check`, a quantised base.
     """
 
     name: ClassVar[str] = "finetune"
@@ -54,7 +57,7 @@ class FineTuneTop2Config(FineTuneConfig):
     would add 2,048 and stays frozen here.
 
     Raises:
-        LodaError: `check` raises it also for an architecture whose blocks are unknown.
+        LodaError: in `check`, an architecture whose blocks are unknown, or a quantised block.
     """
 
     name: ClassVar[str] = "finetune_top2"

@@ -17,7 +17,7 @@ from loda.settings import settings
 
 @settings
 class FullRankConfig(SliceAdapterConfig):
-    """FT^{Wq,Wv}: `dropout` acts on the input of Delta W and is 0 by default."""
+    """FT^{Wq,Wv}: a Delta W for each slice; `dropout` acts on its input and is 0 by default."""
 
     name: ClassVar[str] = "full_rank"
 

@@ -24,7 +24,7 @@ class Insertion(nn.Module):
         self.handle = self.hook(host)
 
     def hook(self, host: nn.Module) -> RemovableHandle:
-        """Register the change on `host`."""
+        """Register the change on `host` and return the handle that removes it."""
         raise NotImplementedError
 
     def macs(self) -> int:
