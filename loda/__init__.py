@@ -19,7 +19,7 @@
     model = loda.optimize_for_inference(model.eval())    # the same outputs, faster; it cannot be undone
 
 Without `approx` the pre-trained projection stays as it is (LoDA, LoDA+, LoRA). `loda.merge(model)` adds a LoRA to the
-weights. It refuses non-linear adapters, which equal no weight.
+weights. It refuses non-linear adapters, because no weight equals them.
 """
 
 import importlib

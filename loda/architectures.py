@@ -22,14 +22,14 @@ WHOLE = "whole"
 
 @dataclass(frozen=True)
 class AttentionLayout:
-    """Where things are in a transformer block, by the names of modules within the block.
+    """The names of modules within a transformer block.
 
     Attributes:
-        projections: one module that computes q, k and v side by side (fused, W_proj = [W_q, W_k, W_v]), or three
-            modules, in this order (split).
+        projections: one module that computes q, k and v side by side (W_proj = [W_q, W_k, W_v]), or three modules, in
+            this order.
         outputs: the modules whose output the residual stream receives, attention's first. Only `houlsby` needs them.
-        by_head: whether a fused module goes head by head, [q_1, k_1, v_1, q_2, ...]; with grouped queries, group by
-            group.
+        by_head: whether a fused module goes head by head, [q_1, k_1, v_1, q_2, ...], or group by group with grouped
+            queries.
 
     Raises:
         LodaError: neither one projection nor three.
@@ -46,13 +46,7 @@ class AttentionLayout:
             )
 
     def slices(self, d_out: int, heads: int, head_width: int) -> dict[str, FusedSlice]:
-        """Return the slices of a fused projection that computes `d_out` columns.
-
-        The number of key and value heads follows from the columns that the query heads leave.
-
-        Raises:
-            LodaError: a number of columns that no such projection has.
-        """
+        """Return the slices of a fused projection of `d_out` columns; keys and values share what the queries leave."""
         shared = (d_out - heads * head_width) // (2 * head_width)
         if shared < 1 or heads % shared or d_out != (heads + 2 * shared) * head_width:
             raise LodaError(
@@ -99,9 +93,9 @@ class TargetModule:
     """A linear module to adapt or approximate.
 
     Attributes:
-        name: of the module in the model.
+        name: the name of the module in the model.
         module: a `Conv1D` or an `nn.Linear`.
-        slices: by name, q, k or v; or `WHOLE`.
+        slices: its slices by name, q, k and v, or `WHOLE`.
         block: the name of the block whose attention it belongs to; None for other modules.
     """
 
@@ -112,7 +106,7 @@ class TargetModule:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the module holds its weight W and computes x W + b. Subclasses, as of bitsandbytes, may not."""
+        """Whether the module holds W itself and computes x W + b; subclasses, such as bitsandbytes', may not."""
         return type(self.module) in (Conv1D, nn.Linear)
 
     @property
@@ -137,7 +131,7 @@ class TargetModule:
 
 @dataclass(frozen=True)
 class Block:
-    """A transformer block: its module, the modules that write to the residual stream, attention's first, its width."""
+    """A transformer block, its modules that write to the residual stream (attention's first), and its width d."""
 
     module: nn.Module
     outputs: tuple[nn.Module, ...]
@@ -158,28 +152,20 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
 
 
 def oriented(module: nn.Module, weight: Tensor) -> Tensor:
-    """Turn the weight that `module` holds into a view (d_in, d_out), or such a weight into what `module` holds."""
+    """Turn the weight of `module` into a view (d_in, d_out), or a (d_in, d_out) weight into the layout of `module`."""
     return weight if isinstance(module, Conv1D) else weight.T
 
 
 def architecture(model: nn.Module) -> AttentionLayout:
-    """Return the layout of `model`.
-
-    Raises:
-        LodaError: an unknown architecture.
-    """
-    kind = _kind(model)
+    """Return the layout of `model`; LodaError for an unknown architecture, with how to add it."""
+    kind = kind_of(model)
     if kind not in ARCHITECTURES:
         raise LodaError(_how_to_add(kind, _linear_names(model)))
     return ARCHITECTURES[kind]
 
 
 def find_blocks(model: nn.Module) -> list[Block]:
-    """Return the transformer blocks of `model`, in order, whether its projections are adapted or not.
-
-    Raises:
-        LodaError: an unknown architecture.
-    """
+    """Return the transformer blocks of `model` in order, with or without adapters in them."""
     layout = architecture(model)
     first = layout.projections[0]
     blocks = []
@@ -195,7 +181,7 @@ def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[TargetModu
     """Return the attention projections of `model`, in order, or the linear modules whose names end with `names`.
 
     Raises:
-        LodaError: an unknown architecture and no names, no module of a name, or one module at two places.
+        LodaError: an unknown architecture and no names, a name without a module, or a module at two places.
     """
     wanted = names or architecture(model).projections
     targets = [
@@ -215,7 +201,7 @@ def find_targets(model: nn.Module, names: Sequence[str] = ()) -> list[TargetModu
 
 def target_of(model: nn.Module, name: str, module: nn.Module) -> TargetModule:
     """Return the linear `module` called `name` in `model`, with its slices."""
-    layout = ARCHITECTURES.get(_kind(model))
+    layout = ARCHITECTURES.get(kind_of(model))
     _, d_out = shape_of(module)
     for index, ending in enumerate(layout.projections if layout else ()):
         if layout and _ends_with(name, ending):
@@ -226,7 +212,7 @@ def target_of(model: nn.Module, name: str, module: nn.Module) -> TargetModule:
 
 
 def check_places(model: nn.Module, targets: Iterable[TargetModule]) -> None:
-    """Raise LodaError for a target that the model holds at two places: only one of them would be replaced."""
+    """Raise LodaError for a target that the model holds at two places, because only one would be replaced."""
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
@@ -238,13 +224,13 @@ def check_places(model: nn.Module, targets: Iterable[TargetModule]) -> None:
 
 
 def check_slices(model: nn.Module, targets: Sequence[TargetModule], slices: Sequence[str], approximated: bool) -> None:
-    """Check that `slices` say which columns of the `targets`, given by the user, are adapted.
+    """Check that every module of `targets`, which the user named, has a slice in `slices`.
 
     Raises:
         LodaError: slices of attention in an unknown architecture, or a target without any of the slices. The latter is
             allowed beside other targets if it is `approximated` with them.
     """
-    kind = _kind(model)
+    kind = kind_of(model)
     if kind not in ARCHITECTURES and WHOLE not in slices:
         raise LodaError(f"slices={tuple(slices)} of {targets[0].name}: {_how_to_add(kind, _linear_names(model))}")
     bare = [target for target in targets if target.is_bare(slices)]
@@ -255,7 +241,8 @@ def check_slices(model: nn.Module, targets: Sequence[TargetModule], slices: Sequ
         )
 
 
-def _kind(model: nn.Module) -> str:
+def kind_of(model: nn.Module) -> str:
+    """Return the key of `model` in `ARCHITECTURES`: the `model_type` of its configuration."""
     return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
 
 

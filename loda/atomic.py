@@ -1,7 +1,7 @@
 """Atomic writes: temporary file or folder, fsync, rename. What exists under its own name is complete.
 
 The directory entry is flushed too, so a power cut loses nothing that was reported as written. An operating-system error
-keeps its own words and gains the path.
+becomes a LodaError, which keeps its words and adds the path.
 """
 
 import hashlib
@@ -21,11 +21,7 @@ PARTIAL = ".partial"
 
 
 def write_file(path: Path, fill: Callable[[Path], object]) -> None:
-    """Write `path` atomically: `fill` writes a temporary file, which then replaces `path`.
-
-    Raises:
-        LodaError: the file cannot be written.
-    """
+    """Write `path` atomically: `fill` writes a temporary file, which then replaces `path`."""
     with wrap_os_errors(path):
         _make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
@@ -50,10 +46,7 @@ def write_text(path: Path, text: str) -> None:
 def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
     """Write the folder `path` atomically: `fill` fills a temporary folder, which is then renamed.
 
-    If another process has made `path` meanwhile, that folder stays: a name stands for one content.
-
-    Raises:
-        LodaError: the folder cannot be written.
+    If another process has made `path` meanwhile, that folder stays, because a name stands for one content.
     """
     with wrap_os_errors(path):
         _make_folder(path.parent)
@@ -74,11 +67,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def discard_folder(path: Path) -> None:
-    """Delete a folder if it exists. It vanishes as a whole, by a rename, whatever interrupts the deletion.
-
-    Raises:
-        LodaError: the folder cannot be deleted.
-    """
+    """Delete a folder if it exists. A rename makes it vanish as a whole, whatever interrupts the deletion."""
     if not path.is_dir():
         return
     with wrap_os_errors(path):
@@ -88,7 +77,7 @@ def discard_folder(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file in hexadecimal digits."""
+    """Return the sha256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -120,8 +109,3 @@ def _make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         flush(folder.parent)
-
-
-def unwritable(path: Path, error: OSError) -> LodaError:
-    """The error of `wrap_os_errors`, for code that raises it itself."""
-    return LodaError(f"could not write {path}: {error.strerror or error}; fix that and run the same command again")

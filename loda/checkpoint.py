@@ -4,15 +4,14 @@
     adapter_model.safetensors   the trained tensors, by parameter name
     approximation.safetensors   the approximated weights; only if asked for
 
-Without the last file, loading computes the approximation again from its settings and the base. A singular value
-decomposition is not bit-stable across BLAS builds, so `with_approximation=True` stores the result.
+Without the last file, loading computes the approximation again, and other BLAS builds may round it differently.
 """
 
 import copy
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,14 +23,23 @@ from loda.atomic import discard_folder, flush, wrap_os_errors, write_folder
 from loda.config import LodaConfig
 from loda.errors import LodaError
 from loda.manifest import check_files, hash_files, read_manifest, write_manifest
-from loda.model import adapter_parameters, adapter_state, inject, projections, trainable_parameters
-from loda.state import base_parameters, check_holds_no_adapters, fold, state_of
+from loda.model import (
+    Model,
+    adapter_parameters,
+    adapter_state,
+    base_parameters,
+    check_holds_no_adapters,
+    fold,
+    inject,
+    projections,
+    state_of,
+    trainable_parameters,
+)
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 APPROXIMATION_FILE = "approximation.safetensors"
 _STAGING = ".adapter.new"
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def save_pretrained(
@@ -39,12 +47,12 @@ def save_pretrained(
 ) -> None:
     """Write the adapters of `model` into the folder `path`, in place of any that the folder holds.
 
-    All files are complete on the disk before the first of them replaces an old one, and the configuration comes last.
-    Other files in the folder, such as a model card, stay.
+    All files are complete on the disk before the first one replaces an old file. The configuration comes last. Other
+    files in the folder, such as a model card, stay.
 
     Args:
         model: a model with adapters.
-        path: the folder.
+        path: the folder, which need not exist.
         with_approximation: whether to store the approximated weights too.
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
 
@@ -95,12 +103,13 @@ def from_pretrained(
             f"the adapter in {folder} was trained on another base model (fingerprint {trained_on[:12]}, this one has "
             f"{found[:12]}); load the base it was trained on, in the same dtype"
         )
-    stored = approximation is None and APPROXIMATION_FILE in files
-    check_files(folder, {name: digest for name, digest in files.items() if stored or name != APPROXIMATION_FILE})
+    if approximation is not None:
+        files.pop(APPROXIMATION_FILE, None)
+    check_files(folder, files)
     tensors = load_tensors(folder / TENSOR_FILE)
-    if stored:
+    if APPROXIMATION_FILE in files:
         approximation = load_tensors(folder / APPROXIMATION_FILE)
-    expected = adapter_state(inject(_skeleton(model), config))
+    expected = adapter_state(inject(_without_weights(model), config))
     check_state(tensors, expected, str(folder / TENSOR_FILE), "restore the folder from a copy")
     fold(inject(model, config, approximation))
     with torch.no_grad():
@@ -110,11 +119,7 @@ def from_pretrained(
 
 
 def check_saved(path: str | Path) -> None:
-    """Check the files of a saved adapter against their hashes, without loading them.
-
-    Raises:
-        LodaError: a missing, unreadable or altered file.
-    """
+    """Raise LodaError if a file of the adapter saved in `path` is missing, unreadable or altered."""
     _, _, files = _read_config(Path(path))
     check_files(Path(path), files)
 
@@ -149,11 +154,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        LodaError: the file is missing or unreadable.
-    """
+    """Read a safetensors file; LodaError if it is missing or unreadable."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -161,7 +162,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], content: Mapping[str, Any]) -> None:
-    """Write the files of `tensors` and the configuration aside, all complete, then move them into `folder`."""
+    """Write the files of `tensors` and the configuration to a folder aside, then move them into `folder`."""
 
     def fill(temporary: Path) -> None:
         for name, named in tensors.items():
@@ -181,18 +182,18 @@ def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], content: M
 
 
 def _read_config(folder: Path) -> tuple[LodaConfig, str, dict[str, str]]:
-    """Return the configuration of the adapter in `folder`, the fingerprint of its base, and the hashes of its files."""
+    """Return the configuration of the adapter, the fingerprint of its base, and the hashes of its files."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise LodaError(f"{path} is missing; give the folder that loda.save_pretrained wrote")
-    content: dict[str, Any] = read_manifest(path)
+    content = read_manifest(path)
     if not {"base_fingerprint", "files"} <= set(content) or TENSOR_FILE not in content["files"]:
         raise LodaError(f"{path} is not the configuration of a LoDA adapter; give a folder of loda.save_pretrained")
     trained_on, files = content.pop("base_fingerprint"), content.pop("files")
     return LodaConfig.from_dict(content), trained_on, files
 
 
-def _skeleton(model: Model) -> Model:
-    """Return the same modules without weights: a copy of `model` whose parameters are on the meta device."""
+def _without_weights(model: Model) -> Model:
+    """Copy `model` to the meta device, to try there what may be refused; a refusal leaves the model unchanged."""
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, empty)

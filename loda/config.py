@@ -23,7 +23,7 @@ GROUPS = {"adapter": loda.adapters, "approx": loda.approx}
 
 
 def _read(group: str) -> BeforeValidator:
-    """Read plain data where settings are expected; other objects must have a name, as settings do."""
+    """Accept settings of `group`, or the plain data of such settings."""
 
     def read(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -46,12 +46,12 @@ class LodaConfig:
             `lin`, `houlsby`, `prefix`) ignore it.
         targets: ends of the names of the linear modules to adapt instead of attention's projections, for example
             ("c_attn", "c_proj", "c_fc"). Of attention's projections the `slices` are adapted, of other modules all
-            columns. In an unknown architecture nobody knows which modules are attention's: slices=("whole",) says none.
-        joint: whether [W_q, W_k, W_v] are approximated together, as in the paper, in models that hold them in three
-            modules. Each module then has its columns of the result. By default each weight is approximated alone.
+            columns. In an unknown architecture, where attention's projections are unknown too, give slices=("whole",).
+        joint: whether models with three modules for q, k and v have [W_q, W_k, W_v] approximated together, as in the
+            paper. Each module then has its columns of the result. By default each weight is approximated alone.
 
     Raises:
-        LodaError: no slice, a name that comes twice, or `joint` without an approximation.
+        LodaError: no slice, a repeated name, or `joint` without an approximation.
     """
 
     adapter: Annotated[AdapterConfig, SkipValidation, _read("adapter")]
@@ -71,14 +71,10 @@ class LodaConfig:
             raise LodaError("joint=true is about an approximation of q, k and v together; choose one, or leave it out")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, the inverse of `from_dict`; `targets` and `joint` only if they are set."""
-        plain: dict[str, Any] = {
-            "adapter": to_plain(self.adapter),
-            "approx": to_plain(self.approx),
-            "slices": list(self.slices),
-        }
-        plain |= {"targets": list(self.targets)} if self.targets else {}
-        return plain | ({"joint": True} if self.joint else {})
+        """Return plain data, which `from_dict` reads; `targets` and `joint` only if they are set."""
+        parts = {"adapter": to_plain(self.adapter), "approx": to_plain(self.approx), "slices": list(self.slices)}
+        targets = {"targets": list(self.targets)} if self.targets else {}
+        return parts | targets | ({"joint": True} if self.joint else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LodaConfig":
@@ -109,11 +105,7 @@ def to_plain(config: AdapterConfig | ApproxConfig) -> dict[str, Any]:
 
 
 def from_plain(group: str, data: Mapping[str, Any]) -> Any:
-    """Read what `to_plain` wrote, for `group` "adapter" or "approx".
-
-    Raises:
-        LodaError: an unknown name, setting or value, or a value of a wrong type.
-    """
+    """Read what `to_plain` wrote, for `group` "adapter" or "approx"; LodaError for anything else."""
     if not isinstance(data, Mapping):
         raise LodaError(f"{group}={data!r} must be a mapping of settings, for example {{'name': 'dense'}}")
     values, classes = dict(data), known(group)

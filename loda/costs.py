@@ -1,13 +1,8 @@
 """What a method costs: trainable parameters and multiply-accumulates per token (section 3 and Table 2).
 
-Every module reports its own cost; nothing is computed from a formula over the configuration.
-
-The paper counts Q, K and V alone. The cost of the whole model stands beside it: every matrix that a token is multiplied
-by, with the vocabulary head and the modules of the adapter. For GPT-2 that is
-
-    L 12 d^2 + V d        24 * 12 * 1024^2 + 50257 * 1024 = 353,453,056 for GPT2-medium
-
-With R = 300, Q, K and V take 2.5 times fewer multiply-accumulates, the whole model 1.15 times fewer.
+The paper counts Q, K and V alone. Beside it stands the whole model: all its matrices, with the vocabulary head and the
+adapter, L 12 d^2 + V d = 24 * 12 * 1024^2 + 50257 * 1024 = 353,453,056 for GPT2-medium. With R = 300, Q, K and V take
+2.5 times fewer multiply-accumulates, the whole model 1.15 times fewer.
 """
 
 from dataclasses import dataclass
@@ -27,9 +22,9 @@ from loda.projection import AdaptedProjection, projections
 class Cost:
     """Cost of a model with adapters, in numbers and in multiply-accumulates (MACs) per token.
 
-    Look-ups, norms and activations are not counted, as in the paper. Attention itself, the scores and the weighted sum
-    of values, is not counted because it depends on the length: 2nd more per layer for the n-th token (24 * 2 * 100 *
-    1024 = 4.9M at n = 100). A prefix is there for every token, so its 2 length d per layer are counted.
+    Look-ups, norms and activations are not counted, as in the paper. Attention's scores and weighted sums are not
+    counted either, because they depend on the length: 2nd more per layer for the n-th token (24 * 2 * 100 * 1024 = 4.9M
+    at n = 100). A prefix costs every token the same 2 length d per layer, which are counted.
 
     Attributes:
         trainable_parameters: trained numbers (LoRA: 2rdL, LoDA and LoDA+: 2(rd + r^2)L). Of a prefix, those that are
@@ -52,24 +47,23 @@ class Cost:
 
 
 def cost(model: nn.Module) -> Cost:
-    """Count the cost of a model that `inject` was applied to.
-
-    On the meta device, without weights, everything but `energy` is available.
+    """Count the cost of a model with adapters, module by module; on the meta device everything but `energy`.
 
     Raises:
         LodaError: the model holds no adapters; for the plain model inject `LodaConfig(adapter=NoAdapter())`.
     """
-    mergeable = is_mergeable(model)
+    trained = adapter_state(model)
     adapted = list(projections(model).values())
     macs = sum(p.macs() for p in adapted)
     base = sum(p.d_in * p.d_out for p in adapted)
     whole = _macs(model)
     inserted = sum(insertion.macs() for insertion in insertions(model).values())
-    energies = [float("nan") if _on_meta(p) else float(cast(BaseProjection, p.base).energy) for p in adapted]
+    has_weights = not any(p.is_meta for projection in adapted for p in projection.parameters())
+    energies = [float(cast(BaseProjection, p.base).energy) if has_weights else float("nan") for p in adapted]
     return Cost(
-        trainable_parameters=sum(p.numel() for p in adapter_state(model).values()),
+        trainable_parameters=sum(p.numel() for p in trained.values()),
         macs_per_token=macs,
-        merged_macs_per_token=base if mergeable else None,
+        merged_macs_per_token=base if is_mergeable(model) else None,
         base_macs_per_token=base,
         model_macs_per_token=whole,
         base_model_macs_per_token=whole - inserted - macs + base,
@@ -83,7 +77,3 @@ def _macs(module: nn.Module) -> int:
         return module.macs()
     own = prod(shape_of(module)) if is_linear(module) else 0
     return own + sum(_macs(child) for child in module.children())
-
-
-def _on_meta(module: nn.Module) -> bool:
-    return any(p.is_meta for p in module.parameters())

@@ -1,15 +1,13 @@
 """Fewer and larger products for an adapted model: the same outputs, to rounding, in less time.
 
-The linear term of Eq. 2 is a weight and goes into the base projection; what remains is f2(f1(u) B) with u = x A, and A
-becomes further columns of the base projection:
-
+The linear term of Eq. 2 goes into the weight of the base projection, and A becomes further columns of that weight:
     dense, sparse   [h, u] = x [W + s A B, A] + b                      one product instead of one for each adapter
     low-rank        [z, u] = x [W_A, A],   h = [z, u] [W_B; s B] + b   the linear term is r more ranks
     then            h[slice] += s f2(f1(u) B)                          for every slice with an f1
 """
 
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +15,13 @@ from torch.nn import functional as F
 
 from loda.adapters.bottleneck import Bottleneck
 from loda.adapters.nonlinear import apply_stack
-from loda.approx.dense import DenseLinear
+from loda.approx.dense import DenseLinear, affine
 from loda.approx.low_rank import LowRankLinear
 from loda.approx.sparse import SparseLinear
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
-from loda.projection import AdaptedProjection, affine, projections
-from loda.state import mark_optimized, state_of
-
-Model = TypeVar("Model", bound=nn.Module)
+from loda.model import Model, mark_optimized, state_of
+from loda.projection import AdaptedProjection, projections
 
 
 @torch.no_grad()
@@ -43,30 +39,25 @@ def optimize_for_inference(model: Model) -> Model:
     if model.training:
         raise LodaError("the model is in training mode; call model.eval() before loda.optimize_for_inference(model)")
     for name, projection in projections(model).items():
-        fast = optimized(projection)
-        if fast is not None:
-            model.set_submodule(name, fast.eval())
+        if _has_fast_form(projection):
+            model.set_submodule(name, InferenceProjection(projection).eval())
     mark_optimized(model.requires_grad_(False))
     return model
 
 
-def optimized(projection: AdaptedProjection) -> "InferenceProjection | None":
-    """Return the fast form of `projection`, or None if there is none."""
+def _has_fast_form(projection: AdaptedProjection) -> bool:
     low_rank = isinstance(projection.base, LowRankLinear)
-    if not low_rank and not isinstance(projection.base, (DenseLinear, SparseLinear)):
-        return None
-    for adapter in projection.adapters.values():
-        linear = isinstance(adapter, LinearAdapter) and adapter.weight() is not None and not low_rank
-        if not linear and not isinstance(adapter, Bottleneck):
-            return None
-    return InferenceProjection(projection)
+    return (low_rank or isinstance(projection.base, (DenseLinear, SparseLinear))) and all(
+        isinstance(a, Bottleneck) or (isinstance(a, LinearAdapter) and a.weight() is not None and not low_rank)
+        for a in projection.adapters.values()
+    )
 
 
 class InferenceProjection(nn.Module):
     """What an `AdaptedProjection` computes, in evaluation mode and without gradients: (*, d_in) -> (*, d_out).
 
-    The f1 of all slices run as one batch: their operations are so small that the number of calls decides the time. All
-    bottlenecks of the projection must have the same settings, as `loda.inject` gives them.
+    The f1 of all slices run as one batch, because the number of such small operations decides the time. All bottlenecks
+    of the projection must have the same settings, as `loda.inject` gives them.
     """
 
     def __init__(self, projection: AdaptedProjection) -> None:
@@ -83,7 +74,9 @@ class InferenceProjection(nn.Module):
         self.begin = first.shape[1]
         self.first = nn.Buffer(torch.cat([first, *beside], dim=1))
         self.second = None if second is None else nn.Buffer(second)
-        self.bias = self._padded(cast(Tensor | None, projection.base.bias))
+        bias, last = cast(Tensor | None, projection.base.bias), self.first if second is None else second
+        padding = (0, last.shape[1] - self.d_out)  # zeros for the columns x A of the last product
+        self.bias = None if bias is None else nn.Buffer(F.pad(bias.detach(), padding))
         self.bent = nn.ModuleDict({name: bottlenecks[name] for name in f1s})
         self.f1 = next((f1.config for f1 in f1s.values()), None)
         stages = zip(*(f1.linears for f1 in f1s.values()), strict=True)
@@ -116,11 +109,6 @@ class InferenceProjection(nn.Module):
                 delta = part @ bottleneck.B
                 self.slices[name].add_(h, delta if bottleneck.f2 is None else bottleneck.f2(delta), bottleneck.scale)
         return h.view(*x.shape[:-1], self.d_out)
-
-    def _padded(self, bias: Tensor | None) -> Tensor | None:
-        """Append zeros to the bias for the columns x A of the last product."""
-        last = self.first if self.second is None else self.second
-        return None if bias is None else nn.Buffer(F.pad(bias.detach(), (0, last.shape[1] - self.d_out)))
 
     def extra_repr(self) -> str:
         """Shapes of the products."""

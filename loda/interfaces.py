@@ -1,7 +1,7 @@
 """What adapters and approximations offer. This file imports nothing of the library.
 
-One file in `loda/adapters/` or `loda/approx/` holds a settings class with a class attribute `name`, which is its name
-in YAML and in saved adapters, and the module that the settings create. Nothing has to be registered.
+One file in `loda/adapters/` or `loda/approx/` holds a settings class, with a class attribute `name` for YAML and saved
+adapters, and the module that the settings create. Nothing has to be registered.
 Weights are written (d_in, d_out), in the paper's row-vector convention h = x W.
 """
 
@@ -18,11 +18,9 @@ class Adapter(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
-        ...
 
     def macs(self) -> int:
         """Multiply-accumulates per token."""
-        ...
 
 
 @runtime_checkable
@@ -31,7 +29,6 @@ class LinearAdapter(Adapter, Protocol):
 
     def weight(self) -> Tensor | None:
         """Delta W (d_in, d_out), or None if the settings make f non-linear."""
-        ...
 
 
 @runtime_checkable
@@ -40,11 +37,9 @@ class Reparametrised(Protocol):
 
     def folded(self) -> dict[str, nn.Parameter]:
         """The parameters that are saved, by their names in the module."""
-        ...
 
     def fold(self) -> None:
         """Replace the training-only parameters by the saved ones; the function stays the same."""
-        ...
 
 
 class BaseProjection(Protocol):
@@ -55,22 +50,19 @@ class BaseProjection(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
-        ...
 
     def macs(self) -> int:
         """Multiply-accumulates per token."""
-        ...
 
 
 class ApproxLinear(BaseProjection, Protocol):
-    """A base projection that stands for its weight only approximately."""
+    """A base projection whose W~ only approximates W."""
 
     def split(self, widths: Sequence[int], biases: Sequence[Tensor | None]) -> Sequence[nn.Module]:
         """Cut [W_q, W_k, W_v]~ into neighbours of `widths` columns, each with its bias.
 
         Models with three modules for q, k and v hold a joint approximation like this. `self` has no bias.
         """
-        ...
 
 
 @runtime_checkable
@@ -82,11 +74,9 @@ class AdapterConfig(Protocol):
 
     def check(self, model: nn.Module) -> None:
         """Raise LodaError if the method does not fit `model`, which is still unchanged."""
-        ...
 
     def attach(self, model: nn.Module) -> None:
         """Add the trained modules to `model`, or unfreeze parameters of it. All its parameters are frozen before."""
-        ...
 
 
 @runtime_checkable
@@ -98,8 +88,6 @@ class ApproxConfig(Protocol):
 
     def check(self, d_in: int, d_out: int) -> None:
         """Raise LodaError if the settings do not fit a (d_in, d_out) weight."""
-        ...
 
     def approximate(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
         """Return the `BaseProjection` for `weight` (d_in, d_out) and `bias` (d_out,). May be slow, changes neither."""
-        ...

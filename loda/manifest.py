@@ -1,8 +1,8 @@
 """JSON files that carry their own hash, and the hashes of the files beside them.
 
-    {"format": 2, ..., "files": {"adapter_model.safetensors": "<sha256>"}, "sha256": "<sha256 of all of the above>"}
+    {"format": 2, ..., "files": {"adapter_model.safetensors": "<sha256>"}, "sha256": "<sha256 of the lines above>"}
 
-A changed byte is noticed on reading, in the JSON file and in every file it lists. There is no form without a hash.
+`read_manifest` notices a changed byte in the JSON file, `check_files` one in the files that it lists.
 """
 
 import hashlib
@@ -20,21 +20,13 @@ FORMAT = 2
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` atomically, with the format and the hash of both.
-
-    Raises:
-        LodaError: the file cannot be written.
-    """
+    """Write `content` atomically, with the format and a hash over both."""
     described = {"format": FORMAT, **content}
     write_text(path, _text({**described, "sha256": _hash(described)}))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The content that `write_manifest` was given.
-
-    Raises:
-        LodaError: the file is missing, unreadable, altered, or of another format.
-    """
+    """Return the content that `write_manifest` was given; LodaError if it is missing, altered or of another format."""
     content = read_json(path)
     if not isinstance(content, dict) or not {"format", "sha256"} <= set(content):
         raise LodaError(f"{path} is not a manifest of this project; restore it from a copy")
@@ -47,17 +39,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def hash_files(folder: Path, *but: str) -> dict[str, str]:
-    """The sha256 of every file in `folder`, by its path within, without those named `but`."""
+    """Return the sha256 of every file in `folder` by its path within, without the files named `but`."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: sha256(path) for name, path in files.items() if name not in but}
 
 
 def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Compare files with the hashes of a manifest.
-
-    Raises:
-        LodaError: a file is missing or altered.
-    """
+    """Raise LodaError if a file in `folder` is missing or has another hash than in `hashes`."""
     for name, expected in hashes.items():
         path = folder / name
         if not path.is_file():

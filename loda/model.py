@@ -3,11 +3,12 @@
 `inject` works in place and returns the model. It keeps the modules and parameters that it replaces in one attribute of
 the model (an `AdapterState`), so `unload` always gives the base back.
 
-An adapter trains modules of its own or parameters of the base. The latter are trained as copies.
+An adapter trains new modules or parameters of the base. Of the latter it trains copies.
 """
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import torch
@@ -20,33 +21,33 @@ from loda.approx.quantized import QuantizedLinear, keep_layout
 from loda.architectures import WHOLE, TargetModule, check_slices, find_targets, oriented
 from loda.config import LodaConfig
 from loda.errors import LodaError
-from loda.interfaces import LinearAdapter
-from loda.projection import AdaptedProjection, projections
-from loda.state import (
-    ATTRIBUTE,
-    AdapterState,
-    adapter_parameters,
-    adapter_state,
-    base_parameters,
-    check_holds_no_adapters,
-    forget,
-    state_of,
-    trainable_parameters,
-)
-
-__all__ = [
-    "adapter_parameters",
-    "adapter_state",
-    "approximate",
-    "inject",
-    "is_mergeable",
-    "merge",
-    "projections",
-    "trainable_parameters",
-    "unload",
-]
+from loda.interfaces import LinearAdapter, Reparametrised
+from loda.projection import AdaptedProjection
+from loda.projection import projections as projections  # part of this module's interface
 
 Model = TypeVar("Model", bound=nn.Module)
+ATTRIBUTE = "loda_adapter_state"
+
+
+@dataclass(frozen=True)
+class AdapterState:
+    """What `inject` did to a model.
+
+    Attributes:
+        config: adapter, approximation and slices.
+        base: the base's parameters by their names in the base, tied ones under each name.
+        replaced: the base's modules that adapted projections replaced, by name.
+        trained_before: names of the parameters that required gradients in the base.
+        trained: names of the parameters that the adapter trains.
+        optimized: whether `loda.optimize_for_inference` has replaced the adapted projections.
+    """
+
+    config: LodaConfig
+    base: Mapping[str, nn.Parameter]
+    replaced: Mapping[str, nn.Module]
+    trained_before: frozenset[str]
+    trained: frozenset[str]
+    optimized: bool = False
 
 
 def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor] | None = None) -> Model:
@@ -70,7 +71,7 @@ def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor]
     config.adapter.check(model)
     bases = base_projections(targets, config.approx, config.joint, approximation)
     keep_layout(model)
-    base = dict(model.named_parameters(remove_duplicate=False))
+    base = base_parameters(model)
     trained_before = frozenset(trainable_parameters(model))
     model.requires_grad_(False)
     for target in targets:
@@ -95,9 +96,7 @@ def approximate(model: nn.Module, config: LodaConfig) -> dict[str, Tensor]:
         LodaError: an unknown architecture, or settings that do not fit.
     """
     targets = _targets(model, config)
-    if config.approx.name == "dense":
-        return {}
-    return state_dict(base_projections(targets, config.approx, config.joint))
+    return {} if config.approx.name == "dense" else state_dict(base_projections(targets, config.approx, config.joint))
 
 
 def unload(model: Model) -> Model:
@@ -108,22 +107,22 @@ def unload(model: Model) -> Model:
     Raises:
         LodaError: the model holds no adapters.
     """
-    attached, parameters = state_of(model), base_parameters(model)
+    replaced, parameters = state_of(model).replaced, base_parameters(model)
     remove_insertions(model)
-    for name, module in attached.replaced.items():
+    for name, module in replaced.items():
         model.set_submodule(name, module.train(model.get_submodule(name).training))
     for name, parameter in parameters.items():
         owner, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(owner), own_name, parameter)
-    return forget(model)
+    return _forget(model)
 
 
 @torch.no_grad()
 def merge(model: Model) -> Model:
     """Add linear adapters to the weights that they stand beside, W + Delta W, in place: an ordinary model again.
 
-    Every merged module has the class and memory layout of the base's module. Parameters of the base that were trained
-    themselves (fine-tuning) stay as they are now.
+    Every merged module has the class and memory layout of the base's module. Fine-tuned parameters of the base stay as
+    they are now.
 
     Raises:
         LodaError: no adapters, a non-linear or inserted adapter (no weight equals it), a quantised or tied weight, or
@@ -131,17 +130,17 @@ def merge(model: Model) -> Model:
     """
     refusal = _why_not_mergeable(model)
     if refusal:
-        raise LodaError(refusal)
+        raise LodaError(f"{refusal}; use the model as it is")
     for name, projection in projections(model).items():
         original, base = state_of(model).replaced[name], cast(DenseLinear, projection.base)
         weight = base.weight.clone()
         for part, adapter in projection.adapters.items():
             projection.slices[part].add_(weight, cast(Tensor, cast(LinearAdapter, adapter).weight()))
-        # A copy of the original module in which the memo puts the merged weight in the place of the original one.
+        # A copy of the original module, in which `memo` replaces the weight by the merged one.
         memo: dict[int, object] = {id(original.weight): nn.Parameter(oriented(original, weight))}
         memo |= {} if base.bias is None else {id(original.bias): base.bias}
         model.set_submodule(name, copy.deepcopy(original, memo).train(projection.training))
-    return forget(model)
+    return _forget(model)
 
 
 def is_mergeable(model: nn.Module) -> bool:
@@ -149,8 +148,82 @@ def is_mergeable(model: nn.Module) -> bool:
     return _why_not_mergeable(model) is None
 
 
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that require gradients, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that `inject` made trainable, by name, even if they were frozen since."""
+    trained = state_of(model).trained
+    return {name: p for name, p in model.named_parameters() if name in trained}
+
+
+def adapter_state(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are saved, by name: those of the adapter, folded (see `fold`)."""
+    state = adapter_parameters(model)
+    for name, part in _reparametrised(model).items():
+        state = {key: p for key, p in state.items() if not key.startswith(f"{name}.")}
+        state |= {f"{name}.{key}": p for key, p in part.folded().items()}
+    return state
+
+
+def fold(model: Model) -> Model:
+    """Drop the training-only parameters of the adapter (a prefix has some), in place; the function stays the same."""
+    folded = replace(state_of(model), trained=frozenset(adapter_state(model)))
+    for part in _reparametrised(model).values():
+        part.fold()
+    setattr(model, ATTRIBUTE, folded)
+    return model
+
+
+def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the base's own parameters by their names in the base, on the device and in the dtype of the model now.
+
+    Tied parameters stand under each of their names. The result is the same before `inject` and after it.
+    """
+    if not hasattr(model, ATTRIBUTE):
+        return dict(model.named_parameters(remove_duplicate=False))
+    attached = state_of(model)
+    in_use = {id(parameter) for parameter in model.parameters()}
+    found: dict[int, nn.Parameter] = {}
+    for name, parameter in attached.base.items():
+        if id(parameter) not in in_use and id(parameter) not in found:
+            # The model does not hold this parameter now, so moving or casting the model left it behind.
+            owner = name.rpartition(".")[0]
+            in_projection = owner in attached.replaced
+            like = next(model.get_submodule(owner).parameters()) if in_projection else model.get_parameter(name)
+            if (parameter.device, parameter.dtype) != (like.device, like.dtype):
+                found[id(parameter)] = nn.Parameter(parameter.detach().to(like), parameter.requires_grad)
+    return {name: found.get(id(parameter), parameter) for name, parameter in attached.base.items()}
+
+
+def state_of(model: nn.Module) -> AdapterState:
+    """Return what `inject` did to `model`; LodaError if it holds no adapters or was optimised for inference."""
+    found = getattr(model, ATTRIBUTE, None)
+    if found is None:
+        raise LodaError("this model holds no adapters; call loda.inject(model, config) first")
+    if found.optimized:
+        raise LodaError(
+            "this model was optimised for inference, its adapters are no longer apart from the weights; "
+            "load the base and the saved adapter again"
+        )
+    return cast(AdapterState, found)
+
+
+def mark_optimized(model: nn.Module) -> None:
+    """Mark `model` as optimised for inference; `state_of` raises afterwards."""
+    setattr(model, ATTRIBUTE, replace(state_of(model), base={}, replaced={}, optimized=True))
+
+
+def check_holds_no_adapters(model: nn.Module) -> None:
+    """Raise LodaError if `inject` was applied to `model`."""
+    if hasattr(model, ATTRIBUTE):
+        raise LodaError("this model already holds adapters; call loda.unload(model) first")
+
+
 def _targets(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
-    """Return the modules that `config` is about, after checking that it fits them."""
+    """Return the modules that `config` names, after checking that it fits them."""
     targets = find_targets(model, config.targets)
     if config.targets:
         check_slices(model, targets, config.slices, approximated=config.approx.name != "dense")
@@ -166,7 +239,7 @@ def _targets(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
 
 
 def _train_copies(model: nn.Module, originals: list[nn.Parameter]) -> None:
-    """Put copies in the place of `originals`, one for all modules that share a parameter."""
+    """Replace `originals` by copies; modules that share a parameter share its copy."""
     copies = {id(original): nn.Parameter(original.detach().clone()) for original in originals}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -174,32 +247,36 @@ def _train_copies(model: nn.Module, originals: list[nn.Parameter]) -> None:
                 setattr(module, name, copies[id(parameter)])
 
 
+def _forget(model: Model) -> Model:
+    """Delete the `AdapterState`, and let the parameters train that did so in the base."""
+    trained_before = state_of(model).trained_before
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained_before)
+    delattr(model, ATTRIBUTE)
+    return model
+
+
+def _reparametrised(model: nn.Module) -> dict[str, Reparametrised]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, Reparametrised)}
+
+
 def _why_not_mergeable(model: nn.Module) -> str | None:
-    attached = state_of(model)
+    attached, adapted = state_of(model), projections(model).values()
     adapter, approx = attached.config.adapter.name, attached.config.approx.name
     if approx != "dense":
-        return (
-            f"an adapter over approx={approx} cannot be merged: the sum would no longer be {approx}; "
-            "use the model as it is"
-        )
+        return f"an adapter over approx={approx} cannot be merged: the sum would no longer be {approx}"
     for name, module in attached.replaced.items():
         others = [n for n, p in attached.base.items() if p is module.weight and n != f"{name}.weight"]
         if others:
-            return f"the weight of {name} is {others[0]} too, which merging would change; use the model as it is"
+            return f"the weight of {name} is {others[0]} too, which merging would change"
     if insertions(model):
-        return (
-            f"adapter={adapter} adds modules of its own to the model, which no weight equals, so it cannot be merged; "
-            "use the model as it is"
-        )
-    adapted = projections(model).values()
+        return f"adapter={adapter} adds modules of its own to the model, which no weight equals, so it cannot be merged"
     if any(isinstance(projection.base, QuantizedLinear) for projection in adapted):
-        return (
-            "an adapter over a quantised base cannot be merged: the sum would be rounded again; use the model as it is"
-        )
+        return "an adapter over a quantised base cannot be merged: the sum would be rounded again"
     adapters = [adapter for projection in adapted for adapter in projection.adapters.values()]
     if not all(isinstance(a, LinearAdapter) and a.weight() is not None for a in adapters):
         return (
-            f"adapter={adapter} is not linear, so no weight equals it and it cannot be merged; "
-            "use the model as it is (only linear adapters such as lora merge)"
+            f"adapter={adapter} is not linear, so no weight equals it and it cannot be merged (only linear adapters "
+            "such as lora merge)"
         )
     return None

@@ -3,8 +3,8 @@
     h = x W~ + b            the frozen base, once for all slices
     h[slice] += f_slice(x)  one adapter for each adapted slice
 
-Every method of the paper is a choice of the two: S-LoDA+ is (sparse, loda_plus), LoRA is (dense, lora). The
-approximation W~ acts on the whole d x 3d matrix, the adapters on slices of it (the paper's footnote 2).
+Every method of the paper is a pair of the two: S-LoDA+ is (sparse, loda_plus), LoRA is (dense, lora). The base acts
+on the whole d x 3d matrix, the adapters on slices of it (the paper's footnote 2).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from loda.interfaces import Adapter, BaseProjection
 
@@ -22,9 +21,9 @@ from loda.interfaces import Adapter, BaseProjection
 class FusedSlice:
     """The columns of one slice (q, k or v) of a projection's output.
 
-    The output is `runs` equal parts side by side, and the slice is columns start .. stop - 1 of each part. In
-    [W_q, W_k, W_v] each slice is one run. GPT-NeoX and BLOOM store head by head, [q_1, k_1, v_1, q_2, k_2, v_2, ...]:
-    there are as many runs as heads.
+    The output is `runs` equal parts side by side, and the slice is columns start .. stop - 1 of each part.
+    [W_q, W_k, W_v] is a single part. GPT-NeoX and BLOOM store head by head, [q_1, k_1, v_1, q_2, k_2, v_2, ...], in as
+    many parts as heads.
     """
 
     start: int
@@ -51,7 +50,7 @@ class FusedSlice:
 class AdaptedProjection(nn.Module):
     """h = x W~ + b, then h[slice] += adapter(dropout(x)) for every adapted slice: (*, d_in) -> (*, d_out).
 
-    All adapters of one projection see the same dropout mask, as q and v do in LoRA's code.
+    All adapters of one projection see the same dropout mask, as in LoRA's code.
 
     Args:
         base: a `BaseProjection`.
@@ -101,19 +100,6 @@ class AdaptedProjection(nn.Module):
 def projections(model: nn.Module) -> dict[str, AdaptedProjection]:
     """Return the adapted projections of `model` by module name, in order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, AdaptedProjection)}
-
-
-def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute h = x W + b with W (d_in, d_out): (*, d_in) -> (*, d_out).
-
-    The kernel is that of the module which held W: `addmm` of transformers' `Conv1D`, or `F.linear` if W is the
-    transposed view of an `nn.Linear`'s weight. So an unadapted slice is bit-identical to the base model.
-    """
-    if weight.T.is_contiguous() and not weight.is_contiguous():
-        return F.linear(x, weight.T, bias)
-    rows = x.reshape(-1, x.shape[-1])
-    h = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
-    return h.view(*x.shape[:-1], weight.shape[-1])
 
 
 def placement(module: nn.Module, model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -43,10 +43,10 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def load(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """`cls` from plain data, as YAML and JSON give it; `where` stands before the names in messages.
+    """Read a `cls` from plain data, as YAML and JSON give it; `where` stands before the names in messages.
 
     Raises:
-        LodaError: a setting that is missing, unknown, of another type or out of its range.
+        LodaError: a setting that is missing, unknown, of a wrong type or out of its range.
     """
     try:
         # JSON has no tuples and no dataclasses, so pydantic's strict mode for JSON reads lists and objects as such.
@@ -56,11 +56,7 @@ def load(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        LodaError: it cannot be read, or is not JSON.
-    """
+    """Return the content of a JSON file; LodaError if it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -70,12 +66,12 @@ def read_json(path: Path) -> Any:
 
 
 def _sentence(cls: type, error: ValidationError, where: str = "") -> str:
-    """The first thing that is wrong: name, value, rule, remedy."""
+    """Say the first thing that is wrong: name, value, rule, remedy."""
     first = error.errors(include_url=False)[0]
-    if first["type"] == "value_error":  # a rule of ours, which says everything
+    if first["type"] == "value_error":  # a LodaError, whose message is complete
         return str(first["ctx"]["error"])
     path = [str(part) for part in first["loc"]]
-    if first["loc"] and isinstance(first["loc"][0], int):  # given by position
+    if first["loc"] and isinstance(first["loc"][0], int):  # the value was given by position
         path[0] = list(_fields(cls, []))[first["loc"][0]]
     name = ".".join([where, *path] if where else path)
     fields = _fields(cls, path[:-1])
@@ -89,7 +85,7 @@ def _sentence(cls: type, error: ValidationError, where: str = "") -> str:
 
 
 def _fields(cls: Any, path: list[str]) -> dict[str, FieldInfo]:
-    """The fields of the settings class that `path` leads to from `cls`."""
+    """Return the fields of the settings class that `path` leads to from `cls`."""
     fields: dict[str, FieldInfo] = getattr(cls, "__pydantic_fields__", {})
     if not path:
         return fields

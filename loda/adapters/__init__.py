@@ -1,4 +1,4 @@
-"""Adapters: one file for each method, with its settings class and the module that is trained.
+"""Adapters: one file for each kind of method, with the settings classes and the module that is trained.
 
 A file that is added to this folder is found by the `name` of its settings class, without being listed here.
 """
@@ -6,10 +6,9 @@ A file that is added to this folder is found by the `name` of its settings class
 from loda.adapters.bottleneck import LoDAConfig, LoDAPlusConfig, LoRAConfig
 from loda.adapters.finetune import FineTuneConfig, FineTuneTop2Config
 from loda.adapters.full_rank import FullRankConfig
-from loda.adapters.houlsby import HoulsbyConfig
-from loda.adapters.lin import LinConfig
 from loda.adapters.none import NoAdapterConfig
 from loda.adapters.prefix import PrefixConfig
+from loda.adapters.serial import HoulsbyConfig, LinConfig
 
 LoRA = LoRAConfig
 LoDA = LoDAConfig

@@ -1,10 +1,8 @@
 """LoRA, LoDA and LoDA+: one bottleneck, with the non-linear functions f1 and f2 present or absent.
 
-Delta h = s (x A B + f2(f1(x A) B)),   s = alpha / r
-
-lora        no f1, no f2       Delta h = s x A B               (Hu et al., 2022)
-loda        f1, f2 = identity  Delta h = s (x A + f1(x A)) B   Eq. 1: the image is the range of B
-loda_plus   f1 and f2          Eq. 2: the image is a subspace plus a non-linear manifold
+lora        no f1, no f2   Delta h = s x A B                      (Hu et al., 2022)
+loda        f1             Delta h = s (x A + f1(x A)) B          Eq. 1: the image is the range of B
+loda_plus   f1 and f2      Delta h = s (x A B + f2(f1(x A) B))    Eq. 2: the image also leaves the range of B
 """
 
 from typing import ClassVar, Literal
@@ -22,9 +20,8 @@ from loda.settings import settings
 class Bottleneck(nn.Module):
     """Delta h = s (x A B + f2(f1(x A) B)), Eq. 2: (*, d_in) -> (*, d_out).
 
-    Without f2 the formula is Eq. 1, Delta h = s (x A + f1(x A)) B. Without f1 it is LoRA, Delta h = s x A B, equal to
-    one slice of `loralib.MergedLinear`. There is one matrix B, and f2 has no parameters, so LoDA+ has exactly as many
-    parameters as LoDA, r (d_in + d_out) + 2r^2.
+    Without f2 it is Eq. 1, Delta h = s (x A + f1(x A)) B. Without f1 it is LoRA, Delta h = s x A B, equal to one slice
+    of `loralib.MergedLinear`. f2 has no parameters, so LoDA and LoDA+ both have r (d_in + d_out) + 2r^2.
 
     A (d_in, r) starts uniform in +-1/sqrt(d_in), which is LoRA's kaiming_uniform(a = sqrt(5)). B (r, d_out) starts at
     zero, so Delta h is zero at the start and the first step changes B alone.
@@ -82,7 +79,7 @@ class SliceAdapterConfig:
     """Settings of an adapter beside slices of the projections.
 
     Attributes:
-        dropout: on the input of the adapters; one mask for all slices of a projection.
+        dropout: on the input of the adapters, with one mask for all slices of a projection.
     """
 
     dropout: float = Field(default=0.0, ge=0, lt=1, description="the paper uses 0.1 for E2E")
@@ -108,12 +105,11 @@ class LoRAConfig(SliceAdapterConfig):
     """LoRA (Hu et al., 2022): Delta h = s x A B.
 
     Attributes:
-        dropout: on the input of A; one mask for all slices of a projection.
         r: width of the bottleneck.
-        alpha: s = alpha / r. The paper uses LoRA's 32 for r = 4. It does not say whether alpha grows with r in Table 3;
-            here alpha is 32 for every r unless set.
-        init: "independent" draws every adapter anew. "reference" starts every layer from the same values, as LoRA's
-            code does, which builds one block and copies it.
+        alpha: s = alpha / r. The paper uses LoRA's 32 for r = 4, and does not say whether alpha grows with r in
+            Table 3. Here alpha is 32 for every r unless set.
+        init: "independent" draws every adapter anew. "reference" starts every layer from the same values, as in LoRA's
+            code, which builds one block and copies it.
 
     Raises:
         LodaError: r < 1, alpha <= 0, a dropout outside [0, 1) or an unknown init.
@@ -134,13 +130,13 @@ class LoRAConfig(SliceAdapterConfig):
         return Bottleneck(d_in, d_out, self.r, self.scale)
 
     def attach(self, model: nn.Module) -> None:
-        """Put one adapter beside each adapted slice of each projection."""
+        """Put one adapter beside each adapted slice of each projection, and start it as `init` says."""
         super().attach(model)
         if self.init == "reference":
             first: dict[tuple[str, str], nn.Module] = {}
             for name, projection in projections(model).items():
                 for part, adapter in projection.adapters.items():
-                    # Modules of the same name in different blocks, such as c_attn, start alike.
+                    # Modules that have the same name in their blocks, such as c_attn, start alike.
                     like = first.setdefault((name.rpartition(".")[2], part), adapter)
                     adapter.load_state_dict(like.state_dict())
 

@@ -2,8 +2,8 @@
 
     W' = W + Delta W,   h' = x W + x Delta W = h_0 + Delta h
 
-Delta W is a full d x d matrix that starts at zero. Gradients and Adam's updates of Delta W are those of W. One thing
-differs from training W in place: weight decay pulls towards the pre-trained W, not towards zero.
+Delta W is a full d x d matrix that starts at zero. Its gradients and Adam updates are those of W. Only weight decay
+differs from training W in place: it pulls towards the pre-trained W, not towards zero.
 """
 
 from typing import ClassVar
@@ -17,7 +17,7 @@ from loda.settings import settings
 
 @settings
 class FullRankConfig(SliceAdapterConfig):
-    """FT^{Wq,Wv}: `dropout` acts on the input of Delta W and is 0 by default."""
+    """FT^{Wq,Wv}: a Delta W for each slice; `dropout` acts on its input and is 0 by default."""
 
     name: ClassVar[str] = "full_rank"
 

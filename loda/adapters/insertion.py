@@ -1,10 +1,8 @@
 """Modules that `lin`, `houlsby` and `prefix` insert into the base model elsewhere than beside a projection.
 
-An `Insertion` is a child of the module that it changes, its host, and acts through a hook on the host. No module of the
-base is replaced, so all names stay.
+An `Insertion` is a child of the module that it changes, its host, and acts through a hook on the host. It replaces no
+module of the base, so all names stay.
 """
-
-from typing import Any
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -16,17 +14,17 @@ NAME = "inserted"
 
 
 class Insertion(nn.Module):
-    """A module that changes what its host computes; subclasses say how in `hook`."""
+    """A module that changes what its host computes. Subclasses define the change in `hook`."""
 
     handle: RemovableHandle
 
     def insert(self, host: nn.Module, model: nn.Module) -> None:
-        """Become a child of `host`, a module of `model`, and act on it from now on."""
+        """Become a child of `host`, a module of `model`, and register the hook."""
         host.add_module(NAME, self.to(*placement(host, model)).train(host.training))
         self.handle = self.hook(host)
 
     def hook(self, host: nn.Module) -> RemovableHandle:
-        """Register the change on `host`."""
+        """Register the change on `host` and return the handle that removes it."""
         raise NotImplementedError
 
     def macs(self) -> int:
@@ -44,32 +42,3 @@ def remove_insertions(model: nn.Module) -> None:
     for name, insertion in insertions(model).items():
         insertion.handle.remove()
         delattr(model.get_submodule(name.removesuffix(NAME).removesuffix(".")), NAME)
-
-
-class SerialBottleneck(Insertion):
-    """y -> y + f(y) on the output y of the host, with f(y) = activation(y W_down + b_down) W_up + b_up.
-
-    Subclasses give f in `forward`. W_down (d, r) starts as `nn.Linear` does, W_up (r, d) and b_up at zero, so f is zero
-    at the start. (The papers start W_up at random values, small ones in Houlsby's, so only near the base.)
-    """
-
-    def __init__(self, width: int, r: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(width, r)
-        self.up = nn.Linear(r, width)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
-
-    def hook(self, host: nn.Module) -> RemovableHandle:
-        """Add f(y) to the output of `host`."""
-        return host.register_forward_hook(self._add)
-
-    def macs(self) -> int:
-        """Multiply-accumulates per token: 2rd."""
-        return self.down.weight.numel() + self.up.weight.numel()
-
-    def _add(self, host: nn.Module, arguments: Any, output: Any) -> Any:
-        # Some blocks return the weights of their attention beside their output.
-        if isinstance(output, tuple):
-            return (self._add(host, arguments, output[0]), *output[1:])
-        return output + self(output)

@@ -23,8 +23,8 @@ OPERATIONS = ("linear", "norm", "activation")
 class StackConfig:
     """A stack of `stages` equal stages.
 
-    The paper fixes the operations (two r x r matrices, slope 0.8, "layer-normalization is not trainable", section 3.1)
-    but neither their order nor the composition of f2. Both are settings here.
+    The paper gives the operations (two r x r matrices, slope 0.8, "layer-normalization is not trainable", section 3.1)
+    but neither their order nor what f2 consists of. Both are settings here.
 
     Attributes:
         stages: the number of stages.
@@ -42,8 +42,7 @@ class StackConfig:
     eps: float = Field(default=1e-5, gt=0, description="the default is 1e-5")
 
     def __post_init__(self) -> None:
-        names = self.operations
-        if len(set(names)) != len(names) or not set(names) <= set(OPERATIONS):
+        if len(set(self.operations)) != len(self.operations) or not set(self.operations) <= set(OPERATIONS):
             raise LodaError(
                 f"order={self.order!r} is not a list of different operations out of "
                 f"{', '.join(OPERATIONS)}; write for example order=linear-norm-activation"
@@ -80,9 +79,8 @@ class Stack(nn.Module):
 
 def apply_stack(config: StackConfig, u: Tensor, linears: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
     """Apply the operations of `config` to the last dimension of u, with one map of `linears` for each stage."""
-    operations = config.operations
     for stage in range(config.stages):
-        for operation in operations:
+        for operation in config.operations:
             if operation == "linear":
                 u = linears[stage](u)
             elif operation == "norm":

@@ -2,8 +2,8 @@
 
     P = MLP(E),  MLP(e) = tanh(e W_1 + b_1) W_2 + b_2        P: (length, layers, 2, heads, d / heads)
 
-Training goes through an embedding E (length, d) and the MLP; only P is saved: 5 * 24 * 2 * 1024 = 245,760 numbers on
-GPT2-medium, of 25,744,896 trained ones. A loaded prefix is P itself, and training it further trains P directly.
+Training learns an embedding E (length, d) and the MLP, 25,744,896 numbers on GPT2-medium; only P is saved, 5 * 24 * 2
+* 1024 = 245,760 numbers. A loaded prefix is P itself, and training it further trains P directly.
 """
 
 import inspect
@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache
 
 from loda.adapters.insertion import Insertion
+from loda.architectures import kind_of
 from loda.errors import LodaError
 from loda.settings import settings
 
@@ -39,12 +40,11 @@ class PrefixConfig:
     shift_positions: bool = True
 
     def check(self, model: nn.Module) -> None:
-        """Raise LodaError for an architecture other than GPT-2."""
-        kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-        if kind != "gpt2":
+        """Raise LodaError unless `model` is a GPT-2."""
+        if kind_of(model) != "gpt2":
             raise LodaError(
-                f"adapter=prefix acts on the cache and the positions of GPT-2, and {kind} counts them otherwise; "
-                "use another adapter"
+                f"adapter=prefix acts on the cache and the positions of GPT-2, and {kind_of(model)} counts them "
+                "otherwise; use another adapter"
             )
 
     def attach(self, model: nn.Module) -> None:
@@ -59,8 +59,8 @@ class PrefixAdapter(Insertion):
     Until `fold`, P is computed from E and the MLP; afterwards P is a parameter. There is no zero map: even a prefix of
     zeros takes its share of the attention, so training does not start from the base.
 
-    The keys and values are put into the model's own cache, before the first token. So training, decoding with a cache
-    and decoding without one are the same computation, and left-padded batches work.
+    P goes into the model's cache before the first token. So training and decoding, with a cache or without, are the
+    same computation, and left-padded batches work.
     """
 
     def __init__(self, config: PrefixConfig, base: Any) -> None:

@@ -2,9 +2,10 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from loda.projection import affine
 from loda.settings import settings
 
 
@@ -48,6 +49,19 @@ class DenseLinear(nn.Module):
     def extra_repr(self) -> str:
         """Shape."""
         return f"{tuple(self.weight.shape)}"
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute h = x W + b with W (d_in, d_out): (*, d_in) -> (*, d_out).
+
+    The kernel is that of the module which held W: `addmm` of transformers' `Conv1D`, or `F.linear` if W is the
+    transposed view of an `nn.Linear`'s weight. So an unadapted slice is bit-identical to the base model.
+    """
+    if weight.T.is_contiguous() and not weight.is_contiguous():
+        return F.linear(x, weight.T, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    h = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
+    return h.view(*x.shape[:-1], weight.shape[-1])
 
 
 def frozen(tensor: Tensor) -> nn.Parameter:

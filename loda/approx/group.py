@@ -28,13 +28,7 @@ def check_approximation(targets: Sequence[TargetModule], approx: ApproxConfig, j
 def base_projections(
     targets: Sequence[TargetModule], approx: ApproxConfig, joint: bool, given: Mapping[str, Tensor] | None = None
 ) -> dict[str, nn.Module]:
-    """Return a `BaseProjection` for each of `targets`, by name.
-
-    Args:
-        targets: what `loda.architectures.find_targets` returns.
-        approx: the approximation.
-        joint: as in `LodaConfig`.
-        given: the state dict of the approximation, if it was computed before; dense has none.
+    """Return a `BaseProjection` for each of `targets`, by name, computed or loaded from the state dict `given`.
 
     Raises:
         LodaError: names, shapes, dtypes or settings of `given` differ from those of this approximation of `targets`.
@@ -46,8 +40,8 @@ def base_projections(
     remedy = "leave `approximation` out to compute it"
     check_state(given, expected, "the given approximation", remedy)
     for name, tensor in expected.items():
-        # On the meta device only values that follow from the settings are known, such as the number of kept entries.
-        # In a joint approximation the settings leave open how many of them each module has.
+        # On the meta device, values that follow from the settings are known, such as the number of kept entries. The
+        # settings do not say how many of them each module of a joint approximation has.
         if not joint and not tensor.is_meta and not torch.equal(tensor, given[name].cpu()):
             raise LodaError(
                 f"the given approximation has {name}={given[name].tolist()}, but {approx} gives {tensor.tolist()}; "
@@ -80,7 +74,7 @@ def check_state(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
 
 
 def _groups(targets: Sequence[TargetModule], joint: bool) -> list[list[TargetModule]]:
-    """Return the plain targets that are approximated together: q, k and v of a block if `joint`, else each alone."""
+    """Group the plain targets that are approximated together: q, k and v of a block if `joint`, else each alone."""
     groups: dict[str, list[TargetModule]] = {}
     for target in targets:
         if target.is_plain:
@@ -92,7 +86,7 @@ def _groups(targets: Sequence[TargetModule], joint: bool) -> list[list[TargetMod
 def _compute(
     targets: Sequence[TargetModule], approx: ApproxConfig, joint: bool, meta: bool = False
 ) -> dict[str, nn.Module]:
-    """Approximate `targets`; on the meta device this costs nothing and gives names, shapes and counts."""
+    """Approximate `targets`. On the meta device this costs nothing and gives names, shapes and counts."""
     bases: dict[str, nn.Module] = {t.name: QuantizedLinear(t.module, *t.shape) for t in targets if not t.is_plain}
     for group in _groups(targets, joint):
         weights = [target.weight.to("meta") if meta else target.weight for target in group]

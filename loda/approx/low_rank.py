@@ -13,9 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from loda.approx.dense import frozen
+from loda.approx.dense import affine, frozen
 from loda.errors import LodaError
-from loda.projection import affine
 from loda.settings import settings
 
 TINY = 1e-150
@@ -27,7 +26,7 @@ class LowRankConfig:
     """`rank` = R, the number of singular values kept (paper: 300 of 1024 on E2E; 500, 400, 300 on DART).
 
     Raises:
-        LodaError: rank < 1. `check` raises it for a rank above min(d_in, d_out).
+        LodaError: rank < 1, or in `check` a rank above min(d_in, d_out).
     """
 
     name: ClassVar[str] = "low_rank"
@@ -70,7 +69,7 @@ class LowRankLinear(nn.Module):
         """Decompose `weight` (d_in, d_out) in float64; the factors have its dtype.
 
         U holds the eigenvectors of W W^T, which take a fifth of the time of an SVD. The eigenvalues have lost half of
-        the digits of small singular values, so S is taken from the row lengths of U^T W = S V^T. The sign of a singular
+        the digits of small singular values, so S comes from the row lengths of U^T W = S V^T. The sign of a singular
         vector is arbitrary: here the largest entry of each column of U is positive.
         """
         exact = weight.double()
@@ -84,7 +83,7 @@ class LowRankLinear(nn.Module):
             (u * root).to(weight.dtype).contiguous(),
             (scaled / root.clamp(min=TINY)[:, None]).to(weight.dtype).contiguous(),
             bias,
-            # MPS has no float64, and a model that holds one such number could not be moved there.
+            # Not float64: MPS does not have it, and a model with one such number could not be moved there.
             (s.square().sum() / exact.square().sum()).to(torch.promote_types(weight.dtype, torch.float32)),
         )
 

@@ -1,4 +1,4 @@
-"""Quantised base projections, such as those of bitsandbytes: kept as they are."""
+"""Quantised base projections, such as those of bitsandbytes."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from loda.errors import LodaError
 
 
 class QuantizedLinear(nn.Module):
-    """A linear module that holds its weight in a form of its own: (*, d_in) -> (*, d_out).
+    """A quantised linear module, kept as it is: (*, d_in) -> (*, d_out).
 
     Adapters work beside it. It cannot be approximated, merged or fine-tuned.
     """
@@ -20,7 +20,7 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
-        # A copy, because adapters add to it in place, which the module's own backward pass may not allow.
+        # A copy: adapters add to it in place, which the backward pass of the module may not allow.
         h: Tensor = self.module(x).clone()
         return h
 
@@ -32,8 +32,8 @@ class QuantizedLinear(nn.Module):
 def keep_layout(model: nn.Module) -> None:
     """Make the 4-bit modules of bitsandbytes in `model` keep their weights as they were loaded.
 
-    On a CPU with AVX512-BF16 these modules rearrange their weights in place, in bfloat16, at the first forward pass
-    without gradients. Afterwards no gradient flows through them, silently, and their bytes no longer identify the base.
+    On a CPU with AVX512-BF16 these modules rearrange their weights in place at the first forward pass without
+    gradients. Afterwards no gradient flows through them, silently, and their bytes no longer identify the base.
 
     Raises:
         LodaError: a module was rearranged already. The model is unchanged.

@@ -1,8 +1,7 @@
 """S-: the largest-magnitude entries of the whole W_proj, the others set to zero (section 2.2, Figure 1c).
 
-Forward multiplies by a dense matrix that holds the zeros. With the paper's 40 to 60 % of the entries kept, compressed
-sparse rows were slower on a CPU for one token and for many, and faster only around ten tokens (docs/performance.md).
-`macs` counts the kept entries, as the paper's Table 2 does: what a sparse engine would compute, not what runs here.
+Forward multiplies by a dense matrix that holds the zeros, which is mostly faster than compressed sparse rows
+(docs/performance.md). `macs` counts the kept entries, as the paper's Table 2 does: what a sparse engine would compute.
 """
 
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from loda.approx.dense import frozen
+from loda.approx.dense import affine, frozen
 from loda.errors import LodaError
-from loda.projection import affine
 from loda.settings import settings
 
 
@@ -23,7 +21,7 @@ class SparseConfig:
     """`keep` = s, the fraction of entries kept (paper: 0.4 on E2E; 0.6 and 0.5 on DART).
 
     Raises:
-        LodaError: keep outside (0, 1]. `check` raises it if no entry would be kept.
+        LodaError: keep outside (0, 1], or in `check` a fraction that keeps no entry.
     """
 
     name: ClassVar[str] = "sparse"
@@ -72,7 +70,7 @@ class SparseLinear(nn.Module):
         sparse = torch.zeros_like(flat)
         sparse[largest] = flat[largest]
         energy = sparse.double().square().sum() / flat.double().square().sum()
-        # MPS has no float64, and a model that holds one such number could not be moved there.
+        # Not float64: MPS does not have it, and a model with one such number could not be moved there.
         energy = energy.to(torch.promote_types(weight.dtype, torch.float32))
         return cls(sparse.view_as(weight), bias, _number(kept, weight), energy)
 

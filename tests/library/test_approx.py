@@ -37,10 +37,6 @@ def base(name, bases):
     return bases[name]
 
 
-def test_the_approximations_of_the_paper_are_discovered():
-    assert {"dense", "low_rank", "sparse"} <= set(APPROXIMATIONS)
-
-
 def test_the_source_weight_is_left_alone(weight, bases):
     assert torch.equal(weight, torch.randn(WIDE, 3 * WIDE, generator=torch.Generator().manual_seed(0)))
 
@@ -90,11 +86,9 @@ def test_a_stored_state_dict_makes_the_same_projection(name, base):
     assert (base.energy, base.macs()) == (again.energy, again.macs())
 
 
-@every_approximation
+@pytest.mark.parametrize("name", [name for name in APPROXIMATIONS if name != "dense"])
 def test_the_parts_of_an_approximation_stand_side_by_side(name, weight):
     # Models with three modules for q, k and v hold the approximation of [W_q, W_k, W_v] like this.
-    if name == "dense":
-        pytest.skip("a weight that is not approximated is never joint")
     config, widths = APPROXIMATIONS[name], [WIDE, 64, 2 * WIDE - 64]
     whole, biases = config.approximate(weight, None), [torch.randn(WIDE), None, None]
     parts = whole.split(widths, biases)
@@ -174,12 +168,6 @@ def test_the_forward_pass_multiplies_by_the_factors():
     assert counter.get_total_flops() == 2 * 5 * base.macs()
 
 
-@pytest.mark.parametrize("rank", [33, 1000])
-def test_a_rank_beyond_the_matrix_is_refused(rank):
-    with pytest.raises(LodaError, match=rf"rank={rank} exceeds min\(d, 3d\) = 32 of the 32 x 96"):
-        LowRank(rank=rank).approximate(torch.randn(32, 96), None)
-
-
 # Sparse.
 
 # Small whole numbers, so that many entries have the same magnitude and some are zero.
@@ -214,8 +202,7 @@ def test_a_fraction_that_is_none_is_refused(keep):
 # Kept energy of real attention weights, measured in float32 apart from this code: layers 0, 5 and 11 of GPT-2 small
 # (README of the weights). The paper's Figure 2 shows the first layer of GPT-2 medium, which is not at hand.
 LAYERS = (0, 5, 11)
-TOP_225 = (0.735, 0.704, 0.647)
-TOP_300 = (0.822, 0.798, 0.748)
+TOP_225, TOP_300 = 0.735, 0.822  # of layer 0
 LARGEST_40 = (0.954, 0.888, 0.889)
 LARGEST_60 = (0.990, 0.970, 0.970)
 
@@ -234,8 +221,8 @@ def test_energy_of_the_largest_entries_of_trained_weights(trained_weights, keep,
 
 def test_energy_of_the_largest_singular_values_of_a_trained_weight(trained_weights):
     factors = LowRank(rank=300).approximate(trained_weights[0], None)
-    assert factors.energy.item() == pytest.approx(TOP_300[0], abs=6e-4)
+    assert factors.energy.item() == pytest.approx(TOP_300, abs=6e-4)
     # Column i of W_A has the squared norm sigma_i, so one decomposition tells the energy of every smaller rank.
     squares = factors.W_A.double().norm(dim=0).pow(4)
     energy_225 = squares[:225].sum() / squares.sum() * factors.energy
-    assert energy_225.item() == pytest.approx(TOP_225[0], abs=6e-4)
+    assert energy_225.item() == pytest.approx(TOP_225, abs=6e-4)

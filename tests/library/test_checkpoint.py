@@ -73,17 +73,16 @@ def test_the_files_are_pefts_and_hold_the_adapter_alone(saved):
     assert description["approx"] == {"name": "low_rank", "rank": 8}
 
 
-def test_without_with_approximation_and_for_the_dense_weight_only_the_adapter_is_stored(tmp_path):
-    loda.save_pretrained(loda.inject(tiny_gpt2(), LOWRANK), tmp_path / "recipe")
-    loda.save_pretrained(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA())), tmp_path / "dense", with_approximation=True)
-    for folder in ("recipe", "dense"):
-        assert {path.name for path in (tmp_path / folder).iterdir()} == {CONFIG_FILE, TENSOR_FILE}
-
-
-def test_saving_again_without_the_approximation_leaves_no_old_one(saved):
+def test_saving_again_without_the_approximation_leaves_no_old_one_but_other_files(saved):
+    (saved / "README.md").write_text("a model card")
     loda.save_pretrained(loda.from_pretrained(tiny_gpt2(), saved), saved)
-    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE}
+    assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE, "README.md"}
     loda.from_pretrained(tiny_gpt2(), saved)
+
+
+def test_the_dense_weight_is_never_stored(tmp_path):
+    loda.save_pretrained(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA())), tmp_path, with_approximation=True)
+    assert {path.name for path in tmp_path.iterdir()} == {CONFIG_FILE, TENSOR_FILE}
 
 
 @pytest.mark.parametrize("failing", ["save_tensors", "write_manifest"])
@@ -111,13 +110,6 @@ def test_a_known_fingerprint_is_not_computed_again(tmp_path, monkeypatch):
     refused(tmp_path, "another base model", base_fingerprint="0" * 64)
 
 
-def test_training_goes_on_from_a_loaded_model(saved):
-    model = loda.from_pretrained(tiny_gpt2(), saved)
-    before = logits(model)
-    train(model)
-    assert not torch.equal(logits(model), before)
-
-
 def test_an_adapter_that_was_frozen_for_inference_is_saved_whole(tmp_path):
     model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(LoDA())))
     expected = loda.cost(model)
@@ -140,16 +132,10 @@ def test_a_model_that_holds_adapters_is_refused(saved):
 
 
 def test_another_base_is_refused(saved):
-    refused(saved, "trained on another base model", tiny_gpt2(seed=1))
     refused(saved, "trained on another base model", tiny_gpt2(width=64))
     refused(saved, "in the same dtype", tiny_gpt2().double())
-
-
-@pytest.mark.parametrize("name", ["transformer.wte.weight", "transformer.h.1.mlp.c_fc.bias"])
-@pytest.mark.parametrize("entry", [0, -1])
-def test_a_base_that_differs_in_one_number_is_refused(saved, name, entry):
     model = tiny_gpt2()
-    model.get_parameter(name).data.view(-1)[entry] += 1e-3
+    model.get_parameter("transformer.h.1.mlp.c_fc.bias").data[-1] += 1e-3  # a single number
     refused(saved, "trained on another base model", model)
 
 
@@ -159,15 +145,10 @@ def test_a_missing_file_is_named(saved, file):
     refused(saved, rf"{file} is missing")
 
 
-def test_a_missing_folder_is_named(tmp_path):
-    refused(tmp_path / "nowhere", rf"nowhere.{CONFIG_FILE} is missing")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"not a file of tensors", b"\xff" * 100], ids=repr)
-@pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
-def test_a_file_of_something_else_is_named(saved, file, content):
-    (saved / file).write_bytes(content)
-    refused(saved, rf"{file} (is not JSON|is not a manifest|was changed)")
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff" * 100], ids=repr)
+def test_a_file_that_is_no_configuration_is_named(saved, content):
+    (saved / CONFIG_FILE).write_bytes(content)
+    refused(saved, rf"{CONFIG_FILE} (is not JSON|is not a manifest)")
 
 
 def edited_config(folder, edit) -> None:
@@ -182,29 +163,15 @@ def edited_config(folder, edit) -> None:
     [
         (lambda d: d.update(rank=8), "rank is not a setting; there are adapter, approx, slices"),
         (lambda d: d.pop("files"), "is not the configuration of a LoDA adapter"),
-        (lambda d: d.pop("adapter"), "adapter has no value"),
-        (lambda d: d["adapter"].update(name="loda_minus"), "adapter.name='loda_minus' is not one of"),
-        (lambda d: d["adapter"]["f1"].update(depth=3), "adapter.f1.depth is not a setting"),
-        (lambda d: d["approx"].update(rank=0), "approx.rank=0: input should be greater"),
         (lambda d: d.update(slices=["q", "o"]), "has no slice 'o'"),
         (lambda d: d["adapter"].update(r=5), r"has shape and dtype .*, expected"),
         (lambda d: d["approx"].update(rank=7), r"the given approximation: .*W_A has shape"),
     ],
-    ids=["extra", "files", "missing", "part", "nested", "value", "slice", "width", "rank"],
+    ids=["setting", "files", "slice", "width", "rank"],
 )
 def test_an_edited_configuration_is_refused(saved, edit, rule):
     edited_config(saved, edit)
     refused(saved, rule)
-
-
-def edited_tensors(path, edit) -> str:
-    """Apply `edit` to the tensors of a file and the first of their names; that name is returned."""
-    tensors = load_file(path)
-    name = min(tensors)
-    edit(tensors, name)
-    save_file(tensors, path)
-    edited_config(path.parent, lambda description: description["files"].update({path.name: sha256(path)}))
-    return name
 
 
 @pytest.mark.parametrize("file", [CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
@@ -218,13 +185,6 @@ def test_an_altered_bit_is_noticed_and_the_file_named(saved, file, place):
         check_saved(saved)
 
 
-def test_other_files_may_lie_beside_an_adapter(saved):
-    (saved / "README.md").write_text("a model card")
-    loda.save_pretrained(loda.from_pretrained(tiny_gpt2(), saved), saved)
-    loda.from_pretrained(tiny_gpt2(), saved)
-    assert (saved / "README.md").read_text() == "a model card"
-
-
 @pytest.mark.parametrize(
     ("edit", "rule"),
     [
@@ -236,22 +196,13 @@ def test_other_files_may_lie_beside_an_adapter(saved):
     ids=["missing", "unknown", "shape", "dtype"],
 )
 def test_tensors_that_do_not_fit_are_named(saved, edit, rule):
-    name = edited_tensors(saved / TENSOR_FILE, edit)
+    path = saved / TENSOR_FILE
+    tensors = load_file(path)
+    name = min(tensors)
+    edit(tensors, name)
+    save_file(tensors, path)
+    edited_config(saved, lambda description: description["files"].update({path.name: sha256(path)}))
     refused(saved, rule.format(name))
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda tensors, name: tensors.pop(name),
-        lambda tensors, name: tensors.update({name + "x": tensors[name].clone()}),
-        lambda tensors, name: tensors.update({name: tensors[name][..., :-1].clone()}),
-    ],
-    ids=["missing", "unknown", "shape"],
-)
-def test_a_stored_approximation_that_does_not_fit_is_refused(saved, edit):
-    name = edited_tensors(saved / APPROXIMATION_FILE, edit)
-    refused(saved, f"the given approximation.* {name}")
 
 
 def test_a_given_approximation_takes_precedence(saved, monkeypatch):

@@ -9,7 +9,7 @@ import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.adapters.nonlinear import StackConfig
 from loda.approx import LowRank, Sparse
-from loda.config import from_plain, known, to_plain
+from loda.config import from_plain, known
 from loda.errors import LodaError
 from tests.library.models import ADAPTERS, APPROXIMATIONS
 
@@ -25,25 +25,11 @@ CONFIGS = [
 ]
 
 
-def test_the_defaults_are_those_of_the_paper():
-    config = loda.LodaConfig(LoDAPlus())
-    assert config.slices == ("q", "v")
-    assert config.approx.name == "dense"
-
-
-def test_the_names_are_those_of_the_configuration_files():
-    adapters = "finetune finetune_top2 full_rank houlsby lin loda loda_plus lora none prefix"
-    assert set(known("adapter")) >= set(adapters.split())
-    assert set(known("approx")) >= {"dense", "low_rank", "sparse"}
-
-
 @every_part
 def test_a_config_is_frozen_and_says_what_it_is(group, name):
     config = known(group)[name]()
     assert hash(config) == hash(type(config)())
-    fields = ", ".join(f"{field.name}={getattr(config, field.name)!r}" for field in dataclasses.fields(config))
-    assert type(config).__name__ != "Config"
-    assert repr(config) == f"{type(config).__name__}({fields})"
+    assert from_plain(group, {"name": name}) == config
     assert type(config).__doc__
     for field in dataclasses.fields(config):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -52,16 +38,8 @@ def test_a_config_is_frozen_and_says_what_it_is(group, name):
 
 def test_a_representation_as_a_person_sees_it():
     assert repr(LoRA()) == "LoRAConfig(dropout=0.0, r=4, alpha=32.0, init='independent')"
-    assert repr(loda.LodaConfig(LoRA(), LowRank())).endswith(
-        "approx=LowRankConfig(rank=300), slices=('q', 'v'), targets=(), joint=False)"
-    )
-
-
-@every_part
-def test_a_part_survives_json(group, name):
-    config = known(group)[name]()
-    assert from_plain(group, {"name": name}) == config
-    assert from_plain(group, json.loads(json.dumps(to_plain(config)))) == config
+    config = repr(loda.LodaConfig(LoRA()))
+    assert config.endswith("approx=DenseConfig(), slices=('q', 'v'), targets=(), joint=False)")
 
 
 @every_part
@@ -77,7 +55,7 @@ def test_a_configuration_survives_json(config):
 
 
 @pytest.mark.parametrize("group", ["adapter", "approx"])
-@pytest.mark.parametrize("name", ["rloda", "../lora", "", None, "loda.adapters.lora", 4, ["lora"]], ids=repr)
+@pytest.mark.parametrize("name", ["rloda", "../lora", None, 4, ["lora"]], ids=repr)
 def test_an_unknown_part_is_refused_with_those_there_are(group, name):
     with pytest.raises(LodaError, match=f"{group}.name=.* is not one of {', '.join(known(group))}"):
         from_plain(group, {"name": name})
