@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_experiment(experiment: Experiment, overrides: Sequence[str], in_sweep: bool = False) -> None:
     """Do what is missing of an experiment and print its scores. A failure is recorded in the folder of the run."""
-    # Seconds of imports, for which --help and a wrong setting do not wait.
+    # Half of the import time, for which --help and a wrong setting need not wait.
     from eval.pipeline import complete, record_failure
     from eval.results import collect, summary
 

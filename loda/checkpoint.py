@@ -118,12 +118,6 @@ def from_pretrained(
     return model
 
 
-def check_saved(path: str | Path) -> None:
-    """Raise LodaError if a file of the adapter saved in `path` is missing, unreadable or altered."""
-    _, _, files = _read_config(Path(path))
-    check_files(Path(path), files)
-
-
 def fingerprint(model: nn.Module) -> str:
     """Return the sha256 over name, shape, dtype and bytes of every parameter of the base; tied ones count once.
 

@@ -30,7 +30,8 @@ def provenance(seconds: float, device: torch.device) -> dict[str, Any]:
 @cache
 def _code() -> dict[str, Any]:
     """What does not change while the process runs."""
-    changes = _git("status", "--porcelain")
+    # Without optional locks: a kill during `git status` would leave a lock in the checkout.
+    changes = _git("--no-optional-locks", "status", "--porcelain")
     return {
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": None if changes is None else bool(changes),

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import math
+import pkgutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import loda
+import loda.lab.data
 from eval.score import score
 from eval.score.text_files import read_corpus
 from loda.checkpoint import CONFIG_FILE, TENSOR_FILE
@@ -37,7 +39,10 @@ NEARLY = st.recursive(
     max_leaves=12,
 )
 BYTES = st.binary(max_size=60) | st.text(alphabet='a|:[]{}",\n\r ', max_size=40).map(str.encode)
-DATASETS = ("e2e", "dart", "webnlg", "jsonl")
+MADE_BY_CODE = ("source", "toy")
+DATASETS = [
+    module.name for module in pkgutil.iter_modules(loda.lab.data.__path__) if module.name not in MADE_BY_CODE
+]
 
 
 def lines(values) -> bytes:

@@ -11,7 +11,7 @@ import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.approx import LowRank
 from loda.atomic import sha256
-from loda.checkpoint import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE, check_saved, fingerprint
+from loda.checkpoint import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE, fingerprint
 from loda.errors import LodaError
 from loda.manifest import read_manifest, write_manifest
 from loda.model import adapter_state
@@ -181,8 +181,6 @@ def test_an_altered_bit_is_noticed_and_the_file_named(saved, file, place):
     content[int(place * len(content))] ^= 1
     (saved / file).write_bytes(content)
     refused(saved, rf"{file} (was changed after it was written, its sha256 differs|is not JSON|is not a manifest)")
-    with pytest.raises(LodaError, match=file):
-        check_saved(saved)
 
 
 @pytest.mark.parametrize(
