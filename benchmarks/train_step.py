@@ -6,7 +6,6 @@
     padded          this project, rows padded to the longest of the batch, the head on target positions alone
     packed          this project as it trains by default: no padding, GELU in one kernel
     loda_plus       packed, with LoDA+ in LoRA's place
-    compiled        packed, with trainer.compile=true
 
 All variants share the base's weights. A step of the reference costs the same for every batch, so only one is timed; the
 others run `--batches` batches. The reference is favoured: its LoRA is the plain product x A B.
@@ -40,7 +39,7 @@ BATCH_SIZE = 8
 SMOOTHING = 0.1
 PADDED_LENGTH = 512
 REFERENCES = ("reference", "reference_sdpa")
-VARIANTS = (*REFERENCES, "hf_peft", "padded", "packed", "loda_plus", "compiled")
+VARIANTS = (*REFERENCES, "hf_peft", "padded", "packed", "loda_plus")
 
 
 def run(options: argparse.Namespace) -> list[Row]:
@@ -51,7 +50,7 @@ def run(options: argparse.Namespace) -> list[Row]:
     steps: dict[str, Step] = {}
     losses: dict[str, float] = {}
     with ExitStack() as stack:
-        for name in options.variants or VARIANTS[:-1]:
+        for name in options.variants or VARIANTS:
             # A model of its own for each variant, over the same tensors.
             model = copy.deepcopy(base, {id(p): p for p in base.parameters()})
             if name == "hf_peft":
@@ -83,10 +82,8 @@ def _variant(
         model.set_attn_implementation("eager")
     adapter = LoDAPlus if name == "loda_plus" else LoRA
     adapted = loda.inject(model, loda.LodaConfig(adapter(r=4, alpha=32, dropout=0.1)))
-    if name in ("packed", "loda_plus", "compiled"):
+    if name in ("packed", "loda_plus"):
         stack.enter_context(packed(adapted))
-    if name == "compiled":
-        adapted.base_model.compile(dynamic=True)
     loss = reference_loss if name in REFERENCES else target_loss
     lay_out = pad_to_512 if name in REFERENCES else collate if name == "padded" else pack
     laid_out = [lay_out(batch).to(torch.device(options.device)) for batch in batches]
