@@ -66,7 +66,7 @@ def _training(shape: str, device: str) -> Steps:
 
 def _decoding(shape: str, device: str) -> Steps:
     """A search of 16 steps with LoDA+."""
-    model, given = adapted_model(shape, None, device), prompts(max(CONTEXTS), shape)
+    model, given = adapted_model(shape, device), prompts(max(CONTEXTS))
     return {("loda", n): partial(search, model, given[:n], steps=16) for n in CONTEXTS}
 
 

@@ -1,10 +1,10 @@
 """Scoring two systems on a test set: the official way, this project.
 
-The official scripts cannot be shipped. `official` does for every system what they do, in the same libraries:
+The official scripts cannot be shipped. `official` does what they do for every system, with the same libraries:
 
     e2e     n-grams of the references counted anew, PTB tokens of references and outputs by two Java processes,
-            METEOR by a Java process of its own, ROUGE-L and CIDEr by pycocoevalcap
-    dart    BLEU, NLTK tokens of everything, METEOR by a Java process of its own, TER by pyter for every reference
+            METEOR by another Java process, ROUGE-L and CIDEr by pycocoevalcap
+    dart    BLEU, NLTK tokens of everything, METEOR by a Java process, TER by pyter for every reference
 
 The comparison favours it: measure_scores.py counts the references' n-grams ten times, `official` once. This project's
 first system pays for the tokens of the references and the start of METEOR. The scores are compared. Without the
@@ -18,6 +18,7 @@ import random
 from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from statistics import mean
 
 import nltk
@@ -29,7 +30,6 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from sacrebleu.metrics.bleu import BLEU
 
 from benchmarks.timing import Row, take_turns
-from benchmarks.workload import reference_data
 from eval.score import DEFAULT_METRICS, check_metrics, score
 from eval.score.corpus import Corpus
 from eval.score.text_files import read_corpus
@@ -48,7 +48,7 @@ def run(scorer: str, options: argparse.Namespace) -> list[Row]:
     except LodaError as error:
         print(f"scoring_{scorer} is left out: {error}")
         return []
-    # The wrappers of pycocoevalcap start whatever is called `java`.
+    # The wrappers of pycocoevalcap start the first `java` of the path.
     os.environ["PATH"] = f"{java.runtime().parent}{os.pathsep}{os.environ['PATH']}"
     theirs, ours = [], []
     official = _official_e2e if scorer == "e2e" else _official_dart
@@ -64,6 +64,12 @@ def run(scorer: str, options: argparse.Namespace) -> list[Row]:
             {"name": name, "seconds": seconds, "official over it": mean(theirs) / seconds, "repeats": [seconds]}
         )
     return rows
+
+
+def reference_data() -> Path | None:
+    """The folder of the original data sets, where it is: `LODA_SHARED` or ../shared."""
+    folder = Path(os.environ.get("LODA_SHARED", "../shared")) / "data"
+    return folder if (folder / "nltk_data").is_dir() else None
 
 
 def _corpora(scorer: str, instances: int | None) -> list[Corpus]:
