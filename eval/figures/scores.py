@@ -99,7 +99,7 @@ def _curves(axes: Axes, found: Sequence[Series], look: Mapping[str, Look]) -> No
 
 
 def _tradeoff(axes: Axes, found: Sequence[Series], look: Mapping[str, Look]) -> None:
-    """Markers over MACs; the approximation is written beside the markers that share it."""
+    """Markers over MACs; a text above names the approximation."""
     for one in found:
         _draw_series(axes, one, look[one.label], stretch=1, linestyle=":", linewidth=0.5)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))

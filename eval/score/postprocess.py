@@ -20,28 +20,14 @@ def make_corpus(scorer: str, texts: Sequence[str], instances: Sequence[Instance]
     """The corpus of the generated texts, one per instance, and the references."""
     if len(texts) != len(instances):
         raise LodaError(f"there are {len(texts)} predictions for {len(instances)} contexts; decode this split again")
-    references = [pad_references(scorer, prepare(scorer, instance.references, stop)) for instance in instances]
+    references = [prepare(scorer, instance.references, stop) for instance in instances]
+    if scorer != "e2e":
+        references = [[*group, *[group[0]] * NUM_REFERENCES][:NUM_REFERENCES] for group in references]
     return Corpus(scorer, prepare(scorer, texts, stop), references)
 
 
 def prepare(scorer: str, texts: Sequence[str], stop: Sequence[str]) -> list[str]:
-    cleaned = [clean(text, stop) for text in texts]
-    return cleaned if scorer == "e2e" else [tokenize(text.lower()) for text in cleaned]
-
-
-def clean(text: str, stop: Sequence[str]) -> str:
-    """Cut at the first of the marks `stop`; strip; make line breaks spaces, since files have one text per line."""
+    """Texts up to the first mark of `stop`, on one line; for webnlg and dart in lower case, "3.5" as "3 . 5"."""
     end = re.compile("|".join(map(re.escape, stop)))
-    return " ".join(end.split(text, maxsplit=1)[0].strip().split("\n"))
-
-
-def tokenize(text: str) -> str:
-    """Put spaces around every non-word character: "3.5" becomes "3 . 5"; white space is collapsed."""
-    return " ".join(re.sub(r"(\W)", r" \1 ", text).split())
-
-
-def pad_references(scorer: str, references: Sequence[str]) -> list[str]:
-    """All references for e2e; otherwise six, the first one repeated where there are fewer."""
-    if scorer == "e2e":
-        return list(references)
-    return [*references[:NUM_REFERENCES], *[references[0]] * (NUM_REFERENCES - len(references))]
+    cleaned = [end.split(text, maxsplit=1)[0].strip().replace("\n", " ") for text in texts]
+    return cleaned if scorer == "e2e" else [" ".join(re.sub(r"(\W)", r" \1 ", t.lower()).split()) for t in cleaned]

@@ -68,7 +68,7 @@ def _read_columns(prefix: Path) -> list[list[str]]:
 
 
 def _column_paths(prefix: Path) -> list[Path]:
-    """PREFIX0, PREFIX1, ... without a gap, or PREFIX alone."""
+    """PREFIX0, PREFIX1, ... without a gap, or only PREFIX."""
     pattern = re.compile(re.escape(prefix.name) + r"(0|[1-9][0-9]*)")
     matches = [pattern.fullmatch(path.name) for path in prefix.parent.glob("*")]
     numbers = sorted(int(match[1]) for match in matches if match)
@@ -80,7 +80,7 @@ def _column_paths(prefix: Path) -> list[Path]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        # Not read_text, which would turn a lone carriage return into a line of its own.
+        # read_text would turn a single carriage return into a line break.
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise LodaError(f"Cannot read {path}: {error.strerror}.") from None

@@ -75,15 +75,14 @@ class Side:
 
 def with_intervals(table: FilledTable, outputs: str | Path, baseline: str | None = None) -> FilledTable:
     """`table` with the interval of every value, and of its difference to the row with the label `baseline`."""
-    sides = {
-        place: Side(row.records, [read_statistics(outputs, record) for record in row.records])
-        for place, row in enumerate(table.rows)
-        if row.records
-    }
+    sides = [
+        Side(row.records, [read_statistics(outputs, record) for record in row.records]) if row.records else None
+        for row in table.rows
+    ]
     reference = None if baseline is None else sides[_place(table, baseline)]
     rows = [
-        _with_intervals(row, table, sides[place], reference) if place in sides else row
-        for place, row in enumerate(table.rows)
+        _with_intervals(row, table, side, reference) if side else row
+        for row, side in zip(table.rows, sides, strict=True)
     ]
     return replace(table, rows=rows, baseline=baseline)
 

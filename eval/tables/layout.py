@@ -159,7 +159,7 @@ def _measured(row: FilledRow, fact: Fact, column: FactColumn) -> str:
     if not row.records:
         return "-"
     cost, digits = row.records[0].cost, column.digits
-    if fact == "parameters":  # prior work counts in 10^6, whatever the table's own unit
+    if fact == "parameters":  # prior work counts in 10^6 in every table
         return _amount(cost.trainable_parameters, 1000 if row.spec.quoted else column.kilo, digits)
     if fact == "model_macs":
         share = f"{cost.model_macs_per_token / cost.base_model_macs_per_token:.{digits}%}"

@@ -23,12 +23,12 @@ from loda.settings import Names, load, settings
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "table"
 
 Fact = Literal["approx", "r", "macs", "model_macs", "parameters"]
-"""What a column can say about a row beside its scores."""
+"""What a table can print of a row besides its scores."""
 
 
 @settings
 class FactColumn:
-    """How a fact is printed: counts in M = kilo^2 or K = kilo with `digits` decimals; `note` stands below the table."""
+    """How a fact is printed: counts in M = kilo^2 or K = kilo with `digits` decimals, with a note below the table."""
 
     label: str
     kilo: int = 1000

