@@ -4,8 +4,8 @@
     decoding        beam search: the reference recipe, Hugging Face's generate, this project
     scoring_e2e, scoring_dart    scoring a test set: the official way, this project
     inference       an adapted projection, plain and optimised, against the bare one
-    growth          how the times grow with rows, batch, contexts, beams and r: one figure
+    growth          how the times grow with the length of rows, with contexts and with r: one figure
 
-Weights are random, of the shape that `--model` names: no time depends on their values, except that of decoding, which
-depends on where the texts end. Benchmarks are not tests.
+Weights are random, of the shape that `--model` names. Their values change the time of decoding only, which depends on
+where the texts end.
 """

@@ -37,8 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.names or list(BENCHMARKS)
     if unknown := [name for name in names if name not in BENCHMARKS]:
         raise LodaError(f"{unknown[0]} is not a benchmark; there are {', '.join(BENCHMARKS)}")
-    if options.model == "toy" and names != ["decoding"]:
-        raise LodaError("--model toy is for decoding alone: the others need a model of E2E's vocabulary; name decoding")
     if len(names) == 1:
         _run(names[0], options)
         return 0
@@ -49,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, options: argparse.Namespace) -> None:
-    if options.threads:
-        torch.set_num_threads(options.threads)
     started = time.monotonic()
     rows = BENCHMARKS[name](options)
     if not rows:
@@ -64,21 +60,17 @@ def _run(name: str, options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time every stage.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; all unless given")
-    parser.add_argument("--model", choices=[*SHAPES, "toy"], help="shape of the model; toy: the trained toy base")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)} (default: all)")
+    parser.add_argument("--model", choices=list(SHAPES), help="shape of the model")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's choice unless given")
-    parser.add_argument("--repeats", type=int, help="timed turns; each benchmark has its own default")
+    parser.add_argument("--repeats", type=int, help="timed turns; every benchmark has its own default")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of a training step")
     parser.add_argument("--batches", type=int, default=4, help="batches of a timed training")
     parser.add_argument("--variants", nargs="+", choices=train_step.VARIANTS, help="of a training step")
     parser.add_argument("--contexts", type=int, default=8, help="contexts to decode")
-    parser.add_argument("--adapter", type=Path, help="to decode with: a folder that loda.save_pretrained wrote")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 10, 256], help="rows of an inference product")
-    parser.add_argument("--systems", type=int, default=2, help="systems scored one after another")
     parser.add_argument("--instances", type=int, help="outputs of each system (default: all of E2E's, 300 of DART's)")
-    parser.add_argument("--without-meteor", action="store_true", help="leave out METEOR, whose Java takes its time")
     return parser
 
 

@@ -1,20 +1,19 @@
-"""Beam search over E2E's test contexts: the reference recipe, Hugging Face's generate, this project.
+"""Beam search over contexts of E2E's lengths: the reference recipe, Hugging Face's generate, this project.
 
-    reference      LoRA's gpt2_beam.py: the row of every reference on its own, ten copies of a prompt padded to 512,
-                   attention written out, all 64 steps; one row is timed. E2E has 4,693 rows for 630 contexts, so its
-                   seconds per context are those of a row times 7.449: extrapolated.
+    reference      LoRA's gpt2_beam.py: a search for every reference, ten copies of a prompt padded to 512, attention
+                   written out, all 64 steps. One search is timed and extrapolated: E2E has 4,693 references for 630
+                   contexts, so a context takes 7.449 searches.
     generate       transformers' generate on the same contexts, beams, batches and settings (its rules differ, so do
                    some texts)
     loda           this project
 
 Random weights hardly ever end a text, so every variant takes nearly all 64 steps: the least favourable case for this
-project, which stops early. `--model toy --adapter FOLDER` decodes with a trained adapter instead, whose texts end.
+project, which stops early.
 """
 
 import argparse
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,11 +34,10 @@ ROWS_PER_CONTEXT = 4693 / 630
 
 def run(options: argparse.Namespace) -> list[Row]:
     """Seconds of a context; the first text of the reference is this project's."""
-    shape = options.model or "gpt2_small"
-    model = adapted_model(shape, options.adapter, options.device)
+    model = adapted_model(options.model or "gpt2_small", options.device)
     written_out = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     written_out.set_attn_implementation("eager")
-    given = prompts(options.contexts, shape)
+    given = prompts(options.contexts)
     steps = {
         "reference": lambda: reference(written_out, given[0]),
         "generate": lambda: generate(model, given),
@@ -56,25 +54,20 @@ def run(options: argparse.Namespace) -> list[Row]:
     return [row | {"note": notes.get(row["name"], "")} for row in compare(timings, "loda", units=len(given))]
 
 
-def adapted_model(shape: str, adapter: Path | None, device: str) -> PreTrainedModel:
-    """A base with the saved adapter, or with a random LoDA+."""
-    base: PreTrainedModel = build_model(shape, device)
-    if adapter is not None:
-        return loda.from_pretrained(base, adapter).eval().to(device)  # type: ignore[no-any-return]
-    model = loda.inject(base, loda.LodaConfig(LoDAPlus()))
+def adapted_model(shape: str, device: str) -> PreTrainedModel:
+    """A base with a random LoDA+."""
+    model = loda.inject(build_model(shape, device), loda.LodaConfig(LoDAPlus()))
     for name, parameter in loda.trainable_parameters(model).items():
         if name.endswith("B"):  # B starts at zero
             torch.nn.init.normal_(parameter, std=0.02)
     return model.eval()  # type: ignore[no-any-return]
 
 
-def search(
-    model: PreTrainedModel, given: Sequence[list[int]], beams: int = BEAMS, steps: int = STEPS
-) -> list[Hypothesis]:
+def search(model: PreTrainedModel, given: Sequence[list[int]], steps: int = STEPS) -> list[Hypothesis]:
     return beam_search(
         model,
         given,
-        num_beams=beams,
+        num_beams=BEAMS,
         max_new_tokens=steps,
         length_penalty=PENALTY,
         no_repeat_ngram_size=NGRAM,
@@ -109,10 +102,9 @@ def generate(model: Any, given: Sequence[list[int]]) -> None:
 def reference(model: Any, prompt: list[int]) -> list[int]:
     """The reference's search for one row: its text up to and with the end token."""
     device, end, given = model.device, model.config.eos_token_id, len(prompt)
-    padded = min(PADDED_LENGTH, model.config.n_positions)  # the toy base has fewer positions
     cache = DynamicCache(config=model.config)
-    inputs = torch.tensor([prompt + [0] * (padded - given)] * BEAMS, device=device)
-    positions = torch.arange(padded, device=device).expand(BEAMS, -1)
+    inputs = torch.tensor([prompt + [0] * (PADDED_LENGTH - given)] * BEAMS, device=device)
+    positions = torch.arange(PADDED_LENGTH, device=device).expand(BEAMS, -1)
     mask = (positions < given).long()
     scores, history = torch.zeros(BEAMS, device=device), torch.empty(BEAMS, 0, dtype=torch.long, device=device)
     best: tuple[float, list[int]] = (float("-inf"), [])

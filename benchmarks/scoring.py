@@ -1,14 +1,14 @@
-"""Scoring a test set, each further system of many: the official way, this project.
+"""Scoring two systems on a test set: the official way, this project.
 
-The official scripts cannot be shipped. `official` does for every system what they do, in the same libraries:
+The official scripts cannot be shipped. `official` does what they do for every system, with the same libraries:
 
     e2e     n-grams of the references counted anew, PTB tokens of references and outputs by two Java processes,
-            METEOR by a Java process of its own, ROUGE-L and CIDEr by pycocoevalcap
-    dart    BLEU, NLTK tokens of everything, METEOR by a Java process of its own, TER by pyter for every reference
+            METEOR by another Java process, ROUGE-L and CIDEr by pycocoevalcap
+    dart    BLEU, NLTK tokens of everything, METEOR by a Java process, TER by pyter for every reference
 
-It is favoured: measure_scores.py counts the references' n-grams ten times, here once. This project's first system pays
-for the tokens of the references and the start of METEOR. The scores are compared. Without the reference data the texts
-are made ones, of as many instances as E2E's test set has.
+The comparison favours it: measure_scores.py counts the references' n-grams ten times, `official` once. This project's
+first system pays for the tokens of the references and the start of METEOR. The scores are compared. Without the
+reference data the texts are made ones, of as many instances as E2E's test set has.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import random
 from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from statistics import mean
 
 import nltk
@@ -29,7 +30,6 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from sacrebleu.metrics.bleu import BLEU
 
 from benchmarks.timing import Row, take_turns
-from benchmarks.workload import reference_data
 from eval.score import DEFAULT_METRICS, check_metrics, score
 from eval.score.corpus import Corpus
 from eval.score.text_files import read_corpus
@@ -38,49 +38,55 @@ from loda.errors import LodaError
 
 
 def run(scorer: str, options: argparse.Namespace) -> list[Row]:
-    """Seconds of a system's scores; nothing where the tools of the scorer are missing, and a sentence why."""
+    """Seconds of a system's scores. Where a tool of the scorer is missing, say so and time nothing."""
     data = reference_data()
     if data is not None:
         nltk.data.path.append(str(data / "nltk_data"))
-    metrics = [m for m in DEFAULT_METRICS[scorer] if m != "meteor" or not options.without_meteor]
+    metrics = DEFAULT_METRICS[scorer]
     try:
         check_metrics(scorer, metrics)
     except LodaError as error:
         print(f"scoring_{scorer} is left out: {error}")
         return []
-    # The wrappers of pycocoevalcap start whatever is called `java`.
+    # The wrappers of pycocoevalcap start the first `java` of the path.
     os.environ["PATH"] = f"{java.runtime().parent}{os.pathsep}{os.environ['PATH']}"
     theirs, ours = [], []
-    for corpus in _corpora(scorer, options.systems, options.instances or (300 if scorer == "dart" else None)):
-        official = _official_e2e if scorer == "e2e" else _official_dart
+    official = _official_e2e if scorer == "e2e" else _official_dart
+    for corpus in _corpora(scorer, options.instances or (300 if scorer == "dart" else None)):
         steps = {"official": partial(official, corpus, metrics), "loda": partial(score, corpus, metrics)}
         timings = take_turns(steps, repeats=1, warm_up=0)
         theirs += timings["official"].seconds
         ours += timings["loda"].seconds
         _compare(timings["official"].result, timings["loda"].result)
     rows: list[Row] = [{"name": "official", "seconds": mean(theirs), "repeats": theirs}]
-    for name, seconds in (("loda, first system", ours[:1]), ("loda, each further system", ours[1:])):
-        if seconds:
-            ratio = {"official over it": mean(theirs) / mean(seconds)}
-            rows.append({"name": name, "seconds": mean(seconds), **ratio, "repeats": seconds})
+    for name, seconds in zip(("loda, first system", "loda, each further system"), ours, strict=True):
+        rows.append(
+            {"name": name, "seconds": seconds, "official over it": mean(theirs) / seconds, "repeats": [seconds]}
+        )
     return rows
 
 
-def _corpora(scorer: str, systems: int, instances: int | None) -> list[Corpus]:
-    """Systems that are scored against the same references: those of the reference data, or made ones."""
+def reference_data() -> Path | None:
+    """The folder of the original data sets, where it is: `LODA_SHARED` or ../shared."""
+    folder = Path(os.environ.get("LODA_SHARED", "../shared")) / "data"
+    return folder if (folder / "nltk_data").is_dir() else None
+
+
+def _corpora(scorer: str, instances: int | None) -> list[Corpus]:
+    """Two systems with the same references, of the reference data or made."""
     data = reference_data()
     folder = data and data.parent / "goldens" / "metrics" / scorer
     if folder is None or not folder.is_dir():
-        return _made(scorer, systems, instances or 630)
+        return _made(scorer, instances or 630)
     if scorer == "e2e":
         files = [(folder / "references.txt", path) for path in sorted((folder / "outputs").glob("*.txt"))]
     else:
-        files = [(path / "reference", path / "hypothesis") for path in sorted(folder.iterdir())] * systems
-    corpora = [read_corpus(scorer, *pair) for pair in files[:systems]]
+        files = [(path / "reference", path / "hypothesis") for path in sorted(folder.iterdir())] * 2
+    corpora = [read_corpus(scorer, *pair) for pair in files[:2]]
     return [Corpus(scorer, c.hypotheses[:instances], c.references[:instances]) for c in corpora]
 
 
-def _made(scorer: str, systems: int, instances: int) -> list[Corpus]:
+def _made(scorer: str, instances: int) -> list[Corpus]:
     generator = random.Random(0)
 
     def text() -> str:
@@ -88,7 +94,7 @@ def _made(scorer: str, systems: int, instances: int) -> list[Corpus]:
 
     references = tuple(tuple(text() for _ in range(7)) for _ in range(instances))
     # Two thirds of a reference, so that every n-gram order has matches.
-    return [Corpus(scorer, tuple(group[0][:60] + text()[:30] for group in references), references)] * systems
+    return [Corpus(scorer, tuple(group[0][:60] + text()[:30] for group in references), references)] * 2
 
 
 def _official_e2e(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:

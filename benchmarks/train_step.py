@@ -3,13 +3,12 @@
     reference       LoRA's recipe: rows padded to 512, attention written out, the head on every position
     reference_sdpa  the same with torch's fused attention, which LoRA's code does not have
     hf_peft         transformers' Trainer and PEFT's LoRA on c_attn, rows padded to the longest of the batch
-    padded          this project, rows padded to the longest of the batch, the head on target positions alone
+    padded          this project, rows padded to the longest of the batch, the head on target positions only
     packed          this project as it trains by default: no padding, GELU in one kernel
     loda_plus       packed, with LoDA+ in LoRA's place
-    compiled        packed, with trainer.compile=true
 
-All variants share the base's weights. A step of the reference costs the same for every batch, so only one is timed; the
-others run `--batches` batches. The reference is favoured: its LoRA is the plain product x A B.
+A step of the reference costs the same for every batch, so one is timed; the others run `--batches` batches. The
+comparison favours the reference: its LoRA is the plain product x A B.
 """
 
 import argparse
@@ -40,19 +39,19 @@ BATCH_SIZE = 8
 SMOOTHING = 0.1
 PADDED_LENGTH = 512
 REFERENCES = ("reference", "reference_sdpa")
-VARIANTS = (*REFERENCES, "hf_peft", "padded", "packed", "loda_plus", "compiled")
+VARIANTS = (*REFERENCES, "hf_peft", "padded", "packed", "loda_plus")
 
 
 def run(options: argparse.Namespace) -> list[Row]:
-    """Seconds of a step; the losses of the first batch before training are equal, except hf_peft's, which has none."""
+    """Seconds of a step, and the loss of the first batch before training: equal for all; hf_peft has none."""
     base = build_model(options.model or "gpt2_small", options.device)
     examples = training_examples(BATCH_SIZE * options.batches)
     batches = [examples[start : start + BATCH_SIZE] for start in range(0, len(examples), BATCH_SIZE)]
     steps: dict[str, Step] = {}
     losses: dict[str, float] = {}
     with ExitStack() as stack:
-        for name in options.variants or VARIANTS[:-1]:
-            # A model of its own for each variant, over the same tensors.
+        for name in options.variants or VARIANTS:
+            # Each variant adapts a copy of the model that shares its tensors.
             model = copy.deepcopy(base, {id(p): p for p in base.parameters()})
             if name == "hf_peft":
                 steps[name] = _hugging_face(model, batches, options)
@@ -83,10 +82,8 @@ def _variant(
         model.set_attn_implementation("eager")
     adapter = LoDAPlus if name == "loda_plus" else LoRA
     adapted = loda.inject(model, loda.LodaConfig(adapter(r=4, alpha=32, dropout=0.1)))
-    if name in ("packed", "loda_plus", "compiled"):
+    if name in ("packed", "loda_plus"):
         stack.enter_context(packed(adapted))
-    if name == "compiled":
-        adapted.base_model.compile(dynamic=True)
     loss = reference_loss if name in REFERENCES else target_loss
     lay_out = pad_to_512 if name in REFERENCES else collate if name == "padded" else pack
     laid_out = [lay_out(batch).to(torch.device(options.device)) for batch in batches]
@@ -167,7 +164,7 @@ def _pad_to_longest(examples: list[Example]) -> dict[str, Tensor]:
 
 
 def _peak(step: Step) -> float:
-    """GiB that a step needs on the GPU beside what is there before it."""
+    """GiB that a step needs on the GPU besides what is there before."""
     before: Any = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     step()

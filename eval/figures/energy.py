@@ -4,7 +4,6 @@
 over the sum of all, against the percentage kept.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -14,47 +13,43 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from eval.figures.style import BLUE, figure, styled
-from loda.errors import LodaError
 
-PERCENTAGES = range(1, 101)
-
-
-@dataclass(frozen=True)
-class Energy:
-    """Both curves as fractions of the energy: `ranks[R - 1]` for R = 1 ..., `entries[p - 1]` for p = 1 .. 100 %."""
-
-    ranks: list[float]
-    entries: list[float]
+Energy = dict[str, list[float]]
+"""Fractions of the energy: `rank` for R = 1, 2, ... and `percent` for 1 to 100 % of the entries."""
 
 
 def kept_energy(weight: Tensor) -> Energy:
     """Both curves of a weight (d_in, d_out), computed in float64."""
     singular = torch.linalg.svdvals(weight.double()).square().cumsum(0)
     entries = weight.double().square().flatten().sort(descending=True).values.cumsum(0)
-    kept = torch.tensor([round(p / 100 * len(entries)) for p in PERCENTAGES]).clamp(min=1)
-    return Energy((singular / singular[-1]).tolist(), (entries[kept - 1] / entries[-1]).tolist())
+    kept = torch.tensor([round(p / 100 * len(entries)) for p in range(1, 101)]).clamp(min=1)
+    return {"rank": (singular / singular[-1]).tolist(), "percent": (entries[kept - 1] / entries[-1]).tolist()}
 
 
 def summary(energy: Energy) -> str:
     """What the paper reads off its figure: the energy at 300 of 1024 singular values and at 40 % of the entries."""
-    rank = round(300 / 1024 * len(energy.ranks))
-    kept = energy.ranks[rank - 1]
-    return f"rank {rank} of {len(energy.ranks)} keeps {kept:.1%}; 40 % of the entries keep {energy.entries[39]:.1%}"
+    ranks = energy["rank"]
+    rank = round(300 / 1024 * len(ranks))
+    return (
+        f"rank {rank} of {len(ranks)} keeps {ranks[rank - 1]:.1%}; 40 % of the entries keep {energy['percent'][39]:.1%}"
+    )
 
 
 def draw(energy: Energy, title: str) -> Figure:
     """Both panels, side by side over one axis of energy."""
+    labels = {"rank": ("top singular values R", "(a) low rank"), "percent": ("entries kept (%)", "(b) sparse")}
     with styled():
         drawn = figure(height=1.75)
-        left, right = drawn.subplots(1, 2, sharey=True)
-        left.plot(range(1, len(energy.ranks) + 1), [100 * value for value in energy.ranks], color=BLUE)
-        left.set(xlabel="top singular values R", ylabel="energy kept (%)", ylim=(0, 102), title="(a) low rank")
-        left.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        right.plot(PERCENTAGES, [100 * value for value in energy.entries], color=BLUE)
-        right.set(xlabel="entries kept (%)", xticks=range(0, 101, 25), title="(b) sparse")
-        for axes in (left, right):
+        panels = drawn.subplots(1, 2, sharey=True)
+        for axes, (name, (label, heading)) in zip(panels, labels.items(), strict=True):
+            values = energy[name]
+            axes.plot(range(1, len(values) + 1), [100 * value for value in values], color=BLUE)
+            axes.set(xlabel=label, title=heading, ylim=(0, 102))
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.set_xlim(left=0)
             axes.grid()
+        panels[0].set_ylabel("energy kept (%)")
+        panels[1].set_xticks(range(0, 101, 25))
         drawn.suptitle(title, fontsize="medium")
     return drawn
 
@@ -70,25 +65,14 @@ def title_of(name: str) -> str:
 
 
 def to_csv(energy: Energy) -> str:
-    """Both curves as CSV: panel, x, energy."""
-    panels = [("rank", r, value) for r, value in enumerate(energy.ranks, start=1)]
-    panels += [("percent", p, value) for p, value in zip(PERCENTAGES, energy.entries, strict=True)]
-    text: str = pd.DataFrame(panels, columns=["panel", "x", "energy"]).to_csv(
+    """Both curves with the columns panel, x, energy."""
+    points = [(panel, x, value) for panel, values in energy.items() for x, value in enumerate(values, start=1)]
+    text: str = pd.DataFrame(points, columns=["panel", "x", "energy"]).to_csv(
         index=False, float_format="%.6f", lineterminator="\n"
     )
     return text
 
 
 def read_csv(path: Path) -> Energy:
-    """What `to_csv` wrote, to six decimals.
-
-    Raises:
-        LodaError: the file holds something else.
-    """
-    try:
-        energies = pd.read_csv(path).set_index("panel")["energy"].astype(float)
-        return Energy(energies.loc[["rank"]].tolist(), energies.loc[["percent"]].tolist())
-    except (KeyError, ValueError) as error:
-        raise LodaError(
-            f"{path} does not hold the curves of Figure 2 ({error}); delete it and run figure2 again"
-        ) from error
+    """What `to_csv` wrote, to six decimals."""
+    return {panel: values.tolist() for panel, values in pd.read_csv(path).groupby("panel")["energy"]}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,27 +15,28 @@ from matplotlib.ticker import MaxNLocator
 
 from eval.figures.style import figure, mathematical, styled
 
-MOST_POINTS = 60  # of a line; thousands of updates are averaged down to so many
+MOST_POINTS = 60  # of a line
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of one run in nats per target token, and the epochs at which they were logged."""
+    """The losses of one run in nats per target token, as the columns `epoch` and `loss`."""
 
     method: str
-    variant: str  # what tells the run from the method's other runs, but for the seed
-    epochs: list[float]
-    losses: list[float]
+    variant: str  # how the run differs from the method's other runs, apart from the seed
+    curve: pd.DataFrame
 
 
 def read(metrics: Path, method: str, variant: str) -> Losses:
-    """The losses in a run's `metrics.jsonl`."""
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return Losses(method, variant, [line["epoch"] for line in lines], [line["loss"] for line in lines])
+    """The losses in a run's `metrics.jsonl`, averaged over consecutive updates to at most MOST_POINTS."""
+    lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
+    curve = pd.DataFrame(lines, columns=["epoch", "loss"])
+    piece = curve.index * MOST_POINTS // max(len(curve), MOST_POINTS)
+    return Losses(method, variant, curve.groupby(piece).mean())
 
 
 def draw(runs: Sequence[Losses], title: str = "") -> Figure:
-    """Panels side by side, two in a row, over the same axes; runs of one variant have one colour."""
+    """A panel for each method, two in a row over the same axes; a colour for each variant."""
     methods = list(dict.fromkeys(run.method for run in runs))
     variants = list(dict.fromkeys(run.variant for run in runs))
     # From dark to light, without the lightest, which is hard to see on white.
@@ -46,7 +48,7 @@ def draw(runs: Sequence[Losses], title: str = "") -> Figure:
         for axes, method in zip(panels, methods, strict=False):
             for run in runs:
                 if run.method == method:
-                    axes.plot(averaged(run.epochs), averaged(run.losses), color=colours[run.variant], linewidth=0.8)
+                    axes.plot(run.curve["epoch"], run.curve["loss"], color=colours[run.variant], linewidth=0.8)
             axes.set_title(mathematical(method))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.grid()
@@ -58,9 +60,3 @@ def draw(runs: Sequence[Losses], title: str = "") -> Figure:
         columns = 5 if max(map(len, variants)) < 8 else 3  # what fits into the width
         drawn.legend(handles=handles, title=title, loc="outside upper center", ncols=columns)
     return drawn
-
-
-def averaged(values: Sequence[float], most: int = MOST_POINTS) -> list[float]:
-    """`values` if there are at most `most`, else the means of that many consecutive pieces."""
-    pieces = np.array_split(np.asarray(values), min(len(values), most)) if values else []
-    return [float(piece.mean()) for piece in pieces]

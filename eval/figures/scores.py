@@ -15,25 +15,17 @@ from eval.figures.style import Look, figure, looks, mathematical, styled
 from eval.tables.fill import FilledRow, FilledTable, Statistic
 from eval.tables.spec import Published
 
-APART = 0.07  # in units of log2 r: error bars of different curves at the same r stand side by side
+APART = 0.07  # of log2 r: keeps the error bars of different curves at one r from covering each other
 
 
 @dataclass(frozen=True)
 class Point:
-    """One cell; no deviation for one seed. `approx` tells it from the other points of its series."""
+    """One cell of a table; the deviation of one seed is drawn as 0."""
 
     x: float
     mean: float
-    deviation: float | None
+    deviation: float
     approx: str
-
-    @property
-    def low(self) -> float:
-        return self.mean - (self.deviation or 0)
-
-    @property
-    def high(self) -> float:
-        return self.mean + (self.deviation or 0)
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ def warning(table: FilledTable) -> str:
 
 
 def series(table: FilledTable, metric: str) -> list[Series]:
-    """One series per method for ours and, where it can be compared with ours, the paper's; none without points."""
+    """Our series of each method and, where the two can be compared, the paper's; none without points."""
     points: dict[tuple[str, bool], list[Point]] = defaultdict(list)
     for row in table.rows:
         cell = row.cells[metric]
@@ -79,7 +71,7 @@ def series(table: FilledTable, metric: str) -> list[Series]:
         for value, is_published in zip(values, (False, True), strict=True):
             x = _x(table, row, is_published)
             if value is not None and x is not None:
-                point = Point(x, value.mean, value.deviation, row.spec.approx)
+                point = Point(x, value.mean, value.deviation or 0, row.spec.approx)
                 points[row.spec.label, is_published].append(point)
     return [Series(label, is_published, found) for (label, is_published), found in points.items()]
 
@@ -107,7 +99,7 @@ def _curves(axes: Axes, found: Sequence[Series], look: Mapping[str, Look]) -> No
 
 
 def _tradeoff(axes: Axes, found: Sequence[Series], look: Mapping[str, Look]) -> None:
-    """Markers over MACs; the approximation is written beside the markers that share it."""
+    """Markers over MACs; a text above names the approximation."""
     for one in found:
         _draw_series(axes, one, look[one.label], stretch=1, linestyle=":", linewidth=0.5)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -119,22 +111,24 @@ def _tradeoff(axes: Axes, found: Sequence[Series], look: Mapping[str, Look]) -> 
         if point.approx != "No":
             groups[point.approx].append(point)
     texts = [
-        # Out of the layout, or the axes would shrink and leave their texts behind.
-        axes.text(fmean(p.x for p in group), max(p.high for p in group), approx, ha="center", in_layout=False)
+        # Outside the layout: otherwise the axes shrink after the texts are placed.
+        axes.text(
+            fmean(p.x for p in group), max(p.mean + p.deviation for p in group), approx, ha="center", in_layout=False
+        )
         for approx, group in groups.items()
     ]
-    xs, ys = zip(*((point.x, y) for point in points for y in (point.low, point.mean, point.high)), strict=True)
+    xs, ys = zip(*((p.x, p.mean + sign * p.deviation) for p in points for sign in (-1, 0, 1)), strict=True)
     lines = {"arrowstyle": "-", "linewidth": 0.4}
-    # A limit of steps: with one of time, as by default, the picture would depend on the machine.
+    # A limit of steps: with the default limit of time, the picture would depend on the machine.
     adjust_text(texts, x=xs, y=ys, ax=axes, expand=(1.05, 1.3), iter_lim=500, arrowprops=lines)
 
 
 def _draw_series(axes: Axes, one: Series, look: Look, *, stretch: float, linestyle: str, linewidth: float) -> None:
-    """Markers with error bars, joined by a line; the paper's paler. `stretch` multiplies every x."""
+    """Markers with error bars, joined by a line. `stretch` multiplies every x."""
     axes.errorbar(
         [point.x * stretch for point in one.points],
         [point.mean for point in one.points],
-        yerr=[point.deviation or 0 for point in one.points],
+        yerr=[point.deviation for point in one.points],
         **look,
         markerfacecolor="white" if one.is_published else look["color"],
         alpha=0.7 if one.is_published else 1,

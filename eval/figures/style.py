@@ -1,15 +1,14 @@
 """What all figures share: the printed size, the look of each method, saving as PNG, PDF and SVG.
 
-Figures are drawn at the size they are printed at, one column of 3.3 inches, so that 7 points here are 7 points on
-paper. The colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color), which colour-blind readers can tell
-apart, without the yellow, which is hard to see on white; markers differ in shape as well.
+Figures are drawn at the size they are printed at, so 7 points here are 7 points on paper. The colours are those of
+Okabe and Ito (https://jfly.uni-koeln.de/color), which colour-blind readers can tell apart; the shapes of the markers
+differ as well.
 """
 
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +43,12 @@ SETTINGS: dict[Any, Any] = {  # the keys are a type of their own in matplotlib
 }
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+BLUE, VERMILLION = "#0072B2", "#D55E00"
 
 Look = dict[str, Any]
 """How a method is drawn: colour and marker, as matplotlib's keyword arguments."""
 
-# A method looks the same in every figure; methods that are not named here take what is left, in order.
+# A method looks the same in every figure.
 LOOKS: dict[str, Look] = {
     "FT^Wq,Wv": {"color": BLACK, "marker": "X"},
     "LoRA": {"color": GREEN, "marker": "o"},
@@ -60,18 +59,19 @@ LOOKS: dict[str, Look] = {
     "S-LoDA+": {"color": ORANGE, "marker": "p"},
     "R-LoDA+": {"color": VERMILLION, "marker": "v"},
 }
-SPARE = [{"color": color, "marker": marker} for marker, color in product("*hd<>8", (PURPLE, BLACK, GREEN))]
 
 
 def looks(labels: Iterable[str]) -> dict[str, Look]:
-    """The look of each method."""
-    spare = iter(SPARE)
-    return {label: LOOKS.get(label) or next(spare) for label in dict.fromkeys(labels)}
+    """The look of each method; matplotlib's own colours for methods without one."""
+    return {
+        label: LOOKS.get(label, {"color": f"C{number}", "marker": "*"})
+        for number, label in enumerate(dict.fromkeys(labels))
+    }
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in the common style, whatever the user's matplotlibrc says."""
+    """Draw in the common style; the user's matplotlibrc does not count."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
@@ -79,7 +79,7 @@ def styled() -> Iterator[None]:
 
 
 def figure(height: float) -> Figure:
-    """An empty figure of one column's width, `height` in inches, outside pyplot, so nothing has to be closed."""
+    """An empty figure of one column's width and `height` inches; outside pyplot, so that nothing has to be closed."""
     empty = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(empty)
     return empty
@@ -92,7 +92,7 @@ def mathematical(label: str) -> str:
 
 
 def save(drawn: Figure, folder: Path, name: str) -> None:
-    """Write `<name>.png` (300 dots per inch) and `<name>.pdf`, undated, so that the same picture is the same file."""
+    """Write `<name>.png` and `<name>.pdf`, undated, so that the same picture is the same file."""
     with styled():
         write_file(folder / f"{name}.png", partial(drawn.savefig, format="png", dpi=300))
         write_file(folder / f"{name}.pdf", partial(drawn.savefig, format="pdf", metadata={"CreationDate": None}))

@@ -1,7 +1,7 @@
 """Everything that an outputs folder holds, as one HTML file that opens from disk and loads nothing.
 
-Tables with published values, differences and the command for each missing cell; figures, drawn anew and saved beside
-the report as PNG and PDF; losses, provenance, all scores. The page is `report.html.jinja`, which escapes what it shows.
+It shows tables with the command for each missing cell, figures (also saved as PNG and PDF), losses, provenance and all
+scores. The page is `report.html.jinja`, which escapes what it shows.
 """
 
 import base64
@@ -30,29 +30,20 @@ from loda.atomic import write_text
 from loda.lab.provenance import provenance
 from loda.lab.run import Outputs
 
-OF_ONE_RUN = ("seconds", "finished")  # these differ from run to run and say nothing about where a number comes from
+OF_ONE_RUN = ("seconds", "finished")  # they do not say where a number comes from
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: the name of its files in `figures/`, what it shows, and itself as a `data:` address."""
-
-    name: str
+    name: str  # of its files in `figures/`
     text: str
-    source: str
+    source: str  # a `data:` address
 
 
 def write(tables: Sequence[str], profile: str, root: str | Path, settings: Sequence[str] = ()) -> Path:
     """Write `report.html` and `figures/*.{png,pdf}` below the outputs folder `root`; returns the report's path.
 
-    Args:
-        tables: names of files in configs/table.
-        profile: of all tables, or "auto" as in `eval.tables.fill.fill`.
-        root: the outputs folder.
-        settings: Hydra overrides that all runs were started with.
-
-    Raises:
-        LodaError: a table that cannot be filled, or a file of Figure 2 that is none.
+    `profile` and `settings` are those of `eval.tables.fill.fill`, for all tables.
     """
     outputs, records = Outputs(Path(root)), collect(root)
     filled = [fill(read(name), profile, records, settings) for name in tables]
@@ -73,7 +64,7 @@ def write(tables: Sequence[str], profile: str, root: str | Path, settings: Seque
 
 
 def origins(records: Sequence[Record]) -> dict[str, dict[str, Counter[str]]]:
-    """What is recorded with the scores, by stage and name: each distinct value, and how many scores have it."""
+    """How many scores have each value that is recorded with them, by stage and name."""
     found: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for record in records:
         for stage, facts in record.provenance.items():
@@ -93,7 +84,7 @@ def superscript(text: str) -> Markup:
 
 def heading(name: str) -> str:
     """'table1' as 'Table 1'."""
-    return re.sub(r"(?<=\D)(?=\d)", " ", name, count=1).capitalize()
+    return re.sub(r"(?=\d)", " ", name, count=1).capitalize()
 
 
 def _environment() -> Environment:
@@ -110,7 +101,7 @@ def _environment() -> Environment:
 
 
 def _leaves(tree: Any, name: str) -> Iterator[tuple[str, str]]:
-    """The values of nested objects, each with the key it stands under."""
+    """The values of nested objects, each with its key."""
     if not isinstance(tree, Mapping):
         yield name.replace("_", " "), "unknown" if tree is None else str(tree)
         return
@@ -120,7 +111,6 @@ def _leaves(tree: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _scores(table: FilledTable, outputs: Outputs) -> Iterator[Picture]:
-    """The table's figure, one for each metric that has a value."""
     for metric, column in table.spec.columns.items():
         drawn = scores.draw(table, metric)
         if drawn is not None:
@@ -129,7 +119,6 @@ def _scores(table: FilledTable, outputs: Outputs) -> Iterator[Picture]:
 
 
 def _losses(table: FilledTable, outputs: Outputs) -> Iterator[Picture]:
-    """The training losses of the runs behind the table."""
     runs = [
         losses.read(outputs.runs / record.run / "metrics.jsonl", row.spec.label, _variant(row.spec))
         for row in table.rows

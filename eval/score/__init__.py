@@ -42,15 +42,13 @@ DEFAULT_METRICS = {
 def score(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
     """The scores of a corpus by their reported name, for metrics named as in `["bleu", "meteor", "ter"]`.
 
-    Raises:
-        LodaError: an unknown metric or a missing tool (both before anything is computed), or a metric that is
-            undefined for these texts.
+    An unknown metric or a missing tool is refused before anything is computed.
     """
     return {key: value for key, (value, _) in score_with_statistics(corpus, metrics).items()}
 
 
 def score_with_statistics(corpus: Corpus, metrics: Sequence[str]) -> dict[str, tuple[float, list[Statistics]]]:
-    """As `score`, each score with the statistics of the instances that it is computed from."""
+    """As `score`, each score with the statistics of the instances."""
     check_metrics(corpus.scorer, metrics)
     loaded = [load_metric(name) for name in metrics]
     scores = {}
@@ -70,7 +68,7 @@ def check_metrics(scorer: str, metrics: Sequence[str]) -> None:
 
 
 def metrics_fingerprint(metrics: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What the digits of each metric depend on besides the texts: its version and those of its packages."""
+    """The versions that the digits of each metric depend on: its own and those of its packages."""
     return {
         name: {"version": str(metric.VERSION)} | {package: metadata.version(package) for package in metric.PACKAGES}
         for name, metric in zip(metrics, map(load_metric, metrics), strict=True)
@@ -78,7 +76,7 @@ def metrics_fingerprint(metrics: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def add_up(statistics: Iterable[Statistics]) -> Statistics:
-    """The sums over the instances, added from first to last: the order decides the last digit."""
+    """The sums over the instances, added from first to last; the order decides the last digit."""
     return tuple(reduce(add, column) for column in zip(*statistics, strict=True))
 
 

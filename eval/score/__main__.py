@@ -14,14 +14,11 @@ from pathlib import Path
 from eval.score import DEFAULT_METRICS, Corpus, score
 from eval.score.text_files import read_corpus
 from loda.atomic import write_text
-from loda.errors import LodaError
 from loda.lab.command_line import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    if options.json and options.json.is_dir():
-        raise LodaError(f"Cannot write {options.json}: it is a folder, name a file.")
     corpus = read_corpus(options.scorer, options.refs, options.hyps)
     scores = score(corpus, options.metrics or DEFAULT_METRICS[options.scorer])
     print(_readable(corpus, scores))

@@ -1,7 +1,6 @@
-"""What a metric scores: hypotheses, their references, and the words that the official script makes of them.
+"""What a metric scores: hypotheses, their references, and their words as in the official script.
 
-References are tokenised once per process, however many systems are scored against them: the cache is
-keyed by the texts, so a caller may build a new Corpus for every system.
+References are tokenised once per process, also where a caller builds a new Corpus for every system.
 """
 
 import reprlib
@@ -25,23 +24,16 @@ Statistics = tuple[float, ...]
 class Corpus:
     """The outputs of one system and their references.
 
-    Args:
-        scorer: `e2e`, `webnlg` or `dart`: which official script is followed, in its words and in BLEU.
-        hypotheses: one text per instance; it may be empty.
-        references: the references of each instance, in the order of the hypotheses. An empty text is a reference of
-            length 0 for BLEU, has a TER of 1, and is ignored by METEOR.
-
-    Raises:
-        LodaError: an unknown scorer, nothing to score, different numbers of hypotheses and groups of references, a
-            group without a reference, or anything but texts.
+    An empty hypothesis is scored. An empty reference has length 0 for BLEU and a TER of 1; METEOR ignores it.
     """
 
-    scorer: str
-    hypotheses: tuple[str, ...]
-    references: Groups
+    scorer: str  # `e2e`, `webnlg` or `dart`: the official script whose words and BLEU are computed
+    hypotheses: tuple[str, ...]  # one for each instance
+    references: Groups  # at least one for each instance
 
     def __init__(self, scorer: str, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-        check_scorer(scorer)
+        if scorer not in _TOKENIZERS:
+            raise LodaError(f"Unknown scorer {scorer!r}: choose one of {', '.join(_TOKENIZERS)}.")
         if not hypotheses:
             raise LodaError("There is no hypothesis to score: give one text per instance.")
         if len(hypotheses) != len(references):
@@ -49,11 +41,9 @@ class Corpus:
                 f"There are {len(hypotheses)} hypotheses for {len(references)} groups of references: give one "
                 "hypothesis per group, a group being all references of one instance."
             )
-        groups = []
-        for number, group in enumerate(references, start=1):
-            if not group:
-                raise LodaError(f"Group {number} has no reference: every hypothesis needs one.")
-            groups.append(_texts(group, f"Group {number} of the references"))
+        groups = [_texts(group, f"Group {number} of the references") for number, group in enumerate(references, 1)]
+        if () in groups:
+            raise LodaError(f"Group {groups.index(()) + 1} has no reference: every hypothesis needs one.")
         object.__setattr__(self, "scorer", scorer)
         object.__setattr__(self, "hypotheses", _texts(hypotheses, "The hypotheses"))
         object.__setattr__(self, "references", tuple(groups))
@@ -80,15 +70,8 @@ def mean(sums: Sequence[float], scorer: str) -> float:
     return total / instances
 
 
-def check_scorer(scorer: str) -> None:
-    """Raise LodaError unless the scorer is known."""
-    if scorer not in _TOKENIZERS:
-        raise LodaError(f"Unknown scorer {scorer!r}: choose one of {', '.join(_TOKENIZERS)}.")
-
-
 def check_words(scorer: str) -> None:
     """Raise LodaError unless the tokeniser of this scorer is installed."""
-    check_scorer(scorer)
     _TOKENIZERS[scorer].check()
 
 

@@ -1,30 +1,23 @@
 """Text files of references and hypotheses, in the two forms of the official scripts.
 
-e2e             one references file: one reference per line, a blank line between two groups, a group
-                being the references of one instance
-webnlg, dart    PREFIX0, PREFIX1, ...: line i of file j is reference j of instance i, and an empty
-                line a reference of length 0; PREFIX itself where there is only one reference
-hypotheses      one per line
+e2e             one file of references, one on a line; a blank line ends the group of one instance
+webnlg, dart    PREFIX0, PREFIX1, ...: line i of file j is reference j of instance i, and may be empty;
+                PREFIX itself where there is only one reference
+hypotheses      one on a line
 
 A final newline ends the last line and starts no new one. (GenerationEval takes it for one more, empty
-instance, and its METEOR fails on that.)
+instance, on which its METEOR fails.)
 """
 
 import re
 from pathlib import Path
 
-from eval.score.corpus import Corpus, check_scorer
+from eval.score.corpus import Corpus
 from loda.errors import LodaError
 
 
 def read_corpus(scorer: str, references: Path, hypotheses: Path) -> Corpus:
-    """Read the files of one system; `references` is a file, or the common prefix of the numbered files.
-
-    Raises:
-        LodaError: a file is missing, empty or not UTF-8, a group has no reference, or the numbers
-            of lines do not fit together.
-    """
-    check_scorer(scorer)
+    """Read the files of one system; `references` is a file, or the common prefix of the numbered files."""
     lines = _trimmed(_read_lines(hypotheses))
     if scorer == "e2e":
         groups = _read_groups(references)
@@ -63,7 +56,7 @@ def _read_columns(prefix: Path) -> list[list[str]]:
     paths = _column_paths(prefix)
     columns = [_read_lines(path) for path in paths]
     trimmed = [_trimmed(lines) for lines in columns]
-    # Where files are written without a final newline, one whose last line is empty seems to have one.
+    # In files without final newlines, an empty last line looks like one.
     for candidate in (trimmed, columns):
         if len(set(map(len, candidate))) == 1:
             return [list(group) for group in zip(*candidate, strict=True)]
@@ -75,7 +68,7 @@ def _read_columns(prefix: Path) -> list[list[str]]:
 
 
 def _column_paths(prefix: Path) -> list[Path]:
-    """PREFIX0, PREFIX1, ... without a gap, or PREFIX alone."""
+    """PREFIX0, PREFIX1, ... without a gap, or only PREFIX."""
     pattern = re.compile(re.escape(prefix.name) + r"(0|[1-9][0-9]*)")
     matches = [pattern.fullmatch(path.name) for path in prefix.parent.glob("*")]
     numbers = sorted(int(match[1]) for match in matches if match)
@@ -87,7 +80,7 @@ def _column_paths(prefix: Path) -> list[Path]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        # Not read_text, which would turn a lone carriage return into a line of its own.
+        # read_text would turn a single carriage return into a line break.
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise LodaError(f"Cannot read {path}: {error.strerror}.") from None

@@ -1,12 +1,10 @@
-"""Is the difference real? The paired bootstrap over contexts (Koehn, 2004), for any metric.
+"""The paired bootstrap over contexts (Koehn, 2004), for any metric.
 
 A resample draws as many contexts as there are, with replacement, the same for both sides. A metric is a function of
-sums over contexts (`eval.score.metrics`), so its value on a resample is that function of re-weighted sums: the
-statistics that scoring keeps are enough, and 1,000 resamples take seconds. What was learnt from the whole test set
-stays as it is: the information weights of NIST and the document frequencies of CIDEr.
+sums over contexts (`eval.score.metrics`), so the statistics that scoring keeps are enough, and 1,000 resamples take
+seconds. The information weights of NIST and the document frequencies of CIDEr stay those of the whole test set.
 
-The intervals say how far a value depends on which contexts the test set has. How far it depends on the seed is another
-question, which the deviation over seeds answers.
+An interval says how far a value depends on the contexts of the test set, the deviation over seeds how far on the seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,15 +31,9 @@ AnyInterval = TypeVar("AnyInterval", bound=Interval)
 
 
 class Side:
-    """One side of a comparison: a run, or a group of seeds whose value is the mean over its runs.
+    """One side of a comparison: runs that were scored alike, whose value is their mean.
 
-    Args:
-        records: the runs, all scored on the same contexts by the same metrics.
-        statistics: of each run, the numbers by context (contexts, numbers) by the name of the score.
-        resamples: how many.
-
-    Raises:
-        LodaError: no record, or records that were not scored alike.
+    `statistics` has for each run the arrays (contexts, numbers) by the name of the score.
     """
 
     def __init__(
@@ -60,9 +52,6 @@ class Side:
         """This side minus `other`, on the same resamples.
 
         p = (1 + number of resamples that lie at least |difference| away from their mean) / (1 + number of resamples).
-
-        Raises:
-            LodaError: the two were not scored alike.
         """
         _check_alike([*self.records, *other.records])
         value = self._value(metric) - other._value(metric)
@@ -85,40 +74,35 @@ class Side:
 
 
 def with_intervals(table: FilledTable, outputs: str | Path, baseline: str | None = None) -> FilledTable:
-    """`table` with the interval of every value, and of its difference to the row with the label `baseline`.
-
-    Raises:
-        LodaError: no such row or no run of it, missing statistics, or rows scored on other contexts.
-    """
-    sides = {
-        place: Side(row.records, [read_statistics(outputs, record) for record in row.records])
-        for place, row in enumerate(table.rows)
-        if row.records
-    }
+    """`table` with the interval of every value, and of its difference to the row with the label `baseline`."""
+    sides = [
+        Side(row.records, [read_statistics(outputs, record) for record in row.records]) if row.records else None
+        for row in table.rows
+    ]
     reference = None if baseline is None else sides[_place(table, baseline)]
     rows = [
-        _with_intervals(row, table, sides[place], reference) if place in sides else row
-        for place, row in enumerate(table.rows)
+        _with_intervals(row, table, side, reference) if side else row
+        for row, side in zip(table.rows, sides, strict=True)
     ]
     return replace(table, rows=rows, baseline=baseline)
 
 
 def compare(ours: Side, theirs: Side) -> str:
-    """Both sides and their difference, one line for each metric, to be read in a terminal."""
+    """Both sides and their difference as text, one line for each metric."""
     rows = []
     for metric in ours.records[0].scores:
         difference = ours.minus(theirs, metric)
         sides = [_text(side.interval(metric)) for side in (ours, theirs)]
         mark = "*" if difference.is_significant else ""
         rows.append([metric, *sides, _text(difference, sign="+"), f"{difference.p:.3f}", mark])
-    names = {
-        letter: ", ".join(f"{record.run} (epoch {record.epoch:g})" for record in side.records)
+    runs = [
+        f"{letter}: " + ", ".join(f"{record.run} (epoch {record.epoch:g})" for record in side.records)
         for letter, side in (("A", ours), ("B", theirs))
-    }
+    ]
     first = ours.records[0]
     return "\n".join(
         [
-            *(f"{letter}: {runs}" for letter, runs in names.items()),
+            *runs,
             f"{first.contexts} contexts of {first.split}, {ours.resamples} resamples; mean over runs [95 % interval]; "
             "*: the interval of the difference leaves out 0",
             "",
@@ -128,7 +112,6 @@ def compare(ours: Side, theirs: Side) -> str:
 
 
 def _check_alike(records: Sequence[Record]) -> None:
-    """Raise LodaError unless these scores are of the same contexts, by the same metrics, and there are any."""
     if not records:
         raise LodaError("a side of the comparison has no run; name at least one on each side")
     refuse_mixed(records)
@@ -166,7 +149,7 @@ def _scaled(found: AnyInterval, scale: float) -> AnyInterval:
 
 @lru_cache(maxsize=1)
 def _weights(contexts: int, resamples: int) -> Values:
-    """How often each context is in each resample; the same for the same numbers, so that all sides are paired."""
+    """How often each context is in each resample; the same for all sides, so that they are paired."""
     generator = np.random.default_rng(SEED)
     return generator.multinomial(contexts, np.full(contexts, 1 / contexts), size=resamples).astype(np.float64)
 

@@ -1,7 +1,6 @@
 """From records to a filled table: which scores belong to a row, which epoch counts, mean and deviation.
 
-Runs that were decoded otherwise are other runs. Scores on other data or by other versions of the metrics are refused,
-never averaged or shown side by side.
+Scores on different data or by different versions of the metrics are refused, never averaged or shown side by side.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from loda.errors import LodaError
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean over n seeds and their sample standard deviation, with n - 1 as in the paper's TER; none for one seed."""
+    """Mean over n seeds and sample standard deviation, with n - 1 as in the paper's TER; None for one seed."""
 
     mean: float
     deviation: float | None
@@ -26,7 +25,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value, and the bounds that 95 % of its resamples lie between (`eval.tables.bootstrap`)."""
+    """A value and the bounds of 95 % of its resamples (`eval.tables.bootstrap`)."""
 
     value: float
     low: float
@@ -35,31 +34,24 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """One side minus another; p: how often chance alone gives a difference at least as far from 0."""
+    """One side minus the other; p is how often chance gives a difference at least as far from 0."""
 
     p: float
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval leaves out 0."""
         return not self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one row, in the unit of the column; None for what was not measured, not published or not asked for.
-
-    Attributes:
-        difference: ours minus published, None where the two cannot be compared.
-        interval: of ours, over resampled contexts.
-        against: ours minus that of the baseline row, likewise.
-    """
+    """One metric of one row, in the unit of the column; None for what was not measured, published or asked for."""
 
     ours: Statistic | None
     published: Published | None
-    difference: float | None = None
+    difference: float | None = None  # ours minus published, where the two can be compared
     interval: Interval | None = None
-    against: Difference | None = None
+    against: Difference | None = None  # ours minus the baseline row
 
 
 @dataclass(frozen=True)
@@ -75,16 +67,13 @@ class FilledRow:
 
 @dataclass(frozen=True)
 class FilledTable:
-    """A table filled with the runs of one profile, which were all started with `settings` besides.
-
-    `baseline` is the label of the row that the others are compared with, if any.
-    """
+    """A table filled with the runs of one profile."""
 
     spec: TableSpec
     profile: str
     rows: list[FilledRow]
-    settings: Sequence[str] = ()
-    baseline: str | None = None
+    settings: Sequence[str] = ()  # overrides of all runs
+    baseline: str | None = None  # label of the row that the others are compared with
 
     @property
     def has_runs(self) -> bool:
@@ -101,14 +90,10 @@ class FilledTable:
         return [command for row in self.rows for command in self.commands_for(row)]
 
     def commands_for(self, row: FilledRow) -> list[str]:
-        """The commands that run the missing seeds of a row."""
         return commands(self.spec, row.spec, row.overrides, row.missing_seeds)
 
     def is_best(self, row: FilledRow, metric: str) -> bool:
-        """Whether `row` has our best value, as printed, of all rows or, for `best_per: label`, of its method's.
-
-        A row without a rival is not the best of anything.
-        """
+        """Whether `row` has our best value, as printed, among at least two rows that `best_per` compares."""
         column = self.spec.columns[metric]
         rivals = [
             round(ours.mean, column.digits)
@@ -126,26 +111,15 @@ class FilledTable:
 def build(
     table: str, profile: str = "auto", outputs: str | Path = "outputs", settings: Sequence[str] = ()
 ) -> FilledTable:
-    """Fill `configs/table/<table>.yaml` with the scores below `outputs`; rewrites `results.jsonl` on the way.
-
-    Raises:
-        LodaError: unknown table, profile or setting, a malformed scoring, or what `fill` refuses.
-    """
+    """Fill `configs/table/<table>.yaml` with the scores below `outputs`, as `fill` does; rewrites `results.jsonl`."""
     return fill(read(table), profile, collect(outputs), settings)
 
 
 def fill(spec: TableSpec, profile: str, records: Sequence[Record], settings: Sequence[str] = ()) -> FilledTable:
-    """Fill a table with `records`.
+    """Fill a table with those of `records` that are its runs.
 
-    Args:
-        spec: the table.
-        profile: one of its profiles, or "auto": the first that has any run, or the first if none has.
-        records: of any runs; those that are not the table's are left out.
-        settings: Hydra overrides that all runs were started with, such as model.path=FOLDER.
-
-    Raises:
-        LodaError: an unknown profile or setting, a setting that changes the scorer, or records that differ in data or
-            metrics and so cannot stand in one table.
+    The profile "auto" is the first that has any run, or the first of all. `settings` are the Hydra overrides that all
+    runs were started with, such as model.path=FOLDER.
     """
     if profile == "auto":
         tables = (fill(spec, name, records, settings) for name in spec.profiles)
@@ -162,12 +136,7 @@ def fill(spec: TableSpec, profile: str, records: Sequence[Record], settings: Seq
 
 
 def select_epoch(records: Iterable[Record], spec: TableSpec) -> Record | None:
-    """Of one run's records the one that the table reports: `spec.split` at the epoch with the best `spec.select_by` on
-    `spec.select_split`; ties go to the earlier epoch.
-
-    Raises:
-        LodaError: there is a choice to make and an epoch has no score on the selecting split.
-    """
+    """The record of one run that the table reports; equally good epochs: the earlier."""
     ordered = sorted(records, key=lambda record: record.epoch)
     reported = {record.epoch: record for record in ordered if record.split == spec.split}
     if len(reported) < 2:
@@ -198,11 +167,7 @@ def refuse_mixed(records: Sequence[Record]) -> None:
 
 
 def _fill_row(
-    spec: TableSpec,
-    row: RowSpec,
-    profile: Profile,
-    scored: Sequence[Record],
-    settings: Sequence[str],
+    spec: TableSpec, row: RowSpec, profile: Profile, scored: Sequence[Record], settings: Sequence[str]
 ) -> FilledRow:
     runs = row_runs(spec, row, profile, settings) if scored else []  # an empty table need not compose its rows
     found = {run.seed: record for run in runs if (record := _record_of(spec, row, run, scored)) is not None}

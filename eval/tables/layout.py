@@ -1,23 +1,21 @@
-"""What stands where in a printed table, before any markup: Markdown, LaTeX and the report share it.
+"""The lines of a printed table before markup, for Markdown, LaTeX and the report.
 
-Two lines per row: ours, and below it the paper's, so that numbers to be compared stand one under the other and the
-table fits a terminal. Intervals and differences are further lines.
+A row has two lines, ours and the paper's, so that numbers to be compared stand one under the other and the table fits a
+terminal. Intervals and differences are further lines.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
 from eval.tables.bootstrap import CONFIDENCE, RESAMPLES
-from eval.tables.fill import Cell, FilledRow, FilledTable
+from eval.tables.fill import Cell, FilledRow, FilledTable, Statistic
 from eval.tables.spec import Fact, FactColumn
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the printed table before markup."""
-
     text: str
     marks: str = ""  # letters of footnotes
     is_best: bool = False
@@ -28,15 +26,12 @@ Kind = Literal["ours", "interval", "against", "paper", "difference"]
 
 @dataclass(frozen=True)
 class PrintedLine:
-    """One line of the printed table, and what it says of its row."""
-
     row: FilledRow
     kind: Kind
     entries: list[Entry]
 
 
 def caption(table: FilledTable) -> str:
-    """Which setting the runs are of, in a sentence or two."""
     text = table.spec.profiles[table.profile].caption
     settings = f", with {' '.join(table.settings)}" if table.settings else ""
     state = "" if table.has_runs else " Nothing has been run yet."
@@ -76,7 +71,6 @@ def _interval_notes(table: FilledTable) -> list[str]:
 
 
 def header(table: FilledTable) -> list[Entry]:
-    """The names of the columns: the method, its facts, whose line it is, the metrics."""
     return [
         Entry("Method"),
         *(Entry(column.label) for column in table.spec.show.values()),
@@ -97,8 +91,8 @@ def blocks(table: FilledTable) -> list[list[PrintedLine]]:
 
 
 def _printed(table: FilledTable, row: FilledRow) -> list[PrintedLine]:
-    """Ours if the row is run here, then whatever else there is; the first line has the row's name."""
-    labels = {
+    """Our line if the row is run here, then the lines that say something; the first has the row's name."""
+    labels: dict[Kind, str] = {
         "ours": f"ours ({len(row.records)})" if row.records else "ours",
         "interval": f"{CONFIDENCE:.0%} CI",
         "against": f"- {table.baseline}",
@@ -106,14 +100,15 @@ def _printed(table: FilledTable, row: FilledRow) -> list[PrintedLine]:
         "difference": "ours - paper",
     }
     name = Entry(row.spec.label + "*" * row.spec.quoted, _marks(table, row.spec.notes))
+    cells = {metric: _texts(cell, table.spec.columns[metric].digits) for metric, cell in row.cells.items()}
     lines: list[PrintedLine] = []
-    for kind, text in TEXTS.items():
-        texts = {metric: text(cell, table.spec.columns[metric].digits) for metric, cell in row.cells.items()}
-        if any(texts.values()) or (kind == "ours" and row.overrides):
+    for kind, label in labels.items():
+        if any(texts[kind] for texts in cells.values()) or (kind == "ours" and row.overrides):
             facts = [Entry(_fact(row, kind, fact, column)) for fact, column in table.spec.show.items()]
-            scores = [Entry(text or "-", is_best=_is_bold(table, row, kind, metric)) for metric, text in texts.items()]
-            entries = [Entry("") if lines else name, *facts, Entry(labels[kind]), *scores]
-            lines.append(PrintedLine(row, kind, entries))
+            scores = [
+                Entry(texts[kind] or "-", is_best=_is_bold(table, row, kind, metric)) for metric, texts in cells.items()
+            ]
+            lines.append(PrintedLine(row, kind, [Entry("") if lines else name, *facts, Entry(label), *scores]))
     return lines
 
 
@@ -121,35 +116,24 @@ def _marks(table: FilledTable, notes: Sequence[str]) -> str:
     return ",".join(sorted(table.spec.marks[note] for note in notes))
 
 
-def _ours(cell: Cell, digits: int) -> str:
-    """As the paper prints it: '70.2±.3', without deviation for one seed."""
-    if cell.ours is None:
-        return ""
-    mean, deviation = cell.ours.mean, cell.ours.deviation
-    return f"{mean:.{digits}f}" + ("" if deviation is None else f"±{deviation:.{digits}f}".replace("±0.", "±."))
+def _texts(cell: Cell, digits: int) -> dict[Kind, str]:
+    """What each kind of line says of a cell, in the order of the lines; '' for nothing."""
+    ours, interval, against = cell.ours, cell.interval, cell.against
+    return {
+        "ours": _statistic(ours, digits) if ours else "",
+        "interval": f"{interval.low:.{digits}f}..{interval.high:.{digits}f}" if interval else "",
+        "against": f"{against.value:+.{digits}f} ({against.low:+.{digits}f}..{against.high:+.{digits}f})"
+        if against
+        else "",
+        "paper": cell.published.text if cell.published else "",
+        "difference": "" if cell.difference is None else f"{cell.difference:+.{digits}f}",
+    }
 
 
-def _interval(cell: Cell, digits: int) -> str:
-    return f"{cell.interval.low:.{digits}f}..{cell.interval.high:.{digits}f}" if cell.interval else ""
-
-
-def _against(cell: Cell, digits: int) -> str:
-    found = cell.against
-    return f"{found.value:+.{digits}f} ({found.low:+.{digits}f}..{found.high:+.{digits}f})" if found else ""
-
-
-def _difference(cell: Cell, digits: int) -> str:
-    return "" if cell.difference is None else f"{cell.difference:+.{digits}f}"
-
-
-TEXTS: dict[Kind, Callable[[Cell, int], str]] = {
-    "ours": _ours,
-    "interval": _interval,
-    "against": _against,
-    "paper": lambda cell, digits: cell.published.text if cell.published else "",
-    "difference": _difference,
-}
-"""What each kind of line says of a cell; '' for nothing."""
+def _statistic(ours: Statistic, digits: int) -> str:
+    """As the paper prints it: '70.2±.3'."""
+    deviation = "" if ours.deviation is None else f"±{ours.deviation:.{digits}f}".replace("±0.", "±.")
+    return f"{ours.mean:.{digits}f}{deviation}"
 
 
 def _is_bold(table: FilledTable, row: FilledRow, kind: Kind, metric: str) -> bool:
@@ -160,7 +144,7 @@ def _is_bold(table: FilledTable, row: FilledRow, kind: Kind, metric: str) -> boo
 
 
 def _fact(row: FilledRow, kind: Kind, fact: Fact, column: FactColumn) -> str:
-    """Our line says what was measured; the paper's what it states, without repeating ours."""
+    """Our line says what was measured; the paper's line says what it states and does not repeat ours."""
     settings = {"approx": row.spec.approx, "r": str(row.spec.r)}
     stated = {"parameters": row.spec.parameters, "macs": row.spec.macs}
     if kind == "ours":
@@ -175,7 +159,7 @@ def _measured(row: FilledRow, fact: Fact, column: FactColumn) -> str:
     if not row.records:
         return "-"
     cost, digits = row.records[0].cost, column.digits
-    if fact == "parameters":  # prior work counts in 10^6, whatever the table's own unit
+    if fact == "parameters":  # prior work counts in 10^6 in every table
         return _amount(cost.trainable_parameters, 1000 if row.spec.quoted else column.kilo, digits)
     if fact == "model_macs":
         share = f"{cost.model_macs_per_token / cost.base_model_macs_per_token:.{digits}%}"

@@ -1,7 +1,7 @@
 """A filled table as Markdown, LaTeX, CSV or JSON.
 
-CSV has one line per row and metric, JSON the same, nested; both with full precision and with the exact integers of what
-the other two print in M.
+CSV has one line per row and metric; JSON nests the metrics. Both have full precision, and exact integers where the
+other two print M.
 """
 
 import json
@@ -21,7 +21,7 @@ from loda.lab.run import Outputs
 
 
 def write(table: FilledTable, outputs: str | Path = "outputs") -> list[Path]:
-    """Write `tables/<name>.{md,tex,csv,json}` below `outputs`, each atomically; returns the paths."""
+    """Write `tables/<name>.{md,tex,csv,json}` below `outputs`; returns the paths."""
     folder = Outputs(Path(outputs)).tables
     paths = [folder / f"{table.spec.name}.{suffix}" for suffix in FORMATS]
     for path, text in zip(paths, FORMATS.values(), strict=True):
@@ -81,7 +81,6 @@ def comma_separated(table: FilledTable) -> str:
 
 
 def json_text(table: FilledTable) -> str:
-    """Everything that the other formats say, by row and metric; null for no value."""
     content = {
         "title": table.spec.title,
         "source": table.spec.source,
@@ -104,7 +103,6 @@ COSTS = ("trainable_parameters", "macs_per_token", "model_macs_per_token", "base
 
 
 def _rows(table: FilledTable) -> list[dict[str, Any]]:
-    """The numbers of the table, for programs: full precision, exact counts, the runs behind them."""
     return [
         {
             "table": table.spec.name,

@@ -1,12 +1,12 @@
-"""The runs of a table: the experiment of each row, for every seed and every split that it must be scored on.
+"""The runs of a table, for every row, seed and split.
 
-A row is found by composing its experiment, so the table and the training share one definition of "the same run".
+A row is found by composing its experiment, as training does, so both agree on what the same run is.
 """
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 
 from eval.tables.spec import Profile, RowSpec, TableSpec, overrides, read, seeds
 from loda.lab.config import Experiment, Split, compose
@@ -15,26 +15,22 @@ from loda.lab.run import Run
 
 @dataclass(frozen=True)
 class TableRun:
-    """One row with one seed: its overrides, and its experiment for each split, the reported one first."""
+    """One row with one seed: its overrides, and its run for each split, the reported one first."""
 
     label: str
     seed: int
     overrides: tuple[str, ...]
-    experiments: tuple[Experiment, ...]
-
-    @cached_property
-    def runs(self) -> list[Run]:
-        return [Run(experiment) for experiment in self.experiments]
+    runs: tuple[Run, ...]
 
 
 def table_runs(table: str, profile: str, settings: Sequence[str] = ()) -> list[TableRun]:
-    """Every run of a table, row by row, seed by seed; `settings` are overrides for all of them."""
+    """Every run of a table, by row and seed; `settings` are overrides for all of them."""
     spec = read(table)
     return [run for row in spec.rows for run in row_runs(spec, row, spec.profile(profile), settings)]
 
 
 def row_runs(spec: TableSpec, row: RowSpec, profile: Profile, settings: Sequence[str] = ()) -> list[TableRun]:
-    """The runs of one row, one for each seed; [] if the row is not run in this profile."""
+    """The runs of a row, one for each seed; [] if the profile leaves the row out."""
     arguments = overrides(row, profile, settings)
     if not arguments:
         return []
@@ -46,7 +42,7 @@ def row_runs(spec: TableSpec, row: RowSpec, profile: Profile, settings: Sequence
             f"{label}, seed {seed}",
             seed,
             (*arguments, f"seed={seed}"),
-            tuple(replace(experiment, seed=seed, decode=decode) for decode in decodes),
+            tuple(Run(replace(experiment, seed=seed, decode=decode)) for decode in decodes),
         )
         for seed in seeds(row, profile)
     ]
@@ -54,7 +50,7 @@ def row_runs(spec: TableSpec, row: RowSpec, profile: Profile, settings: Sequence
 
 @cache
 def experiment_of(arguments: tuple[str, ...]) -> Experiment:
-    """`compose`, cached: Hydra takes tenths of a second for each, and a table has up to 30 rows."""
+    """`compose`, cached: Hydra takes tenths of a second, and a table has up to 30 rows."""
     return compose(arguments)
 
 
@@ -75,7 +71,7 @@ def splits(spec: TableSpec, row: RowSpec, arguments: tuple[str, ...]) -> list[Sp
 
 
 def commands(spec: TableSpec, row: RowSpec, arguments: tuple[str, ...], seeds: Sequence[int]) -> list[str]:
-    """The commands that run a row with these seeds, one for each split, to be pasted into a shell."""
+    """The shell commands that run a row with these seeds, one for each split."""
     if not seeds:
         return []
     program = ["python", "train.py", *(["-m"] if len(seeds) > 1 else [])]

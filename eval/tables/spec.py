@@ -1,9 +1,8 @@
 """What `configs/table/*.yaml` says: rows, columns, published values, and the runs that fill them.
 
-A table has one list of rows and several profiles. The `run` of a row is a list of Hydra overrides; a profile (the
-paper's setting, the toy world) puts its base overrides before them, replaces some and leaves rows out, so that every
-row is written once. Published values are typed as the paper prints them, "70.2±.3 8.83±.03 ...", one per column, '-'
-for none.
+A table has one list of rows and several profiles. The `run` of a row is a list of Hydra overrides. A profile (the
+paper's setting, the toy world) puts its base overrides before them, replaces some and leaves rows out. Published values
+are typed as the paper prints them, "70.2±.3 8.83±.03 ...", one per column, '-' for none.
 """
 
 import re
@@ -24,12 +23,12 @@ from loda.settings import Names, load, settings
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "table"
 
 Fact = Literal["approx", "r", "macs", "model_macs", "parameters"]
-"""What a column can say about a row beside its scores."""
+"""What a table can print of a row besides its scores."""
 
 
 @settings
 class FactColumn:
-    """How a fact is printed: counts in M = kilo^2 or K = kilo with `digits` decimals; `note` stands below the table."""
+    """How a fact is printed: counts in M = kilo^2 or K = kilo with `digits` decimals, with a note below the table."""
 
     label: str
     kilo: int = 1000
@@ -39,16 +38,12 @@ class FactColumn:
 
 @settings
 class Column:
-    """A metric: a score times `scale` is in `unit` and is printed with `digits` decimals.
-
-    `round_each` rounds the score of every seed to so many decimals before the mean is taken, for a paper that read its
-    scores off a print.
-    """
+    """A metric: a score times `scale` is in `unit` and is printed with `digits` decimals."""
 
     unit: str
     digits: int
     scale: float = 1.0
-    round_each: int | None = None
+    round_each: int | None = None  # decimals of each seed's score before the mean, where the paper averaged a print
     better: Literal["higher", "lower"] = "higher"
     label: str = ""  # empty: the name of the score
     notes: Names = ()
@@ -73,7 +68,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Published:
-    """A value of the paper in its units, as numbers and as printed; no deviation where the paper prints none."""
+    """A value of the paper in its units, as numbers and as printed."""
 
     mean: float
     deviation: float | None
@@ -109,11 +104,7 @@ class RowSpec:
 
 @settings
 class TableSpec:
-    """One of the paper's tables.
-
-    It shows scores on `split`. Of the epochs that a run kept, it takes the one with the best `select_by` on
-    `select_split`.
-    """
+    """A table of scores on `split`, each run at the epoch with the best `select_by` on `select_split`."""
 
     name: str
     title: str
@@ -150,10 +141,7 @@ class TableSpec:
     def marks(self) -> dict[str, str]:
         """The letter of every note that a column or row names, in order of appearance."""
         named: Iterable[Column | RowSpec] = (*self.columns.values(), *self.rows)
-        keys = list(dict.fromkeys(key for one in named for key in one.notes))
-        if len(keys) > len(ascii_lowercase):
-            raise LodaError(f"{self.name} marks {len(keys)} notes, there are {len(ascii_lowercase)} letters; join some")
-        return dict(zip(keys, ascii_lowercase, strict=False))
+        return dict(zip(dict.fromkeys(key for one in named for key in one.notes), ascii_lowercase, strict=False))
 
     def profile(self, name: str) -> Profile:
         if name not in self.profiles:
@@ -162,10 +150,7 @@ class TableSpec:
 
 
 def overrides(row: RowSpec, profile: Profile, settings: Sequence[str] = ()) -> tuple[str, ...]:
-    """The Hydra overrides, without seed, that run `row` in `profile`; () if it is not run there.
-
-    `settings` are overrides for all rows, such as model.path=FOLDER. They come last, so they win.
-    """
+    """The Hydra overrides, without seed, that run `row` in `profile`; () if it is not run there. `settings` win."""
     if any(override in profile.without for override in row.run):
         return ()
     own = chain.from_iterable(profile.replace.get(each, (each,)) for each in row.run)
@@ -181,16 +166,10 @@ def seeds(row: RowSpec, profile: Profile) -> tuple[int, ...]:
 
 
 def names() -> list[str]:
-    """All tables in configs/table."""
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 def read(name: str) -> TableSpec:
-    """Read `configs/table/<name>.yaml`.
-
-    Raises:
-        LodaError: no such table, or an unknown, missing or mistyped field in its file.
-    """
     if name not in names():
         raise LodaError(f"unknown table {name!r}; choose one of {', '.join(names())}")
     content = _yaml(name)

@@ -42,7 +42,7 @@ def mean_metric(monkeypatch):
 @pytest.mark.parametrize("scorer", ["e2e", "dart"])
 @given(instances=INSTANCES, counts=st.data())
 def test_weighted_sums_give_the_score_of_the_corpus_with_repeated_contexts(scorer, instances, counts):
-    """BLEU knows nothing of the corpus but its instances, so a resample can be scored as a corpus of its own."""
+    """BLEU depends on nothing but the instances, so a resample can be scored as a corpus."""
     times = counts.draw(st.lists(st.integers(0, 3), min_size=len(instances), max_size=len(instances)).filter(any))
     hypotheses, references = zip(*instances, strict=True)
     statistics = np.array(bleu.statistics(Corpus(scorer, hypotheses, references)))
@@ -53,7 +53,7 @@ def test_weighted_sums_give_the_score_of_the_corpus_with_repeated_contexts(score
 
 
 def test_nist_keeps_the_information_of_the_whole_test_set():
-    """A resample of one context alone still weighs its words by their frequency in all references."""
+    """A resample of one context weighs its words by their frequency in all references."""
     instances = Corpus("e2e", ("a b c d e", "f g h i j"), (("a b c d e",), ("f g h i j",)))
     first, _ = nist.statistics(instances)
     whole = nist.combine(add_up(nist.statistics(instances)), "e2e")
@@ -72,14 +72,6 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
 
 
 @pytest.mark.usefixtures("mean_metric")
-def test_a_side_against_itself_has_no_difference():
-    one = side(run("lora", np.linspace(0, 1, CONTEXTS)))
-    found = one.minus(one, "BLEU")
-    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
-    assert not found.is_significant
-
-
-@pytest.mark.usefixtures("mean_metric")
 def test_pairing_finds_a_small_difference_that_every_context_shows():
     """Contexts differ by 1, the two sides by 0.01 on each: unpaired, the intervals overlap almost wholly."""
     values = np.linspace(0, 1, CONTEXTS)
@@ -95,7 +87,7 @@ def test_pairing_finds_a_small_difference_that_every_context_shows():
 
 @pytest.mark.usefixtures("mean_metric")
 def test_noise_is_not_called_a_difference():
-    """Two sides of the same distribution: over 20 pairs, no more than a few intervals of 95 % leave out 0."""
+    """Two sides of the same distribution: of 20 intervals of 95 %, at most 4 leave out 0."""
     generator = np.random.default_rng(1)
     sides = [side(run("lora", generator.normal(0.5, 0.1, CONTEXTS)), resamples=200) for _ in range(40)]
     pairs = zip(sides[::2], sides[1::2], strict=True)

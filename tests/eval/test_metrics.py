@@ -1,4 +1,4 @@
-"""Properties of the metrics that hold for any texts, and how METEOR's Java process is kept in hand."""
+"""Properties of the metrics for any texts, and METEOR's Java process."""
 
 import math
 import os
@@ -42,12 +42,6 @@ def test_bleu_of_a_reference_is_best(instances, scorer):
     assert value(bleu, corpus_of(instances, scorer)) <= best * (1 + 1e-12)
 
 
-@given(INSTANCES, st.sampled_from(["e2e", "dart"]))
-def test_a_repeated_reference_does_not_change_bleu(instances, scorer):
-    repeated = [(hypothesis, group + group[:1]) for hypothesis, group in instances]
-    assert value(bleu, corpus_of(repeated, scorer)) == value(bleu, corpus_of(instances, scorer))
-
-
 def test_dart_bleu_takes_an_empty_reference_for_one_of_length_zero():
     """A text of 5 words is closer to 0 than to 12, so the brevity penalty exp(1 - 12/5) falls away."""
     hypothesis, reference = "a b c d e", "a b c d e f g h i j k l"
@@ -55,12 +49,6 @@ def test_dart_bleu_takes_an_empty_reference_for_one_of_length_zero():
     padded = value(bleu, Corpus("dart", (hypothesis,), ((reference, ""),)))
     assert alone == pytest.approx(100 * math.exp(1 - 12 / 5))
     assert padded == pytest.approx(100)
-
-
-def test_dart_bleu_leaves_out_references_a_group_does_not_have():
-    texts = ("a b c d e", "a b c d f g"), (("a b c d e f", "a b"), ("a b c d f g h",))
-    padded = ("a b c d e", "a b c d f g"), (("a b c d e f", "a b"), ("a b c d f g h", "a b c d f g h"))
-    assert value(bleu, Corpus("dart", *texts)) == pytest.approx(value(bleu, Corpus("dart", *padded)))
 
 
 def test_case_counts_in_dart_only():
@@ -152,13 +140,6 @@ for number, line in enumerate(sys.stdin):
     assert meteor.count_matches(["a", "bb"], [["a"], ["b"]]) == [(18.0,) * 23, (19.0,) * 23]
 
 
-def test_meteor_that_hangs_is_killed(fake_java, monkeypatch):
-    monkeypatch.setattr(meteor, "_SECONDS", 0.2)
-    fake_java("time.sleep(60)")
-    with pytest.raises(LodaError, match="gave no answer"):
-        meteor.count_matches(["a"], [["a"]])
-
-
 def test_meteor_may_complain_at_length(fake_java):
     fake_java("for line in sys.stdin: print('x' * 200_000, file=sys.stderr); print(1, flush=True)")
     process = meteor.MeteorProcess()
@@ -226,7 +207,7 @@ def test_line_breaks_inside_a_text_do_not_split_it():
 
 
 def test_settings_of_the_user_do_not_change_what_java_does(monkeypatch):
-    """In Turkish, the lower case of I is another letter."""
+    """In Turkish, the lower case of I is ı."""
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=tr -Dfile.encoding=latin1")
     monkeypatch.setenv("LC_ALL", "C")
     assert ptb.tokenise(["THE VILLA CAFÉ"]) == ["the villa café"]

@@ -48,12 +48,6 @@ def test_markdown_puts_the_paper_below_ours(table):
     assert lines[at + 1] == ["", "", "0.38M", "paper", "70.2±.3", "8.83±.03", "46.6±.1", "71.6±.1", "2.53±.01"]
 
 
-def test_markdown_columns_are_aligned_and_fit_a_terminal(table):
-    widths = {len(line) for line in markdown(table).splitlines() if line.startswith("|")}
-    assert len(widths) == 1
-    assert max(map(len, markdown(table).splitlines())) <= 140 or widths.pop() <= 140
-
-
 @pytest.mark.parametrize("name", ["table1", "table2", "table3"])
 def test_every_published_value_is_printed_as_the_paper_prints_it(name):
     table = filled(name, "paper")
@@ -106,18 +100,10 @@ def test_csv_reads_back_to_the_numbers(table):
     (loda,) = [row for row in rows if (row["method"], row["metric"]) == ("LoDA", "BLEU")]
     assert float(loda["mean"]) == pytest.approx(100 * sum(LODA_SEEDS.values()) / 2)
     assert (loda["n"], loda["seeds"], loda["epochs"], loda["unit"]) == ("2", "0 1", "5 5", "%")
-    assert loda["trainable_parameters"] == "8448"  # exact, and an integer beside empty fields
+    assert loda["trainable_parameters"] == "8448"  # exact, and an integer although other fields are empty
     assert (loda["published_mean"], loda["published_deviation"], loda["difference"]) == ("70.2", "0.3", "")
     (quoted,) = [row for row in rows if (row["method"], row["metric"]) == ("FT", "CIDEr")]
     assert (quoted["mean"], quoted["published_mean"], quoted["published_deviation"]) == ("", "2.47", "")
-
-
-def test_json_agrees_with_csv(table):
-    rows = json.loads(json_text(table))["rows"]
-    flat = list(csv.DictReader(io.StringIO(comma_separated(table))))
-    cells = [cell for row in rows for cell in row["cells"].values()]
-    for key in ("mean", "deviation", "published_mean", "difference", "n"):
-        assert [row[key] for row in flat] == ["" if cell[key] is None else str(cell[key]) for cell in cells]
 
 
 def test_latex_is_balanced_and_escaped(table):
@@ -154,7 +140,7 @@ def test_mergeable_rows_print_merged_and_unmerged_macs():
     assert line[2] == "75.5/75.9M"
 
 
-def test_the_savings_of_q_k_and_v_stand_beside_those_of_the_whole_model():
+def test_the_costs_of_the_whole_model_are_printed():
     """958,720 / 950,272 = 1.00889; LoRA merges, LoDA does not."""
     runs = [
         record([*TOY, "dataset.scorer=dart", f"adapter={name}", "seed=0"], {"TER": 0.5}) for name in ("lora", "loda")

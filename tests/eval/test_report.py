@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from eval import report
-from eval.figures import energy, losses, scores
+from eval.figures import energy, scores
 from eval.tables.fill import fill
 from eval.tables.spec import read
-from loda.errors import LodaError
 from tests.eval.records import TOY, record
 
 FACTS = {"device": "a <fast> CPU", "packages": {"torch": "2.13.0"}, "seconds": 1.5}
@@ -56,14 +55,8 @@ def test_where_values_can_be_compared_the_papers_are_drawn_too():
 def test_energy_is_that_of_the_singular_values_and_of_the_entries():
     """diag(3, 1): 9 of 10 in the first singular value, and in the largest quarter of the entries."""
     found = energy.kept_energy(torch.diag(torch.tensor([3.0, 1.0])))
-    assert found.ranks == pytest.approx([0.9, 1])
-    assert (found.entries[24], found.entries[-1]) == (pytest.approx(0.9), 1)
-
-
-def test_long_curves_are_averaged_piece_by_piece():
-    assert losses.averaged([1.0, 2.0, 3.0, 6.0], most=2) == [1.5, 4.5]
-    assert losses.averaged([1.0, 2.0]) == [1.0, 2.0]
-    assert losses.averaged([]) == []
+    assert found["rank"] == pytest.approx([0.9, 1])
+    assert (found["percent"][24], found["percent"][-1]) == (pytest.approx(0.9), 1)
 
 
 def test_the_report_shows_what_the_outputs_folder_holds(records, tmp_path, monkeypatch):
@@ -92,11 +85,3 @@ def test_the_report_shows_what_the_outputs_folder_holds(records, tmp_path, monke
     assert "no &lt;memory&gt;" in page
     assert "4 runs with scores; 4.0 hours of training" in page
     assert page.count("<td>40.0000</td>") == 4  # all scores, one line each
-
-
-def test_a_file_that_is_no_figure_2_is_refused(tmp_path):
-    path = tmp_path / "figure2-toy-block0.csv"
-    for text in ("", "a,b\n1,2\n", "panel,x,energy\nrank,1,much\n", "panel,x,energy\nrank,1,0.5\n"):
-        path.write_text(text)
-        with pytest.raises(LodaError, match="delete it and run figure2 again"):
-            energy.read_csv(path)

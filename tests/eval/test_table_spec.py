@@ -4,7 +4,6 @@ import copy
 import itertools
 import math
 import re
-from dataclasses import replace
 from decimal import Decimal
 from statistics import mean, stdev
 
@@ -14,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
 from eval.tables.runs import experiment_of
-from eval.tables.spec import RowSpec, TableSpec, overrides, read, seeds
+from eval.tables.spec import TableSpec, overrides, read, seeds
 from loda.errors import LodaError
 from loda.settings import load
 
@@ -34,7 +33,7 @@ def settings(row):
 
 def test_the_tables_have_the_rows_of_the_paper():
     rows = {name: read(name).rows for name in TABLES}
-    assert [len(rows[name]) for name in TABLES] == [16, 14, 30]  # table1 has one of its own
+    assert [len(rows[name]) for name in TABLES] == [16, 14, 30]  # one of table1 is ours
     assert [row.label for row in rows["table1"] if not row.published] == ["GPT2 (unadapted)"]
     assert sum(row.quoted for row in rows["table1"]) == 6
     assert [(row.label, row.r) for row in rows["table3"]] == [
@@ -50,16 +49,6 @@ def test_values_have_the_digits_of_their_column(name):
             if value is not None:
                 numbers = value.text.split("±")
                 assert [-Decimal(number).as_tuple().exponent for number in numbers] == [column.digits] * len(numbers)
-
-
-@pytest.mark.parametrize("label", ["LoRA", "LoDA", "LoDA+"])
-def test_rank_four_of_table3_is_the_row_of_table1(label):
-    assert row_of(read("table3"), label, r=4).published == row_of(read("table1"), label).published
-
-
-def test_s_loda_repeats_loda_in_table1():
-    spec = read("table1")
-    assert row_of(spec, "S-LoDA", "Keep 40%").published == row_of(spec, "LoDA").published
 
 
 def test_published_macs_follow_the_formulas_of_section_3_2():
@@ -132,15 +121,6 @@ def test_quoted_rows_have_the_hyper_parameters_of_their_source():
     assert found == source
 
 
-@pytest.mark.parametrize("name", ["table1", "table2"])
-def test_the_printed_approximation_is_the_one_that_is_run(name):
-    for row in read(name).rows:
-        chosen = settings(row).get("approx", "none")
-        assert row.approx == {"none": "No"}.get(chosen, chosen.replace("keep", "Keep ").replace("rank", "Rank")) + (
-            "%" if chosen.startswith("keep") else ""
-        )
-
-
 def test_published_ter_is_a_mean_of_three_two_decimal_values():
     """So the paper has three seeds and the sample deviation, and reads TER off a print with two decimals."""
     for row in read("table2").rows:
@@ -152,7 +132,7 @@ def test_published_ter_is_a_mean_of_three_two_decimal_values():
         ), row
 
 
-def test_every_published_row_stands_in_the_paper(shared):
+def test_every_published_row_is_printed_in_the_paper(shared):
     """The paper's text has a row per line, with LaTeX in its cells."""
     printed = set()
     for line in (shared / "paper" / "loda_tr2025-130.txt").read_text().splitlines():
@@ -199,12 +179,16 @@ def test_an_untrained_row_is_run_once():
     assert len(seeds(row_of(spec, "LoDA"), spec.profiles["paper"])) == 3
 
 
-def test_quoted_rows_may_have_fewer_seeds():
+def test_the_toy_runs_the_quoted_rows_with_one_seed():
     spec = read("table1")
-    quoted, own = row_of(spec, "FT"), row_of(spec, "LoDA")
-    profile = replace(spec.profiles["toy"], seeds=(3, 4), quoted_seeds=(5,))
-    assert (seeds(quoted, profile), seeds(own, profile)) == ((5,), (3, 4))
-    assert seeds(quoted, replace(profile, quoted_seeds=())) == (3, 4)
+    assert [seeds(row_of(spec, label), spec.profiles["toy"]) for label in ("FT", "LoDA")] == [(0,), (0, 1)]
+
+
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_the_printed_approximation_is_the_one_that_is_run(name):
+    for row in read(name).rows:
+        printed = row.approx.lower().replace(" ", "").removesuffix("%")
+        assert printed == settings(row).get("approx", "no"), row
 
 
 def test_the_toy_keeps_the_rank_per_width():
@@ -213,11 +197,6 @@ def test_the_toy_keeps_the_rank_per_width():
         if row.approx.startswith("Rank"):
             paper, toy = (experiment_of(overrides(row, spec.profiles[name])).method.approx for name in ("paper", "toy"))
             assert toy.rank == math.ceil(paper.rank * 128 / D)  # the toy is 128 wide
-
-
-def test_an_unknown_table_names_the_known_ones():
-    with pytest.raises(LodaError, match="table1, table2, table3"):
-        read("table9")
 
 
 @pytest.mark.parametrize(
@@ -238,8 +217,3 @@ def test_a_mistake_in_a_file_is_said_in_one_sentence(change, message):
     load(TableSpec, content)
     with pytest.raises(LodaError, match=re.escape(message)):
         load(TableSpec, content | change)
-
-
-def test_published_values_are_read_as_numbers():
-    row = RowSpec("LoDA", (), published="70.2±.3 68.2 -")
-    assert [(v.mean, v.deviation) if v else None for v in row.values] == [(70.2, 0.3), (68.2, None), None]

@@ -1,4 +1,4 @@
-"""The metrics, one file each: write `bertscore.py` here, and `bertscore` can stand in the metrics of a data set.
+"""The metrics, one file each: with `bertscore.py` here, `bertscore` can be named in the metrics of a data set.
 
 A metric is a module that exports
 
@@ -6,12 +6,12 @@ A metric is a module that exports
     VERSION        an integer, raised by hand when a change of the code changes a digit
     PACKAGES       the distributions whose version the digits depend on, as ("sacrebleu",)
     statistics     (Corpus) -> list[Statistics]: for each instance, numbers that add up over instances
-    combine        (sums, scorer) -> float: the score of the corpus from the sums of those numbers alone
+    combine        (sums, scorer) -> float: the score of the corpus from the sums of those numbers
     check          optional, (scorer) -> None: raises LodaError if a tool is missing; it must cost nothing
     IN_BACKGROUND  optional, true if another process does the work, so that other metrics can run meanwhile
 
-A mean over the instances has the statistics (value, 1): see `of_mean` and `mean` of `eval.score.corpus`. Since a score
-is a function of sums, that of a bootstrap resample costs no more than adding up again (`eval/tables/bootstrap.py`).
+A mean over the instances has the statistics (value, 1): see `of_mean` and `mean` of `eval.score.corpus`. Because a
+score is a function of sums, a bootstrap resample only adds up again (`eval/tables/bootstrap.py`).
 `tests/parity/test_metrics.py` compares every metric with the official script, to all digits.
 """
 
@@ -25,8 +25,6 @@ from loda.errors import LodaError
 
 
 class Metric(Protocol):
-    """The exports that every metric has."""
-
     NAME: str
     VERSION: int
     PACKAGES: tuple[str, ...]

@@ -1,11 +1,10 @@
 """METEOR 1.5 (Denkowski and Lavie, 2014) through the jar that pycocoevalcap ships.
 
-The jar counts the matches of each instance; the score of a corpus is a function of their sums, not the mean
-of the instances' scores. That function is written out here, so that a bootstrap needs no Java; it gives the
-jar's digits except the last of a double, which depends on the mathematics library.
+The jar counts the matches of each instance. The score of a corpus is a function of their sums, written out here so that
+a bootstrap needs no Java. It gives the jar's digits except the last of a double.
 
-The jar reads a paraphrase table of 62 MB for about ten seconds before it answers, so one Java process serves
-all systems of a Python process. It ends with Python, and is started once more if it dies or hangs.
+The jar reads a paraphrase table of 62 MB for up to ten seconds before it answers, so one Java process serves all
+systems of a Python process. It ends with Python, and is started once more if it dies or hangs.
 """
 
 import contextlib
@@ -31,8 +30,8 @@ IN_BACKGROUND = True
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 
-# Several questions are sent at once, or Java would wait for Python after each (a second on E2E's test set). The
-# answers, 100 bytes each, must fit into the smallest pipe (4 KiB): otherwise both sides could wait for the other.
+# Several questions are sent at once, which saves a second on E2E's test set. The answers, 100 bytes each, must fit into
+# the smallest pipe (4 KiB): otherwise both sides could wait for the other.
 _BATCH = 32
 _SECONDS = 300.0
 
@@ -65,7 +64,7 @@ def count_matches(hypotheses: Sequence[str], references: Sequence[Sequence[str]]
 
 
 def combine(sums: Sequence[float], scorer: str) -> float:
-    """METEOR of the corpus, a fraction: F_mean (1 - gamma fragmentation^beta).
+    """METEOR as a fraction: F_mean (1 - gamma fragmentation^beta).
 
     F_mean = 1 / ((1 - alpha) / P + alpha / R), with P and R the shares of matched words, weighted by matcher, content
     words by delta and function words by 1 - delta; fragmentation = chunks / matched words.
@@ -89,7 +88,7 @@ def _share(content: Sequence[float], functional: Sequence[float], length: float,
 
 
 def _of_equal_texts(length: float, reference_length: float, *counts: float) -> Statistics:
-    """The statistics with 0 chunks for equal texts, as the jar has it when it adds instances up: no fragmentation."""
+    """The statistics with 0 chunks for equal texts, as the jar sets it when it adds instances up."""
     *others, chunks, matched, reference_matched = counts
     if chunks == 1 and (matched, reference_matched) == (length, reference_length):
         chunks = 0.0

@@ -42,15 +42,11 @@ def combine(sums: Sequence[float], scorer: str) -> float:
     """exp(-beta ln^2 min(1, c/r)) sum_n (information of the hits / n-grams), n = 1 to 5.
 
     c is the length of the hypotheses, r sums the mean reference length of each instance.
-
-    Raises:
-        LodaError: the hypotheses are so short that an order has no n-grams to divide by; the
-            official script ends with a ZeroDivisionError there.
     """
     length, reference_length, *rest = sums
     gain = 0.0
     for order, information, ngrams in zip(_ORDERS, rest[: mteval.MAX_ORDER], rest[mteval.MAX_ORDER :], strict=True):
-        if ngrams == 0:
+        if ngrams == 0:  # the official script ends with a ZeroDivisionError
             raise LodaError(
                 f"NIST is undefined: these hypotheses have no {order}-grams to divide by, being of "
                 f"{order - 1} tokens on average; leave nist out of the metrics."

@@ -1,8 +1,7 @@
 """Tokens and clipped n-gram matches of mteval-v13a, the common part of E2E's BLEU and NIST.
 
-The E2E challenge counts with its own Python version of NIST's mteval-v13a.pl. Where it is peculiar,
-so is this module: an empty text has one token, the empty string, and case is folded as Unicode has
-it (the Perl script folds A to Z only).
+The E2E challenge counts with its own Python version of NIST's mteval-v13a.pl, and so does this module: an empty text
+has one token, the empty string, and Unicode case is folded (the Perl script folds A to Z only).
 """
 
 from collections import Counter
@@ -20,33 +19,17 @@ _tokenizer = Tokenizer13a()
 
 
 class Match(NamedTuple):
-    """One hypothesis against its references.
-
-    Attributes:
-        length: tokens of the hypothesis.
-        reference_lengths: tokens of each reference.
-        hits: for n = 1 to 5, the n-grams of the hypothesis that a reference has, each counted at
-            most as often as in the reference that has it most often.
-    """
+    """One hypothesis against its references."""
 
     length: int
     reference_lengths: tuple[int, ...]
-    hits: tuple[Counter[Ngram], ...]
+    hits: tuple[Counter[Ngram], ...]  # n = 1 to 5; an n-gram counts at most as often as in one reference
 
 
 class ReferenceCounts(NamedTuple):
-    """What is counted in the references, whatever the system.
-
-    Attributes:
-        lengths: per group, tokens of each reference.
-        maxima: per group, for n = 1 to 5, the largest count of each n-gram in one reference.
-        totals: how often an n-gram occurs in all references of the corpus together; under the
-            empty n-gram, the number of their tokens.
-    """
-
-    lengths: list[tuple[int, ...]]
-    maxima: list[tuple[Counter[Ngram], ...]]
-    totals: Counter[Ngram]
+    lengths: list[tuple[int, ...]]  # of the references of each group
+    maxima: list[tuple[Counter[Ngram], ...]]  # of each group, n = 1 to 5: largest count of an n-gram in one reference
+    totals: Counter[Ngram]  # count in all references together; of the empty n-gram: the number of tokens
 
 
 def tokenise(text: str) -> list[str]:
@@ -55,7 +38,6 @@ def tokenise(text: str) -> list[str]:
 
 
 def match(hypotheses: Sequence[str], references: tuple[tuple[str, ...], ...]) -> list[Match]:
-    """Compare each hypothesis with its references."""
     counts = count_references(references)
     matches = []
     for hypothesis, lengths, maxima in zip(hypotheses, counts.lengths, counts.maxima, strict=True):

@@ -1,8 +1,8 @@
 """NLTK word tokens as GenerationEval uses them: METEOR and TER of DART and WebNLG see only these.
 
-`nltk.word_tokenize` splits into sentences first, for which it needs the English Punkt data, a
-download of its own. Skipping that step (`preserve_line=True`) is not the same: only the last full
-stop of a text would become a token ("He left. She came." gives `left.`).
+`nltk.word_tokenize` splits into sentences first, for which it needs the English Punkt data, a separate download.
+Without that step (`preserve_line=True`) only the last full stop of a text becomes a token ("He left. She came." gives
+`left.`).
 """
 
 import subprocess
@@ -48,7 +48,7 @@ def _is_found() -> bool:
 
 
 def _download(folder: Path) -> None:
-    # In a process, because NLTK's downloader has no time limit, and one on sockets would not cover the name look-up.
+    # In a process: NLTK's downloader has no time limit, and a limit on sockets does not cover the name look-up.
     command = [sys.executable, "-m", "nltk.downloader", "-q", "-d", str(folder), "punkt_tab"]
     try:
         subprocess.run(command, capture_output=True, timeout=_DOWNLOAD_SECONDS)
