@@ -13,11 +13,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
 from eval.tables.runs import experiment_of
-from eval.tables.spec import TableSpec, overrides, read, seeds
+from eval.tables.spec import TableSpec, names, overrides, read, seeds
 from loda.errors import LodaError
 from loda.settings import load
 
-TABLES = ("table1", "table2", "table3")
+TABLES = names()
 D, LAYERS = 1024, 24  # GPT2-medium
 ADAPTED = 2 * LAYERS  # W_q and W_v of every layer
 

@@ -40,9 +40,7 @@ NEARLY = st.recursive(
 )
 BYTES = st.binary(max_size=60) | st.text(alphabet='a|:[]{}",\n\r ', max_size=40).map(str.encode)
 MADE_BY_CODE = ("source", "toy")
-DATASETS = [
-    module.name for module in pkgutil.iter_modules(loda.lab.data.__path__) if module.name not in MADE_BY_CODE
-]
+DATASETS = [module.name for module in pkgutil.iter_modules(loda.lab.data.__path__) if module.name not in MADE_BY_CODE]
 
 
 def lines(values) -> bytes:

@@ -59,13 +59,14 @@ def _train(run: Run, base: Base, model: PreTrainedModel, examples: list[Example]
     packing = uses_packing(experiment, base.shape)
     if is_main_process() and not packing and experiment.trainer.packing == "auto":
         tqdm.write(f"trainer.packing=auto: batches are padded, because {obstacle(experiment, base.shape)}")
-    with prepared(model, experiment.trainer, packing), _logger(run, resume=state is not None) as logger:
+    with prepared(model, experiment.trainer, packing):
         loop = Loop(model, examples, experiment.seed, experiment.optim, experiment.trainer, packing, state)
-        return loop.run(
-            logger,
-            keep=lambda checkpoint: _keep(run, base, model, checkpoint),
-            save=lambda now: save_state(run, now) if is_main_process() else None,
-        )
+        with _logger(run, resume=state is not None) as logger:  # accelerate's trackers want the loop's accelerator
+            return loop.run(
+                logger,
+                keep=lambda checkpoint: _keep(run, base, model, checkpoint),
+                save=lambda now: save_state(run, now) if is_main_process() else None,
+            )
 
 
 def _logger(run: Run, resume: bool) -> MetricsLogger:
