@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
-from loda.lab.config import Experiment, compose, resolve
+from loda.lab.config import Experiment, compose, resolve, without_search_path
 from loda.lab.interrupt import listening
 from loda.lab.processes import is_main_process, process_count
 from loda.lab.run import Run
@@ -55,7 +55,10 @@ def run_experiment(experiment: Experiment, overrides: Sequence[str], in_sweep: b
     if is_main_process():
         for record in records:
             print(summary(record))
-        collect(run.root)
+        try:
+            collect(run.root)
+        except LodaError as error:  # another run's folder is damaged, which is not this run's failure
+            print(f"warning: {run.root}/results.jsonl was not renewed: {error}", file=sys.stderr)
 
 
 def sweep_with_hydra() -> None:
@@ -64,7 +67,7 @@ def sweep_with_hydra() -> None:
     try:
         run_job()
     except HydraException as error:
-        raise LodaError(str(error).strip().splitlines()[0]) from error
+        raise LodaError(without_search_path(error)) from error
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")

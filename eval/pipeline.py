@@ -59,7 +59,7 @@ def complete(run: Run, wait: bool = True) -> list[Record]:
         wait: whether to wait for another process that is working on it.
 
     Raises:
-        LodaError: a mistake of the user; `HeldError` if another process has the run and `wait` is false, or if this
+        LodaError: a user error; `HeldError` if another process has the run and `wait` is false, or if this
             is one of several processes.
         Interrupted: a signal asked to stop; what there was to save is saved.
     """

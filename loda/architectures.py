@@ -28,8 +28,8 @@ class AttentionLayout:
         projections: one module that computes q, k and v side by side (W_proj = [W_q, W_k, W_v]), or three modules, in
             this order.
         outputs: the modules whose output the residual stream receives, attention's first. Only `houlsby` needs them.
-        by_head: whether a fused module goes head by head, [q_1, k_1, v_1, q_2, ...], or group by group with grouped
-            queries.
+        by_head: whether a fused module is ordered head by head, [q_1, k_1, v_1, q_2, ...], or group by group with
+            grouped queries.
 
     Raises:
         LodaError: neither one projection nor three.
@@ -46,7 +46,7 @@ class AttentionLayout:
             )
 
     def slices(self, d_out: int, heads: int, head_width: int) -> dict[str, FusedSlice]:
-        """Return the slices of a fused projection of `d_out` columns; keys and values share what the queries leave."""
+        """Return the slices of a fused projection of `d_out` columns; keys and values share the rest equally."""
         shared = (d_out - heads * head_width) // (2 * head_width)
         if shared < 1 or heads % shared or d_out != (heads + 2 * shared) * head_width:
             raise LodaError(

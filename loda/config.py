@@ -22,13 +22,13 @@ from loda.settings import Names, load, settings
 GROUPS = {"adapter": loda.adapters, "approx": loda.approx}
 
 
-def _read(group: str) -> BeforeValidator:
-    """Accept settings of `group`, or the plain data of such settings."""
+def _read(group: str, kind: type) -> BeforeValidator:
+    """Accept settings of `group`, which have the protocol `kind`, or the plain data of such settings."""
 
     def read(value: Any) -> Any:
         if isinstance(value, Mapping):
             return from_plain(group, value)
-        if not isinstance(getattr(value, "name", None), str):
+        if isinstance(value, type) or not isinstance(value, kind):
             raise LodaError(f"{group}={value!r} is not the settings of one of {', '.join(known(group))}")
         return value
 
@@ -54,8 +54,8 @@ class LodaConfig:
         LodaError: no slice, a repeated name, or `joint` without an approximation.
     """
 
-    adapter: Annotated[AdapterConfig, SkipValidation, _read("adapter")]
-    approx: Annotated[ApproxConfig, SkipValidation, _read("approx")] = DenseConfig()
+    adapter: Annotated[AdapterConfig, SkipValidation, _read("adapter", AdapterConfig)]
+    approx: Annotated[ApproxConfig, SkipValidation, _read("approx", ApproxConfig)] = DenseConfig()
     slices: Names = ("q", "v")
     targets: Names = ()
     joint: bool = False
@@ -68,7 +68,7 @@ class LodaConfig:
         if len(set(self.targets)) != len(self.targets) or not all(self.targets):
             raise LodaError(f"targets={self.targets} must name each module once, by the end of its name")
         if self.joint and self.approx.name == "dense":
-            raise LodaError("joint=true is about an approximation of q, k and v together; choose one, or leave it out")
+            raise LodaError("joint=True needs an approximation; set approx, or leave joint out")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, which `from_dict` reads; `targets` and `joint` only if they are set."""

@@ -1,8 +1,8 @@
 """What a method costs: trainable parameters and multiply-accumulates per token (section 3 and Table 2).
 
 The paper counts Q, K and V alone. Beside it stands the whole model: all its matrices, with the vocabulary head and the
-adapter, L 12 d^2 + V d = 24 * 12 * 1024^2 + 50257 * 1024 = 353,453,056 for GPT2-medium. With R = 300, Q, K and V take
-2.5 times fewer multiply-accumulates, the whole model 1.15 times fewer.
+adapter, 12 d^2 in each layer and V d in the head. That is 24 * 12 * 1024^2 + 50257 * 1024 = 353,453,056 for
+GPT2-medium. With R = 300, Q, K and V take 2.5 times fewer multiply-accumulates, the whole model 1.15 times fewer.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from loda.projection import AdaptedProjection, projections
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a model with adapters, in numbers and in multiply-accumulates (MACs) per token.
+    """Cost of a model with adapters, in trainable parameters and multiply-accumulates (MACs) per token.
 
     Look-ups, norms and activations are not counted, as in the paper. Attention's scores and weighted sums are not
-    counted either, because they depend on the length: 2nd more per layer for the n-th token (24 * 2 * 100 * 1024 = 4.9M
-    at n = 100). A prefix costs every token the same 2 length d per layer, which are counted.
+    counted either, because they depend on the length: 2 n d more per layer for the n-th token (24 * 2 * 100 * 1024 =
+    4.9M at n = 100). A prefix costs every token the same 2 length d per layer, which are counted.
 
     Attributes:
-        trainable_parameters: trained numbers (LoRA: 2rdL, LoDA and LoDA+: 2(rd + r^2)L). Of a prefix, those that are
-            saved, without the MLP that produces them in training.
+        trainable_parameters: for each adapted matrix 2rd with LoRA, 2(rd + r^2) with LoDA and LoDA+. Of a prefix,
+            those that are saved, without the MLP that produces them in training.
         macs_per_token: MACs for Q, K and V of all layers, with adapter and approximation.
         merged_macs_per_token: the same after `merge`; None if the adapter cannot be merged.
         base_macs_per_token: the same without adapter and approximation, 3d^2 per layer.

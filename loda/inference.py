@@ -77,7 +77,7 @@ class InferenceProjection(nn.Module):
         bias, last = cast(Tensor | None, projection.base.bias), self.first if second is None else second
         padding = (0, last.shape[1] - self.d_out)  # zeros for the columns x A of the last product
         self.bias = None if bias is None else nn.Buffer(F.pad(bias.detach(), padding))
-        self.bent = nn.ModuleDict({name: bottlenecks[name] for name in f1s})
+        self.nonlinear = nn.ModuleDict({name: bottlenecks[name] for name in f1s})
         self.f1 = next((f1.config for f1 in f1s.values()), None)
         stages = zip(*(f1.linears for f1 in f1s.values()), strict=True)
         matrices = [torch.stack([cast(nn.Linear, linear).weight.T for linear in stage]) for stage in stages]
@@ -102,9 +102,9 @@ class InferenceProjection(nn.Module):
             product = rows @ self.first
             h = affine(product, self.second, self.bias)
         if self.f1 is not None:
-            u = product[:, self.begin :].unflatten(-1, (len(self.bent), -1)).transpose(0, 1)
+            u = product[:, self.begin :].unflatten(-1, (len(self.nonlinear), -1)).transpose(0, 1)
             v = apply_stack(self.f1, u, [partial(torch.bmm, mat2=matrix) for matrix in self.matrices])
-            for part, (name, module) in zip(v, self.bent.items(), strict=True):
+            for part, (name, module) in zip(v, self.nonlinear.items(), strict=True):
                 bottleneck = cast(Bottleneck, module)
                 delta = part @ bottleneck.B
                 self.slices[name].add_(h, delta if bottleneck.f2 is None else bottleneck.f2(delta), bottleneck.scale)

@@ -46,12 +46,13 @@ def hash_files(folder: Path, *but: str) -> dict[str, str]:
 
 def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
     """Raise LodaError if a file in `folder` is missing or has another hash than in `hashes`."""
+    remedy = "restore it from a copy, or delete the folder and make it again"
     for name, expected in hashes.items():
         path = folder / name
         if not path.is_file():
-            raise LodaError(f"{path} is missing; restore it from a copy")
+            raise LodaError(f"{path} is missing; {remedy}")
         if sha256(path) != expected:
-            raise LodaError(f"{path} was changed after it was written, its sha256 differs; restore it from a copy")
+            raise LodaError(f"{path} was changed after it was written, its sha256 differs; {remedy}")
 
 
 def _hash(content: Mapping[str, Any]) -> str:

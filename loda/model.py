@@ -3,7 +3,7 @@
 `inject` works in place and returns the model. It keeps the modules and parameters that it replaces in one attribute of
 the model (an `AdapterState`), so `unload` always gives the base back.
 
-An adapter trains new modules or parameters of the base. Of the latter it trains copies.
+An adapter trains new modules, or copies of the base's parameters.
 """
 
 import copy

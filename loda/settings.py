@@ -70,6 +70,8 @@ def _sentence(cls: type, error: ValidationError, where: str = "") -> str:
     first = error.errors(include_url=False)[0]
     if first["type"] == "value_error":  # a LodaError, whose message is complete
         return str(first["ctx"]["error"])
+    if first["type"] == "unexpected_positional_argument":
+        return f"{cls.__name__} takes {len(_fields(cls, []))} settings; give them by name"
     path = [str(part) for part in first["loc"]]
     if first["loc"] and isinstance(first["loc"][0], int):  # the value was given by position
         path[0] = list(_fields(cls, []))[first["loc"][0]]

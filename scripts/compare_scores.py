@@ -46,7 +46,7 @@ def _choose(outputs: Outputs, name: str, records: Sequence[Record], split: str, 
     if not scored or (epoch is not None and epoch not in epochs):
         raise LodaError(
             f"{run} has no scores of {split}{'' if epoch is None else f' at epoch {epoch:g}'}; "
-            f"it has epochs {', '.join(f'{each:g}' for each in epochs) or 'of no checkpoint there'}"
+            f"its epochs there: {', '.join(f'{each:g}' for each in epochs) or 'none on this split'}"
         )
     chosen = [record for record in scored if record.epoch == (epochs[-1] if epoch is None else epoch)]
     if len(chosen) > 1:

@@ -55,6 +55,7 @@ def decode(
     adapter = run.checkpoint(checkpoint).load()
     stage = run.decoding(checkpoint, adapter)
     if stage.find() is not None:
+        discard_folder(_batches(stage))
         return stage.load()
     started, trainer = time.monotonic(), run.experiment.trainer
     set_threads(trainer)

@@ -261,7 +261,7 @@ def compose(overrides: Sequence[str], config_folder: Path = CONFIG_FOLDER) -> Ex
         with initialize_config_dir(str(config_folder), version_base="1.3"):
             return resolve(hydra_compose("train", overrides=list(overrides)))
     except HydraException as error:
-        raise LodaError(f"the settings {' '.join(overrides)} do not compose: {_first_line(error)}") from error
+        raise LodaError(f"the settings {' '.join(overrides)} do not compose: {without_search_path(error)}") from error
 
 
 def resolve(config: DictConfig) -> Experiment:
@@ -273,7 +273,7 @@ def resolve(config: DictConfig) -> Experiment:
     try:
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
-        raise LodaError(_first_line(error)) from error
+        raise LodaError(str(error).strip().splitlines()[0]) from error
     method = LodaConfig.from_dict({name: plain.pop(name) for name in METHOD})
     return load(Experiment, {**plain, "model": _model(plain), "method": method.to_dict()})
 
@@ -286,5 +286,9 @@ def _model(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": re.sub(r"[^\w.]+", "_", Path(model["path"]).resolve().name), "path": model["path"]}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def without_search_path(error: HydraException) -> str:
+    """Hydra's message in one line, with the options of a group or the command that shows the settings."""
+    message = " ".join(str(error).partition("Config search path")[0].split())
+    return re.sub(
+        r" To append to your config use .*", " The settings are shown by `python train.py --cfg job`", message
+    )

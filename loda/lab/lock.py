@@ -75,8 +75,10 @@ def lock_owner(path: Path) -> LockOwner | None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        note = path / "running.json"
-        return load(LockOwner, read_json(note)) if note.exists() else None
+        try:
+            return load(LockOwner, read_json(path / "running.json"))
+        except LodaError:  # it is just being written or deleted
+            return None
     except OSError:  # a folder that cannot be written, in which nobody works
         return None
     lock.release()

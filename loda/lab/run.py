@@ -80,10 +80,10 @@ class Run:
         return Stage(self.root, f"approximations/{name}", "approximation")
 
     def state(self, step: int) -> Stage:
-        return Stage(self.root, f"{self.place}/state/step-{step}", "state")
+        return Stage(self.root, f"{self.place}/state/step-{step}", "state", inputs=self._frozen())
 
     def checkpoint(self, checkpoint: Checkpoint) -> Stage:
-        return Stage(self.root, f"{self.place}/checkpoints/{checkpoint.name}", "checkpoint")
+        return Stage(self.root, f"{self.place}/checkpoints/{checkpoint.name}", "checkpoint", inputs=self._frozen())
 
     def training(self) -> Stage | None:
         """The summary of the training, made from its checkpoints; None while one of them is missing."""
@@ -98,6 +98,12 @@ class Run:
     def scoring(self, decoding: Manifest, metrics_key: str) -> Stage:
         place = f"{decoding.place}/{self.experiment.dataset.scorer}"
         return Stage(self.root, place, "scoring", key=metrics_key, inputs=(decoding,))
+
+    def _frozen(self) -> tuple[Manifest, ...]:
+        """The approximation under the adapter: its name does not say with which rounding it was computed."""
+        stage = self.approximation()
+        found = None if stage is None else stage.find()
+        return () if found is None else (found,)
 
     def _train_settings(self) -> dict[str, Any]:
         experiment, trainer = self.experiment, self.experiment.trainer

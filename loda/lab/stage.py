@@ -93,7 +93,8 @@ class Stage:
         """
         found = self.find()
         if found is None:
-            raise LodaError(f"{self.path} is not there, or was made from something else; run the same command again")
+            why = "was made from something else" if (self.path / MANIFEST).exists() else "is not there"
+            raise LodaError(f"{self.path} {why}; run the same command again")
         check_files(self.path, found.files)
         return found
 
@@ -103,7 +104,7 @@ class Stage:
         content: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> Manifest:
-        """Let `fill` write the files, and put the folder with its manifest in place of any other.
+        """Let `fill` write the files, and put the folder with its manifest in its place. A current stage there stays.
 
         Raises:
             LodaError: it cannot be written.
@@ -147,8 +148,7 @@ def all_places(root: Path) -> Iterator[str]:
 
 def is_current(root: Path, manifest: Manifest) -> bool:
     """Whether a stage was made from the stages that are there now."""
-    inputs = manifest.inputs.items()
-    return all((root / p / MANIFEST).exists() and read_stage(root, p).digest == digest for p, digest in inputs)
+    return not _changed_inputs(root, manifest)
 
 
 def verify(root: Path, place: str) -> None:
@@ -159,5 +159,11 @@ def verify(root: Path, place: str) -> None:
     """
     found = read_stage(root, place)
     check_files(root / place, found.files)
-    if not is_current(root, found):
-        raise LodaError(f"{root / place} was made from another {', '.join(found.inputs)}; run the same command again")
+    for changed in _changed_inputs(root, found):
+        raise LodaError(f"{root / place} was made from another {changed}; run the same command again")
+
+
+def _changed_inputs(root: Path, manifest: Manifest) -> list[str]:
+    """The places of inputs that are gone or have other content now."""
+    inputs = manifest.inputs.items()
+    return [p for p, known in inputs if not (root / p / MANIFEST).exists() or read_stage(root, p).digest != known]

@@ -101,7 +101,7 @@ def test_a_configuration_needs_an_adapter_and_takes_no_unknown_key():
         ({"slices": ()}, "must name each slice once and at least one"),
         ({"slices": ("q", "q")}, "must name each slice once and at least one"),
         ({"targets": ("c_fc", "c_fc")}, "must name each module once"),
-        ({"joint": True}, "joint=true is about an approximation"),
+        ({"joint": True}, "joint=True needs an approximation"),
     ],
     ids=str,
 )

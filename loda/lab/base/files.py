@@ -56,4 +56,8 @@ def _names(folder: Path) -> list[str]:
     index = folder / SHARDS
     if not index.is_file() or (folder / "model.safetensors").is_file():
         return list(FILES)
-    return ["config.json", SHARDS, *sorted(set(read_json(index)["weight_map"].values())), "tokenizer.json"]
+    try:
+        shards = set(read_json(index)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LodaError(f"{index} has no weight_map that names the files of weights; restore it from a copy") from error
+    return ["config.json", SHARDS, *sorted(shards), "tokenizer.json"]

@@ -69,7 +69,8 @@ class Base:
     def _restored(self) -> Iterator[None]:
         try:
             yield
-            loda.unload(self.model)
+            # On the CPU again, where an approximation has the same rounding whatever ran before.
+            loda.unload(self.model).cpu()
         except BaseException:
             # Nobody knows what an interruption left in the model, so the next user loads it again.
             self.__dict__.pop("model", None)
@@ -134,7 +135,10 @@ def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
 
 
 def _shape(folder: Path) -> PretrainedConfig:
-    config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise LodaError(f"{folder / 'config.json'} does not describe a model of transformers: {error}") from error
     for name in DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, 0.0)

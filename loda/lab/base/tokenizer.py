@@ -20,7 +20,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         LodaError: a base whose configuration names no such token.
     """
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise LodaError(f"{path} is not a readable tokenizer: {error}; restore it from a copy") from error
     if (folder / "config.json").is_file():
         name = _end_of_text(tokenizer, folder)
         tokenizer = tokenizer if name == END_OF_TEXT else _swap_names(tokenizer, name, END_OF_TEXT)

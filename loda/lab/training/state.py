@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from loda.atomic import discard_folder, write_text
 from loda.errors import LodaError
-from loda.lab.processes import process_count, process_index
+from loda.lab.processes import is_main_process, process_count, process_index
 from loda.lab.run import Run
 from loda.lab.training.optimizer import ReferenceAdamW
 
@@ -103,19 +103,18 @@ def save_state(run: Run, state: State) -> None:
 
 
 def load_state(run: Run) -> State | None:
-    """The latest state of a run, None without one. Lines of metrics.jsonl that are newer are dropped.
+    """The latest state of a run, None without one or over another approximation. Newer lines of metrics are dropped.
 
     Raises:
         LodaError: the state is damaged, or of another run.
     """
     steps = _steps(run)
-    if not steps:
+    if not steps or (stage := run.state(steps[-1])).find() is None:
         return None
-    stage = run.state(steps[-1])
     content = stage.load().content
     # Copies: load_file maps the file, which the next state deletes.
     tensors = {name: tensor.clone() for name, tensor in load_file(stage.path / TENSORS).items()}
-    if run.metrics_file.exists():
+    if is_main_process() and run.metrics_file.exists():
         lines = run.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] <= steps[-1]]

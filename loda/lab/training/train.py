@@ -28,14 +28,16 @@ def train(run: Run, base: Base, examples: list[Example]) -> None:
 
     An interrupted training continues from its last state. Of several processes only the first writes.
     """
+    experiment, started = run.experiment, time.monotonic()
+    approximation = get_approximation(run, base)
     stage = run.training()
     if stage is not None and stage.find() is not None:
+        if is_main_process():
+            discard_state(run)
         return
-    experiment, started = run.experiment, time.monotonic()
     set_threads(experiment.trainer)
     if is_main_process():
         run.settings().write(content=experiment.to_dict())
-    approximation = get_approximation(run, base)
     _ = base.model  # loaded before the seed is set, or the start values would depend on who loads it
     set_seed(experiment.seed)
     with base.adapted(experiment.method, approximation) as model:
