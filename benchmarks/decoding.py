@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 import loda
@@ -81,13 +82,10 @@ def generate(model: Any, given: Sequence[list[int]]) -> None:
     """Hugging Face's search on left-padded batches of contexts of like length."""
     ordered, end = sorted(given, key=len), model.config.eos_token_id
     for start in range(0, len(ordered), BATCH_SIZE):
-        rows = ordered[start : start + BATCH_SIZE]
-        padding = [len(rows[-1]) - len(row) for row in rows]
-        ids = [[end] * missing + row for row, missing in zip(rows, padding, strict=True)]
-        mask = [[0] * missing + [1] * len(row) for row, missing in zip(rows, padding, strict=True)]
+        rows = [torch.tensor(row, device=model.device) for row in ordered[start : start + BATCH_SIZE]]
         model.generate(
-            torch.tensor(ids, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
+            pad_sequence(rows, batch_first=True, padding_value=end, padding_side="left"),
+            attention_mask=pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"),
             num_beams=BEAMS,
             max_new_tokens=STEPS,
             length_penalty=PENALTY,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.results import Record, collect, read_statistics
-from eval.tables.bootstrap import RESAMPLES, Side, compare
+from eval.tables.bootstrap import Side, compare
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
 from loda.lab.run import Outputs
@@ -24,16 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", nargs="+", required=True, help="the other side, likewise")
     parser.add_argument("--split", default="test", help="which scores")
     parser.add_argument("--epoch", type=float, help="of which checkpoint; default: the last of each run")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES)
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder that holds runs/")
     options = parser.parse_args(arguments)
-    if options.resamples < 1:
-        raise LodaError(f"--resamples {options.resamples} must be at least 1; 1000 are usual")
     outputs, records = Outputs(options.outputs), collect(options.outputs)
     sides = []
     for names in (options.runs, options.against):
         chosen = [_choose(outputs, name, records, options.split, options.epoch) for name in names]
-        sides.append(Side(chosen, [read_statistics(options.outputs, record) for record in chosen], options.resamples))
+        sides.append(Side(chosen, [read_statistics(options.outputs, record) for record in chosen]))
     print(compare(*sides))
     return 0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 
 from eval.pipeline import find_records
-from eval.results import Record, headline
+from eval.results import headline
 from eval.tables.runs import TableRun, table_runs
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
@@ -54,7 +54,8 @@ def status(path: Path, runs: Sequence[Run]) -> Status:
     records = [record for of_run in found for record in of_run or []]
     if None in found:
         return Status(path.name, "stopped", _progress(runs[0], None)[0])
-    return Status(path.name, "done", "; ".join(map(headline, records)), sum(map(_seconds, records)))
+    seconds = sum(stage["seconds"] for record in records for stage in record.provenance.values())
+    return Status(path.name, "done", "; ".join(map(headline, records)), seconds)
 
 
 def status_of_folder(outputs: Outputs, path: Path) -> Status:
@@ -97,10 +98,6 @@ def _last_line(path: Path) -> dict[str, float] | None:
         return None
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     return json.loads(lines[-1]) if lines else None
-
-
-def _seconds(record: Record) -> float:
-    return float(sum(stage["seconds"] for stage in record.provenance.values()))
 
 
 def render(statuses: Sequence[Status]) -> str:

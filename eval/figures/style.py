@@ -6,8 +6,7 @@ differ as well.
 """
 
 import io
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,31 +18,11 @@ from matplotlib.figure import Figure
 from loda.atomic import write_file
 
 WIDTH = 3.3  # inches: a column of a two-column page
-FONT = 7.0  # points
-
-SETTINGS: dict[Any, Any] = {  # the keys are a type of their own in matplotlib
-    **{f"{name}.labelsize": FONT for name in ("axes", "xtick", "ytick")},
-    "font.size": FONT,
-    "axes.titlesize": FONT,
-    "legend.fontsize": FONT,
-    "legend.title_fontsize": FONT,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.4,
-    "grid.alpha": 0.35,
-    "lines.linewidth": 1.1,
-    "lines.markersize": 4.0,
-    "legend.frameon": False,
-    "legend.handlelength": 1.8,
-    "legend.columnspacing": 1.0,
-    "pdf.fonttype": 42,  # letters stay letters: Type 3 fonts are refused by some publishers
-    "svg.hashsalt": "loda",  # the same picture is the same file
-}
-
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION = "#0072B2", "#D55E00"
+
+styled = partial(matplotlib.rc_context, fname=Path(__file__).with_name("paper.mplstyle"))
+"""Draw in the common style; the user's matplotlibrc does not count."""
 
 Look = dict[str, Any]
 """How a method is drawn: colour and marker, as matplotlib's keyword arguments."""
@@ -67,15 +46,6 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
         label: LOOKS.get(label, {"color": f"C{number}", "marker": "*"})
         for number, label in enumerate(dict.fromkeys(labels))
     }
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the common style; the user's matplotlibrc does not count."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
-        yield
 
 
 def figure(height: float) -> Figure:

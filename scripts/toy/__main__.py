@@ -12,8 +12,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from loda.lab.command_line import run_command
 from scripts.toy import pretrain, restaurants
 
@@ -23,14 +21,11 @@ TOY = Path(__file__).resolve().parents[2] / "loda" / "lab" / "toy"
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.toy", description="Rebuild the toy world.")
     parser.add_argument("--data-only", action="store_true", help="write the data set alone, leave the base as it is")
-    parser.add_argument("--threads", type=int, help="torch threads for the pre-training (default: torch's choice)")
     parser.add_argument("--to", type=Path, default=TOY, help="folder for data/ and base/ (default: where they ship)")
     options = parser.parse_args(arguments)
     restaurants.write(options.to / "data")
     if options.data_only:
         return 0
-    if options.threads:
-        torch.set_num_threads(options.threads)
     start = time.monotonic()
     tokenizer = pretrain.train_tokenizer()
     model = pretrain.pretrain(tokenizer)

@@ -11,16 +11,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Dice:
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed).random
-
+class Dice(random.Random):
     def below(self, n: int) -> int:
         """A whole number from 0 to n - 1."""
-        return int(self._random() * n)
+        return int(self.random() * n)
 
     def chance(self, probability: float) -> bool:
-        return self._random() < probability
+        return self.random() < probability
 
     def pick(self, items: Sequence[T]) -> T:
         return items[self.below(len(items))]

@@ -143,7 +143,7 @@ def copied_names(model: GPT2LMHeadModel, tokenizer: GPT2TokenizerFast, number: i
     dice = Dice(HELD_OUT_SEED)
     hits = 0
     for _ in range(number):
-        record = draw_record(dice.pick(VOCABULARY.domains), dice)
+        record = draw_record(dice.pick(VOCABULARY["domains"]), dice)
         prompt = torch.tensor([tokenizer(render_record(record) + EOS)["input_ids"]])
         ids = prompt
         for _ in range(48):

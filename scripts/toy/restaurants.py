@@ -9,36 +9,20 @@ Every name of the valid and test splits is absent from the training split.
 from pathlib import Path
 
 from scripts.toy.dice import Dice
-from scripts.toy.vocabulary import draw_name
+from scripts.toy.vocabulary import draw_name, read
 from scripts.toy.world import Record, render_record
 
 SEED = 20250903
 RECORDS = {"train": 80, "valid": 16, "test": 40}
 REFERENCES = 3
 
-TYPES = ("pub", "restaurant", "coffee shop")
-VALUES = {
-    "food": ("French", "Italian", "Indian", "Chinese", "English", "Japanese"),
-    "price": ("cheap", "moderate", "high", "less than £ 20", "£ 20 - 25", "more than £ 30"),
-    "customer rating": ("low", "average", "high", "1 out of 5", "3 out of 5", "5 out of 5"),
-    "area": ("riverside", "city centre"),
-    "family friendly": ("yes", "no"),
-}
-AREAS = {"riverside": "by the river", "city centre": "in the city centre"}
-WORDINGS = {  # the usual one first
-    "near": ("near {}", "close to {}", "next to {}"),
-    "customer rating": ("guests rate it {}", "customers give it {}", "its rating is {}"),
-    "price": ("the prices are {}", "dinner is {}", "its price is {}"),
-    "pounds": ("dinner costs {}", "a meal costs {}", "you pay {}"),
-    "yes": ("families are welcome", "children are welcome", "you can bring the family"),
-    "no": ("it is for adults only", "no kids are allowed", "leave the children at home"),
-}
+WORDS = read("restaurants.yaml")
 
 
 def draw_record(dice: Dice, seen: set[str]) -> Record:
     """Name and type, and each of the other keys with probability 0.65, in E2E's order."""
-    record = {"name": _new_name(dice, seen), "Type": dice.pick(TYPES)}
-    for key, values in VALUES.items():
+    record = {"name": _new_name(dice, seen), "Type": dice.pick(WORDS["types"])}
+    for key, values in WORDS["values"].items():
         value = dice.pick(values)
         if dice.chance(0.65):
             record[key] = value
@@ -59,7 +43,7 @@ def write_reference(record: Record, dice: Dice) -> str:
     name = record["name"]
     kind = f"{record['food']} {record['Type']}" if "food" in record else record["Type"]
     kind = f"an {kind}" if kind[0] in "EI" else f"a {kind}"
-    place = " ".join(filter(None, (AREAS.get(record.get("area", "")), _phrase(record, "near", dice))))
+    place = " ".join(filter(None, (WORDS["areas"].get(record.get("area", "")), _phrase(record, "near", dice))))
     rating, price = _phrase(record, "customer rating", dice), _phrase(record, "price", dice)
     families = _sentence(_phrase(record, "family friendly", dice))
     verdict = _sentence(" and ".join(filter(None, (rating, price))))
@@ -79,7 +63,8 @@ def _phrase(record: Record, key: str, dice: Dice) -> str:
     if key not in record:
         return ""
     value = record[key]
-    usual, *others = WORDINGS["pounds" if "£" in value else value if key == "family friendly" else key]
+    wordings: list[str] = WORDS["wordings"]["pounds" if "£" in value else value if key == "family friendly" else key]
+    usual, *others = wordings
     return (usual if dice.chance(0.6) else dice.pick(others)).format(value)
 
 

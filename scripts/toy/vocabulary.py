@@ -1,58 +1,24 @@
 """The words of the toy world, read from world.yaml, and the values that are invented rather than listed there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
-from pydantic import Field as Setting
 
-from loda.settings import Names, load, settings
 from scripts.toy.dice import Dice
 
-Values = Names | str
+Values = Sequence[str] | str
+Domain = dict[str, Any]
 
 
-@settings
-class Wording:
-    """Ways to tell a value: `after` follows a noun, `says` follows a subject; `{}` is the value."""
-
-    after: Names
-    says: Names
+def read(name: str) -> dict[str, Any]:
+    """The content of a YAML file of this folder."""
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name(name))))
 
 
-@settings
-class Field:
-    values: Values
-    after: Names
-    says: Names
-    special: dict[str, Wording] = Setting(default_factory=dict)
-
-
-@settings
-class Domain:
-    """A kind of thing: nouns (values of `Type`), what names it, its fields, and the key of a nationality."""
-
-    nouns: Names
-    name: str
-    fields: dict[str, Field]
-    adjective: str | None = None
-    pronoun: str = "It"
-
-
-@settings
-class Vocabulary:
-    names: dict[str, str]
-    openers: Names
-    domains: tuple[Domain, ...]
-    prose: Names
-    prose_words: dict[str, Values]
-    nationalities: Names
-
-
-_FILE = Path(__file__).with_name("world.yaml")
-VOCABULARY = load(Vocabulary, cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(_FILE))), _FILE.name)
-_NAMES = {kind: words.split() for kind, words in VOCABULARY.names.items()}
+VOCABULARY = read("world.yaml")
+_NAMES = {kind: words.split() for kind, words in VOCABULARY["names"].items()}
 
 
 def draw_name(dice: Dice) -> str:

@@ -34,7 +34,7 @@ class Style:
 
 
 def draw_style(domain: Domain, dice: Dice) -> Style:
-    keys = dice.shuffled(list(domain.fields))
+    keys = dice.shuffled(list(domain["fields"]))
     return Style(
         opener=dice.below(8),
         modifiers=dice.below(4),
@@ -47,15 +47,15 @@ def draw_style(domain: Domain, dice: Dice) -> Style:
 
 def draw_record(domain: Domain, dice: Dice) -> Record:
     """A name, then some of the domain's other keys in random order."""
-    keys = dice.shuffled(list(domain.fields))
+    keys = dice.shuffled(list(domain["fields"]))
     keep = 1 + dice.below(len(keys))
-    values = {key: draw(domain.fields[key].values, dice) for key in keys[:keep]}
+    values = {key: draw(domain["fields"][key]["values"], dice) for key in keys[:keep]}
     if dice.chance(0.8):
-        values["Type"] = dice.pick(domain.nouns)
-    if domain.adjective is not None and dice.chance(0.6):
-        values[domain.adjective] = dice.pick(VOCABULARY.nationalities)
+        values["Type"] = dice.pick(domain["nouns"])
+    if "adjective" in domain and dice.chance(0.6):
+        values[domain["adjective"]] = dice.pick(VOCABULARY["nationalities"])
     order = dice.shuffled(list(values))
-    return {"name": draw(domain.name, dice)} | {key: values[key] for key in order}
+    return {"name": draw(domain["name"], dice)} | {key: values[key] for key in order}
 
 
 def render_record(record: Record) -> str:
@@ -72,37 +72,37 @@ def tell(record: Record, domain: Domain, style: Style) -> str:
 
     after = [_phrase(record, key, domain, style, "after") for key in keys[: style.modifiers]]
     says = [_phrase(record, key, domain, style, "says") for key in keys[style.modifiers :]]
-    subject = name if style.by_name else domain.pronoun
+    subject = name if style.by_name else domain.get("pronoun", "It")
     groups = [says[start : start + style.clauses] for start in range(0, len(says), style.clauses)]
     clauses = [f"{subject} {style.joiner.join(group)} ." for group in groups]
     return " ".join([_first_sentence(record, domain, style, after), *clauses])
 
 
 def _phrase(record: Record, key: str, domain: Domain, style: Style, part: str) -> str:
-    field = domain.fields[key]
-    ways = getattr(field.special.get(record[key], field), part)
-    phrase: str = ways[style.variant[key] % len(ways)].format(record[key])
-    return phrase
+    field = domain["fields"][key]
+    ways: list[str] = field.get("special", {}).get(record[key], field)[part]
+    return ways[style.variant[key] % len(ways)].format(record[key])
 
 
 def _first_sentence(record: Record, domain: Domain, style: Style, after: list[str]) -> str:
-    noun = record.get("Type", domain.nouns[0])
-    if domain.adjective in record:
-        noun = f"{record[domain.adjective]} {noun}"
+    noun = record.get("Type", domain["nouns"][0])
+    if nationality := record.get(domain.get("adjective", "")):
+        noun = f"{nationality} {noun}"
     article = "an" if noun[0] in "aeiouAEIOU" else "a"
     details = " ".join(["", *after])
     place = details[1:2].upper() + details[2:]
-    last = len(VOCABULARY.openers) - 1
+    openers: list[str] = VOCABULARY["openers"]
+    last = len(openers) - 1
     # The fifth opener begins with the details; the sixth serves where there are none, and for what is left of eight.
     opener = last if style.opener == last and not after else min(style.opener - 1, last)
-    return VOCABULARY.openers[opener].format(
+    return openers[opener].format(
         name=record["name"], noun=noun, article=article, Article=article.capitalize(), details=details, place=place
     )
 
 
 def _records(dice: Dice) -> Document:
     """One to four records of one domain with their texts, mostly in one style."""
-    domain = dice.pick(VOCABULARY.domains)
+    domain = dice.pick(VOCABULARY["domains"])
     style = draw_style(domain, dice)
     document = []
     for _ in range(1 + dice.below(4)):
@@ -114,8 +114,8 @@ def _records(dice: Dice) -> Document:
 
 
 def _sentence(dice: Dice) -> str:
-    sentence = dice.pick(VOCABULARY.prose)
-    for slot, values in VOCABULARY.prose_words.items():
+    sentence: str = dice.pick(VOCABULARY["prose"])
+    for slot, values in VOCABULARY["prose_words"].items():
         while f"{{{slot}}}" in sentence:
             sentence = sentence.replace(f"{{{slot}}}", draw(values, dice), 1)
     return sentence
