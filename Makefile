@@ -33,7 +33,7 @@ table1: setup  ## Table 1 (E2E) in the paper's settings; needs a GPU, FORCE=1 ru
 table2: setup  ## Table 2 (DART), likewise
 table3: setup  ## Table 3 (bottleneck dimensions r), likewise
 table1 table2 table3:
-	$(BIN)/python -m scripts table $@ --profile paper $(if $(FORCE),--insist) $(ARGS)
+	$(BIN)/python -m scripts table $@ --profile paper $(if $(FORCE),--force) $(ARGS)
 
 status: setup  ## list the runs in outputs/: done, running, failed, stopped; TABLE=table1 PROFILE=toy: what a table lacks
 	$(BIN)/python -m scripts status $(if $(TABLE),$(TABLE) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS))

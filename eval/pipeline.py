@@ -63,6 +63,8 @@ def complete(run: Run, wait: bool = True) -> list[Record]:
             is one of several processes.
         Interrupted: a signal asked to stop; what there was to save is saved.
     """
+    if is_main_process():
+        run.failed_file.unlink(missing_ok=True)
     records = find_records(run)
     if records is None:
         inputs = check(run)
@@ -70,8 +72,6 @@ def complete(run: Run, wait: bool = True) -> list[Record]:
         alone = lock_run(run.path, wait and process_count() == 1) if is_main_process() else nullcontext()
         with listening(), alone:
             records = _do_missing(run, inputs)
-    if is_main_process():
-        run.failed_file.unlink(missing_ok=True)
     return records
 
 

@@ -34,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="a folder for the second run, which is deleted otherwise")
     options = parser.parse_args(arguments)
     first = Outputs(options.outputs).find(options.run)
-    records = [record for record in collect(first.parents[1]) if record.run == first.name]
+    records = _records(first)
+    if not records:
+        raise LodaError(f"{first} has no scores to reproduce; finish the run first")
+    if options.keep and (options.keep / "runs" / first.name).exists():
+        raise LodaError(f"--keep {options.keep} holds this run already; give another folder")
     with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory() as folder:
         again = repeat(records, Path(folder))
         differences = [*compare_files(first, Path(folder) / "runs" / first.name), *compare_scores(records, again)]
@@ -57,7 +61,11 @@ def repeat(records: Sequence[Record], outputs: Path) -> list[Record]:
                 "reproduce it with the commit that its record names"
             )
         complete(run)
-    return collect(outputs)
+    return _records(run.path)
+
+
+def _records(run: Path) -> list[Record]:
+    return [record for record in collect(run.parents[1]) if record.run == run.name]
 
 
 def circumstances(first: Sequence[Record], second: Sequence[Record]) -> list[str]:

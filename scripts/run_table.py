@@ -1,18 +1,22 @@
 """Run every row of a table that is missing, then print and write the table.
 
     python -m scripts table table1 --profile toy
-    python -m scripts table table1 --profile paper --insist
+    python -m scripts table table1 --profile paper --force
 
 The runs go one after another, or several at a time with `--processes`, which starts this command that many times. Each
 does only what is missing, so the command can be repeated until the table is complete. A failing run is recorded and the
 others continue. The paper's settings want a GPU: without one the command says what they would cost and stops, unless
-`--insist` is given.
+`--force` is given.
 """
 
 import argparse
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -61,7 +65,7 @@ def run_all(todo: Sequence[TableRun]) -> list[str]:
 @contextmanager
 def helpers(number: int, arguments: Sequence[str]) -> Iterator[None]:
     """Have `number` more processes work on the same table, silently; the locks keep every run to one of them."""
-    command = [sys.executable, "-m", "scripts.run_table", *arguments]
+    command = [sys.executable, "-m", "scripts.run_table", *arguments, "--parent", str(os.getpid())]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(number)]
     try:
         yield
@@ -70,6 +74,17 @@ def helpers(number: int, arguments: Sequence[str]) -> Iterator[None]:
             process.terminate()
         for process in processes:
             process.wait()
+
+
+def stop_with(parent: int) -> None:
+    """Stop this process, as SIGTERM does, when the process that started it has ended, however that died."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def estimate(todo: Sequence[TableRun]) -> str:
@@ -102,21 +117,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", required=True, help="paper or toy")
     parser.add_argument("settings", nargs="*", help="overrides for all runs, such as model.path=FOLDER")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (on one GPU: 1)")
-    parser.add_argument("--insist", action="store_true", help="run the paper's settings without a GPU")
+    parser.add_argument("--force", action="store_true", help="run the paper's settings without a GPU")
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
+    if options.parent is not None:
+        stop_with(options.parent)
     if options.processes < 1:
         raise LodaError(f"--processes {options.processes} must be at least 1")
     with listening():
         every = table_runs(options.table, options.profile, options.settings)
         todo = [job for job in every if any(find_records(run) is None for run in job.runs)]
-        if todo and options.profile == "paper" and not (options.insist or torch.cuda.is_available()):
+        if todo and options.profile == "paper" and not (options.force or torch.cuda.is_available()):
             given = f" ARGS={shlex.quote(' '.join(options.settings))}" if options.settings else ""
             raise LodaError(
                 f"{options.table} in the paper's settings is {estimate(todo)}, and there is no GPU here; to run it all "
                 f"the same: make {options.table} FORCE=1{given}"
             )
         print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
-        arguments = [options.table, "--profile", options.profile, *options.settings, *["--insist"] * options.insist]
+        arguments = [options.table, "--profile", options.profile, *options.settings, *["--force"] * options.force]
         with helpers(min(options.processes, len(todo)) - 1, arguments):
             failed = run_all(todo)
         root = every[0].runs[0].root

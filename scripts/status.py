@@ -7,7 +7,6 @@ A run is `stopped` if it was started, nobody works on it, and it did not fail: t
 """
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,8 @@ from loda.lab.config import Experiment
 from loda.lab.lock import lock_owner
 from loda.lab.run import Outputs, Run
 from loda.lab.stage import Stage
+from loda.lab.training.metrics_logger import read_metrics
+from loda.lab.training.state import seconds_per_step
 from loda.settings import load, read_json
 
 STATES = ("done", "running", "failed", "stopped", "missing")
@@ -47,15 +48,19 @@ def status(path: Path, runs: Sequence[Run]) -> Status:
         since = (datetime.now(UTC) - datetime.fromisoformat(owner.since)).total_seconds()
         detail, left = _progress(runs[0], since)
         return Status(path.name, "running", f"{detail}, {owner}", since, left)
-    failed = path / "failed.json"
-    if failed.exists():
-        return Status(path.name, "failed", read_json(failed)["message"].strip().splitlines()[-1])
+    if failed := _failure(path):
+        return failed
     found = [find_records(run) for run in runs]
     records = [record for of_run in found for record in of_run or []]
     if None in found:
         return Status(path.name, "stopped", _progress(runs[0], None)[0])
-    seconds = sum(stage["seconds"] for record in records for stage in record.provenance.values())
-    return Status(path.name, "done", "; ".join(map(headline, records)), seconds)
+    # The checkpoints of a run share one training.
+    seconds = {
+        (stage, stage != "training" and record.checkpoint): facts["seconds"]
+        for record in records
+        for stage, facts in record.provenance.items()
+    }
+    return Status(path.name, "done", "; ".join(map(headline, records)), sum(seconds.values()))
 
 
 def status_of_folder(outputs: Outputs, path: Path) -> Status:
@@ -64,7 +69,7 @@ def status_of_folder(outputs: Outputs, path: Path) -> Status:
         stage = Stage(outputs.root, f"runs/{path.name}/settings", "settings")
         settings = stage.find()
         if settings is None:
-            return Status(path.name, "stopped", "prepare")
+            return _failure(path) or Status(path.name, "running" if lock_owner(path) else "stopped", "prepare")
         run = Run(replace(load(Experiment, settings.content), outputs=str(outputs.root)))
         if run.path != path:
             raise LodaError(f"its settings are now those of {run.name}: the data or the base changed")
@@ -79,25 +84,24 @@ def status_of_job(job: TableRun) -> Status:
     return status(path, job.runs) if path.exists() else Status(path.name, "missing")
 
 
+def _failure(path: Path) -> Status | None:
+    failed = path / "failed.json"
+    if not failed.exists():
+        return None
+    return Status(path.name, "failed", read_json(failed)["message"].strip().splitlines()[-1])
+
+
 def _progress(run: Run, since: float | None) -> tuple[str, float | None]:
     """What a run is doing, and how many seconds of its training are left at the present rate."""
     training = run.training()
     if training is not None and training.find() is not None:
         return "decode and score", None
-    line = _last_line(run.metrics_file)
-    if line is None:
+    lines = read_metrics(run.metrics_file)
+    if not lines:
         return "prepare", None
-    total = run.checkpoints[-1].step
-    left = None if since is None else since * (total - line["step"]) / line["step"]
+    line, total = lines[-1], run.checkpoints[-1].step
+    left = None if since is None else (seconds_per_step(run) or since / line["step"]) * (total - line["step"])
     return f"train {line['step']:g}/{total}, loss {line['loss']:.3f}", left
-
-
-def _last_line(path: Path) -> dict[str, float] | None:
-    """The last whole line of a file that another process may be writing."""
-    if not path.exists():
-        return None
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return json.loads(lines[-1]) if lines else None
 
 
 def render(statuses: Sequence[Status]) -> str:

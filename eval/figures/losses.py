@@ -1,6 +1,5 @@
 """The losses of training: a panel for each method, a line for each run."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from eval.figures.style import figure, mathematical, styled
+from loda.lab.training.metrics_logger import read_metrics
 
 MOST_POINTS = 60  # of a line
 
@@ -29,8 +29,7 @@ class Losses:
 
 def read(metrics: Path, method: str, variant: str) -> Losses:
     """The losses in a run's `metrics.jsonl`, averaged over consecutive updates to at most MOST_POINTS."""
-    lines = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
-    curve = pd.DataFrame(lines, columns=["epoch", "loss"])
+    curve = pd.DataFrame(read_metrics(metrics), columns=["epoch", "loss"])
     piece = curve.index * MOST_POINTS // max(len(curve), MOST_POINTS)
     return Losses(method, variant, curve.groupby(piece).mean())
 

@@ -32,7 +32,6 @@ from eval.tables.render import write
 from loda.atomic import sha256
 from loda.errors import LodaError
 from loda.lab.config import compose
-from loda.lab.progress import screen
 from loda.lab.stage import MANIFEST, all_places, read_stage, verify
 from loda.settings import read_json
 
@@ -67,7 +66,6 @@ class Tally:
 
 def work(outputs: Path) -> None:
     """One attempt: the whole path."""
-    screen["disable"] = True
     run_experiment(compose([*SETTINGS, f"outputs={outputs}"]))
     table = build("table1", "toy", outputs, COMMON)
     if not table.has_runs:

@@ -8,7 +8,21 @@ from typing import Any, Protocol, Self
 from accelerate.tracking import TensorBoardTracker, WandBTracker
 
 from loda.atomic import wrap_os_errors
+from loda.errors import LodaError
 from loda.lab.config import LoggerConfig
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl, to which another process may be adding.
+
+    Raises:
+        LodaError: a line is damaged.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise LodaError(f"{path} is damaged ({error}); delete it, it holds nothing but losses") from error
 
 
 class Backend(Protocol):

@@ -18,6 +18,7 @@ from loda.atomic import discard_folder, write_text
 from loda.errors import LodaError
 from loda.lab.processes import is_main_process, process_count, process_index
 from loda.lab.run import Run
+from loda.lab.training.metrics_logger import read_metrics
 from loda.lab.training.optimizer import ReferenceAdamW
 
 TENSORS = "tensors.safetensors"
@@ -114,12 +115,16 @@ def load_state(run: Run) -> State | None:
     content = stage.load().content
     # Copies: load_file maps the file, which the next state deletes.
     tensors = {name: tensor.clone() for name, tensor in load_file(stage.path / TENSORS).items()}
-    if is_main_process() and run.metrics_file.exists():
-        lines = run.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] <= steps[-1]]
-        write_text(run.metrics_file, "".join(kept))
+    if is_main_process():
+        kept = [line for line in read_metrics(run.metrics_file) if line["step"] <= steps[-1]]
+        write_text(run.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
     return State(**content, tensors=tensors)
+
+
+def seconds_per_step(run: Run) -> float | None:
+    """How long a batch took until the last state was saved; None without one."""
+    found = run.state(steps[-1]).find() if (steps := _steps(run)) else None
+    return None if found is None else float(found.content["seconds"] / found.content["step"])
 
 
 def discard_state(run: Run) -> None:
