@@ -13,8 +13,6 @@ import torch
 
 import loda
 from eval.pipeline import run_experiment
-from eval.tables.fill import build
-from eval.tables.render import FORMATS
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
@@ -81,16 +79,6 @@ def test_the_run_folder_holds_what_the_layout_says(records, outputs):
     assert not list(outputs.rglob(".*"))  # temporary names start with a dot
 
 
-def test_a_second_run_does_no_work(records, outputs, monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a finished stage was started again")
-
-    for stage in ("check", "train", "decode", "score_decoding"):
-        monkeypatch.setattr(f"eval.pipeline.{stage}", refuse)
-    overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.checkpoint_epochs=[1]"]
-    assert run_experiment(compose(settings(outputs, *overrides))) == records
-
-
 def test_the_status_of_a_finished_run_is_its_score(records, outputs, capsys):
     assert status.main(["--outputs", str(outputs)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(records[0].run)]
@@ -142,11 +130,6 @@ def test_a_rank_above_the_width_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(LodaError, match=r"rank=300 exceeds min\(d, 3d\) = 128"):
         run_experiment(compose(settings(tmp_path / "new", "approx=rank300")))
     assert not (tmp_path / "new").exists()
-
-
-def test_an_empty_table_lists_the_commands_that_fill_it(tmp_path):
-    table = FORMATS["md"](build("table1", "paper", tmp_path))
-    assert "python train.py -m model=gpt2_medium dataset=e2e adapter=lora seed=110,111,112" in table
 
 
 def test_without_data_the_command_ends_in_one_sentence(tmp_path):

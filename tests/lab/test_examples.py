@@ -13,11 +13,11 @@ from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.tokenizer import load_tokenizer, token_id
 from loda.lab.config import compose
-from loda.lab.data import Pair, load_pairs
+from loda.lab.data import load_pairs
 from loda.lab.data.toy import FILES
 from loda.lab.run import Run
 from loda.lab.training.checkpoints import checkpoints, total_steps
-from loda.lab.training.examples import Example, collate, encode, training_examples
+from loda.lab.training.examples import encode, training_examples
 from loda.lab.training.optimizer import linear_schedule
 from loda.lab.training.sampler import batches, steps_per_epoch
 
@@ -25,21 +25,6 @@ from loda.lab.training.sampler import batches, steps_per_epoch
 @pytest.fixture(scope="module")
 def tokenizer():
     return load_tokenizer(SHIPPED)
-
-
-def test_an_example_ends_context_and_completion_with_the_end_token(tokenizer):
-    end = token_id(tokenizer, "<|endoftext|>")
-    example = encode(tokenizer, Pair("name : A", "A is a pub ."), 512)
-    assert example.ids[example.prompt_length - 1] == end
-    assert example.ids[-1] == end
-    assert tokenizer.decode(example.ids[: example.prompt_length - 1]) == "name : A"
-    assert tokenizer.decode(example.ids[example.prompt_length : -1]) == " A is a pub ."
-
-
-def test_special_strings_in_a_text_are_ordinary_text(tokenizer):
-    end = token_id(tokenizer, "<|endoftext|>")
-    example = encode(tokenizer, Pair("a<|endoftext|>b", "c"), 512)
-    assert example.ids.count(end) == 2
 
 
 def test_a_stop_text_of_several_tokens_is_refused(tokenizer):
@@ -62,16 +47,6 @@ def test_tokenised_examples_come_back_from_disk_and_are_shared_by_runs_with_the_
     lower_case = load_tokenizer(SHIPPED)
     lower_case.normalizer = Lowercase()
     assert made(reader=lower_case)
-
-
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6))
-def test_each_masked_position_predicts_the_next_id(sizes):
-    examples = [Example(list(range(1, given + rest + 1)), given) for given, rest in sizes]
-    batch = collate(examples)
-    assert int(batch.mask.sum()) == sum(example.num_targets for example in examples)
-    for i, example in enumerate(examples):
-        assert batch.targets[i][batch.mask[i]].tolist() == example.ids[example.prompt_length :]
-        assert batch.inputs[i][batch.mask[i]].tolist() == example.ids[example.prompt_length - 1 : -1]
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 99), st.integers(1, 3))

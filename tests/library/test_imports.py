@@ -4,7 +4,6 @@ import ast
 import pkgutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -84,15 +83,6 @@ def test_the_public_names_exist_are_documented_and_listed():
 def test_no_module_of_the_library_hides_a_public_name():
     # Importing loda/x.py sets loda.x to the module, in the place of a function x.
     assert not {module.name for module in pkgutil.iter_modules(loda.__path__)} & set(loda.__all__)
-
-
-def test_the_version_is_the_package_s():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project.get("version", loda.__version__) == loda.__version__
-
-
-def test_the_interfaces_import_nothing_of_the_library():
-    assert not [name for name in imports(ROOT / "loda" / "interfaces.py") if rank(name) is not None]
 
 
 def test_the_modules_of_the_library_import_each_other_in_no_circle():
