@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+import loda
+from tests.library.models import give_values
+
 VOCABULARY = 64
 TOKENS = torch.randint(1, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(0))
 D = 32
@@ -69,6 +72,12 @@ def logits(model: nn.Module) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(TOKENS).logits
     return found
+
+
+def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Give what trains random values, as if it had been trained; also where PEFT added it."""
+    give_values(loda.trainable_parameters(model), seed)
+    return model
 
 
 def parts(model: PreTrainedModel, kind: str, x: Tensor) -> list[dict[str, Tensor]]:

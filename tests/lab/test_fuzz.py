@@ -16,10 +16,14 @@ import loda
 import loda.lab.data
 from eval.score import score
 from eval.score.text_files import read_corpus
+from loda.adapters import LoDAPlus
+from loda.approx import LowRank
+from loda.checkpoint import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE
 from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.data import load_pairs
 from loda.lab.data.source import SourceFile
+from tests.library.models import tiny_gpt2
 
 BUDGET = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
@@ -110,3 +114,29 @@ SETTINGS = ["optim.lr", "optim.epochs", "adapter.r", "seed", "decode.num_beams",
 def test_a_setting_is_taken_or_refused_in_a_sentence(key, value):
     with contextlib.suppress(LodaError):
         compose(["model=toy", "dataset=toy", f"{key}={value}"])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "adapter"
+    model = loda.inject(tiny_gpt2(), loda.LodaConfig(LoDAPlus(), LowRank(rank=8)))
+    loda.save_pretrained(model, folder, with_approximation=True)
+    return folder
+
+
+@given(
+    place=st.floats(0, 1), bit=st.integers(0, 7), name=st.sampled_from([CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
+)
+@settings(BUDGET, max_examples=80)
+def test_an_altered_bit_of_an_adapter_is_noticed_and_the_file_named(saved, place, bit, name):
+    path = saved / name
+    original = path.read_bytes()
+    altered = bytearray(original)
+    altered[round(place * (len(altered) - 1))] ^= 1 << bit
+    path.write_bytes(altered)
+    try:
+        with pytest.raises(LodaError, match=name):
+            loda.from_pretrained(tiny_gpt2(), saved)
+    finally:
+        path.write_bytes(original)
+    loda.from_pretrained(tiny_gpt2(), saved)
