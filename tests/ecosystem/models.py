@@ -7,10 +7,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import loda
-from tests.library.models import give_values
+from tests.library.models import VOCABULARY, give_values
 
-VOCABULARY = 64
-TOKENS = torch.randint(1, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(0))
 D = 32
 
 # What is the same for all, by the names that every configuration understands.
@@ -18,7 +16,7 @@ _COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_tok
 _GPT: dict[str, Any] = {"n_embd": D, "n_layer": 2, "n_head": 4, "n_positions": 32}
 _WIDE: dict[str, Any] = {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
 _LLAMA: dict[str, Any] = {**_WIDE, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 32}
-# Shorter than TOKENS, so that it hides something.
+# Shorter than the tests' texts, so that it hides something.
 _WINDOW: dict[str, Any] = {"sliding_window": 4}
 _QWEN: dict[str, Any] = {**_LLAMA, **_WINDOW, "use_sliding_window": True, "max_window_layers": 1}
 # Heads that are together wider than the model.
@@ -65,13 +63,6 @@ def tiny(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **setting
                 nn.init.normal_(parameter, std=0.1)
     model.eval()
     return model
-
-
-def logits(model: nn.Module) -> Tensor:
-    """Logits of TOKENS."""
-    with torch.no_grad():
-        found: Tensor = model(TOKENS).logits
-    return found
 
 
 def perturb(model: nn.Module, seed: int = 1) -> nn.Module:

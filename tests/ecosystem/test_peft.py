@@ -15,8 +15,8 @@ from loda.adapters import LoDAPlus
 from loda.approx import LowRank
 from loda.errors import LodaError
 from loda.model import projections
-from tests.ecosystem.models import TOKENS, D, logits, perturb, tiny
-from tests.library.models import assert_a_cache_changes_nothing, state, untouched
+from tests.ecosystem.models import D, perturb, tiny
+from tests.library.models import TOKENS, assert_a_cache_changes_nothing, logits, state, untouched
 
 LOWRANK = {"name": "low_rank", "rank": 8}
 TOO_HIGH = {"name": "low_rank", "rank": 300}
@@ -339,11 +339,8 @@ def test_wrong_settings_are_refused_when_they_are_made(settings, rule):
         config(**settings)
 
 
-@pytest.mark.parametrize(
-    ("version", "sentence"),
-    [("0.20.0", r"works with peft 0\.21\.\*, not 0\.20\.0"), ("0.22.0", r"works with peft 0\.21\.\*, not 0\.22\.0")],
-)
-def test_another_peft_is_refused_in_one_sentence(version, sentence, monkeypatch):
+@pytest.mark.parametrize("version", ["0.20.0", "0.22.0"])
+def test_another_peft_is_refused_in_one_sentence(version, monkeypatch):
     monkeypatch.setattr("loda.peft.version", lambda package: version)
-    with pytest.raises(LodaError, match=sentence):
+    with pytest.raises(LodaError, match=rf"works with peft 0\.21\.\*, not {version}"):
         loda.peft._check_version()

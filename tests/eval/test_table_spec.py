@@ -160,16 +160,19 @@ def test_approximated_rows_say_that_they_train_longer_and_score_half_way_too(nam
         assert ((optim.epochs, optim.checkpoint_epochs) == epochs) == (row.approx != "No"), row
 
 
-def test_an_untrained_row_is_run_once():
+@pytest.mark.parametrize(
+    ("profile", "label", "count"),
+    [
+        ("paper", "LoDA", 3),
+        ("paper", "GPT2 (unadapted)", 1),
+        ("paper", "One-shot", 1),
+        ("toy", "LoDA", 2),
+        ("toy", "FT", 1),
+    ],
+)
+def test_an_untrained_row_and_a_quoted_one_of_the_toy_are_run_once(profile, label, count):
     spec = read("table1")
-    for label in ("GPT2 (unadapted)", "One-shot"):
-        assert len(seeds(row_of(spec, label), spec.profiles["paper"])) == 1
-    assert len(seeds(row_of(spec, "LoDA"), spec.profiles["paper"])) == 3
-
-
-def test_the_toy_runs_the_quoted_rows_with_one_seed():
-    spec = read("table1")
-    assert [seeds(row_of(spec, label), spec.profiles["toy"]) for label in ("FT", "LoDA")] == [(0,), (0, 1)]
+    assert len(seeds(row_of(spec, label), spec.profiles[profile])) == count
 
 
 @pytest.mark.parametrize("name", ["table1", "table2"])

@@ -18,7 +18,6 @@ from loda.lab.data.toy import FILES
 from loda.lab.run import Run
 from loda.lab.training.checkpoints import checkpoints, total_steps
 from loda.lab.training.examples import encode, training_examples
-from loda.lab.training.optimizer import linear_schedule
 from loda.lab.training.sampler import batches, steps_per_epoch
 
 
@@ -67,16 +66,6 @@ def test_the_order_is_that_of_a_distributed_sampler():
     for epoch in (1, 2):
         sampler.set_epoch(epoch)
         assert [i for batch in found[(epoch - 1) * 5 : epoch * 5] for i in batch] == list(sampler)
-
-
-def test_the_schedule_warms_up_from_zero_and_ends_at_zero():
-    factor = linear_schedule(500, 26_290)
-    assert factor(0) == 0
-    assert factor(250) == 0.5
-    assert factor(500) == 1
-    assert factor(26_290) == 0
-    # the schedule covers the whole run: half-way through ten epochs the rate is about half the peak (docs/protocol.md)
-    assert linear_schedule(500, 52_580)(26_290) == pytest.approx(0.505, abs=0.001)
 
 
 @pytest.mark.parametrize(

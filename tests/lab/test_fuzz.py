@@ -124,9 +124,8 @@ def saved(tmp_path_factory) -> Path:
     return folder
 
 
-@given(
-    place=st.floats(0, 1), bit=st.integers(0, 7), name=st.sampled_from([CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
-)
+@pytest.mark.parametrize("name", [CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
+@given(place=st.floats(0, 1), bit=st.integers(0, 7))
 @settings(BUDGET, max_examples=80)
 def test_an_altered_bit_of_an_adapter_is_noticed_and_the_file_named(saved, place, bit, name):
     path = saved / name

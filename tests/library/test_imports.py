@@ -2,15 +2,14 @@
 
 import ast
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import loda
+from tests.conftest import REPOSITORY as ROOT
+from tests.conftest import python
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("hydra", "omegaconf", "datasets", "wandb", "nltk", "pycocoevalcap", "sacrebleu", "matplotlib", "peft")
 
 # A module may import what ranks as high as itself or lower.
@@ -67,8 +66,8 @@ def test_the_library_reads_no_environment_no_clock_and_does_not_speak(path):
 
 
 def test_importing_the_library_imports_nothing_of_the_harness():
-    program = "import sys, loda; loda.inject; print(*sys.modules)"
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = python("-c", "import sys, loda; loda.inject; print(*sys.modules)")
+    assert result.returncode == 0
     assert not {name for name in result.stdout.split() if name.split(".")[0] in HEAVY or name == "loda.lab"}
 
 
