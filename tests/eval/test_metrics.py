@@ -125,22 +125,19 @@ def test_interpreter_ends_at_once_while_meteor_runs(tmp_path):
         os.kill(int(done.stdout), 0)
 
 
-def test_tokeniser_that_fails_is_reported_with_its_last_words(fake_java):
-    fake_java("sys.exit('no such class')")
-    with pytest.raises(LodaError, match="code 1: no such class"):
-        ptb.tokenise(["a"])
-
-
-def test_tokeniser_that_hangs_is_stopped(fake_java, monkeypatch):
-    monkeypatch.setattr(ptb, "_SECONDS", 0.2)
-    fake_java("time.sleep(60)")
-    with pytest.raises(LodaError, match="no answer within"):
-        ptb.tokenise(["a"])
-
-
-def test_tokeniser_that_loses_a_text_is_not_believed(fake_java):
-    fake_java("print('a')")
-    with pytest.raises(LodaError, match="2 lines for 3 texts"):
+@pytest.mark.parametrize(
+    ("program", "seconds", "sentence"),
+    [
+        ("sys.exit('no such class')", 60, "code 1: no such class"),
+        ("time.sleep(60)", 0.2, "no answer within"),
+        ("print('a')", 60, "2 lines for 3 texts"),
+    ],
+    ids=["fails", "hangs", "loses a text"],
+)
+def test_a_tokeniser_in_trouble_is_not_believed(program, seconds, sentence, fake_java, monkeypatch):
+    monkeypatch.setattr(ptb, "_SECONDS", seconds)
+    fake_java(program)
+    with pytest.raises(LodaError, match=sentence):
         ptb.tokenise(["a", "b", "c"])
 
 

@@ -128,12 +128,6 @@ def test_dart_reads_numbered_files(files):
     assert read_corpus("webnlg", files / "single", files / "hyps.txt").references == (("a",), ("b",))
 
 
-def test_dart_last_reference_may_be_empty_in_a_file_without_final_newline(files):
-    write_columns(files, "a\nb", "c\n")
-    corpus = read_corpus("dart", files / "reference", files / "hyps.txt")
-    assert corpus.references == (("a", "c"), ("b", ""))
-
-
 def test_dart_final_newline_changes_nothing(files):
     write_columns(files, "a b c d e\nf\n", "g\nh\n")
     with_newline = read_corpus("dart", files / "reference", files / "hyps.txt")
