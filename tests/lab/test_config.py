@@ -29,11 +29,6 @@ def test_groups_do_not_depend_on_their_order():
     assert compose(options) == compose(options[::-1])
 
 
-def test_the_schedule_of_approximated_variants_is_the_papers():
-    optim = compose(["approx=rank300", "optim=paper_approx"]).optim
-    assert (optim.epochs, optim.checkpoint_epochs) == (10, (5,))
-
-
 @pytest.mark.parametrize(
     ("short", "long"),
     [
@@ -101,10 +96,6 @@ def test_a_wrong_setting_is_named(overrides, words):
     message = str(error.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
-
-
-def test_seed_zero_is_a_seed():
-    assert compose(["seed=0"]).seed == 0
 
 
 def test_a_group_file_can_be_found_from_anywhere(tmp_path: Path, monkeypatch):
