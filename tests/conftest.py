@@ -1,6 +1,8 @@
 """What all tests share: where the reference data lies, and one thread for torch."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,18 @@ torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("LODA_SHARED", REPOSITORY.parent / "shared"))
+
+
+def python(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in the repository with these arguments, on one thread."""
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.fixture(scope="session")

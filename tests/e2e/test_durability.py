@@ -8,7 +8,6 @@ import pytest
 from eval.pipeline import find_records, run_experiment
 from eval.results import collect
 from loda.errors import LodaError
-from loda.lab.base.files import SHIPPED
 from loda.lab.config import compose
 from loda.lab.run import Run
 from loda.lab.stage import all_places, read_stage
@@ -177,12 +176,3 @@ def test_what_a_killed_process_left_is_listed_and_cleared_away_by_the_next(outpu
     shutil.rmtree(outputs / places(outputs, 0)["scoring"])
     run_experiment(run.experiment)
     assert not list(run.path.rglob(".*"))
-
-
-def test_a_base_with_other_weights_is_another_run(outputs, tmp_path):
-    copy = shutil.copytree(SHIPPED, tmp_path / "base")
-    content = bytearray((copy / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (copy / "model.safetensors").write_bytes(content)
-    other = Run(compose([*SHORT, "seed=0", f"model.path={copy}", f"outputs={outputs}"]))
-    assert other.name != run_in(outputs).name

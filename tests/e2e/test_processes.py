@@ -1,9 +1,6 @@
 """One run over two processes on the CPU (gloo) against the same run in one process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,23 +11,12 @@ from eval.pipeline import check
 from loda.lab.config import compose
 from loda.lab.run import Run
 from loda.lab.training.train import train
+from tests.conftest import python
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 # Without dropout, whose noise each process draws for itself; 6 batches of 4 examples make 3 updates.
 RUN = ["model=toy", "dataset=toy", "adapter=loda_plus", "adapter.dropout=0", "trainer.device=cpu",
        "trainer.max_steps=6", "trainer.log_every=1", "optim=toy", "optim.gradient_accumulation_steps=2",
        "optim.warmup_steps=2", "decode.num_beams=1", "decode.max_new_tokens=4"]  # fmt: skip
-
-
-def start(*command: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def run_in(outputs: Path) -> Run:
@@ -46,7 +32,7 @@ def test_two_processes_give_the_run_of_one(tmp_path):
     inputs = check(alone)
     train(alone, inputs.base, inputs.examples)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    result = start(*launcher, "train.py", *RUN, f"outputs={tmp_path / 'two'}")
+    result = python(*launcher, "train.py", *RUN, f"outputs={tmp_path / 'two'}")
     assert result.returncode == 0, result.stderr
     assert shared.name == alone.name  # the number of processes is not identity
     assert shared.training().load().content["training"]["processes"] == 2
@@ -65,7 +51,7 @@ def test_two_processes_give_the_run_of_one(tmp_path):
 
 
 def test_a_sweep_over_several_processes_is_refused(tmp_path):
-    result = start("train.py", "-m", *RUN, f"outputs={tmp_path}", RANK="0", LOCAL_RANK="0", WORLD_SIZE="2")
+    result = python("train.py", "-m", *RUN, f"outputs={tmp_path}", RANK="0", LOCAL_RANK="0", WORLD_SIZE="2")
     assert result.returncode == 2
     assert "a sweep runs in one process, this launch has 2" in result.stderr
     assert not list(tmp_path.rglob("manifest.json"))

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.lock import lock_run
 from loda.lab.run import Outputs, Run
@@ -75,8 +74,3 @@ def test_a_table_is_looked_up_with_the_settings_of_its_runs(tmp_path, capsys):
     run.settings().write(content=run.experiment.to_dict())
     assert status.main(["table1", "optim.lr=0.5", "--profile", "toy", "--outputs", str(tmp_path)]) == 0
     assert "1 stopped" in capsys.readouterr().out.splitlines()[-1]
-
-
-def test_an_unknown_table_ends_in_one_sentence(tmp_path):
-    with pytest.raises(LodaError, match="unknown table 'table9'"):
-        status.main(["table9", "--outputs", str(tmp_path)])

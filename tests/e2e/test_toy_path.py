@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,40 +10,21 @@ import torch
 
 import loda
 from eval.pipeline import run_experiment
-from eval.tables.fill import build
-from eval.tables.render import FORMATS
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
 from loda.lab.config import compose
 from loda.lab.run import Run
 from scripts import figure2, reproduce, status
+from tests.conftest import python
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SHORT = [
-    "model=toy",
-    "dataset=toy",
-    "optim=toy",
-    "trainer=toy",
-    "decode.num_beams=2",
-    "decode.max_new_tokens=12",
-    "seed=0",
-]
+SHORT = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy", "seed=0"]
+SHORT += ["decode.num_beams=2", "decode.max_new_tokens=12"]
+NO_BASE = "error: model.path=/nowhere lacks config.json"
 
 
 def settings(outputs: Path, *overrides: str) -> list[str]:
     return [*SHORT, f"outputs={outputs}", *overrides]
-
-
-def command_line(*overrides: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "train.py", *overrides],
-        cwd=REPOSITORY,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +59,6 @@ def test_the_run_folder_holds_what_the_layout_says(records, outputs):
     assert not list(outputs.rglob(".*"))  # temporary names start with a dot
 
 
-def test_a_second_run_does_no_work(records, outputs, monkeypatch):
-    def refuse(*arguments, **options):
-        raise AssertionError("a finished stage was started again")
-
-    for stage in ("check", "train", "decode", "score_decoding"):
-        monkeypatch.setattr(f"eval.pipeline.{stage}", refuse)
-    overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.checkpoint_epochs=[1]"]
-    assert run_experiment(compose(settings(outputs, *overrides))) == records
-
-
 def test_the_status_of_a_finished_run_is_its_score(records, outputs, capsys):
     assert status.main(["--outputs", str(outputs)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(records[0].run)]
@@ -122,12 +90,6 @@ def test_every_kind_of_row_takes_the_whole_path(overrides, count, outputs):
     assert record.scores.keys() == {"BLEU"}
 
 
-def test_a_prefix_that_leaves_no_room_for_the_longest_row_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(LodaError, match="a prefix of 5 and 256 tokens exceed the model's 256 positions"):
-        run_experiment(compose(settings(tmp_path / "new", "adapter=prefix")))
-    assert not (tmp_path / "new").exists()
-
-
 def test_an_adapter_does_not_load_on_an_altered_base(records, outputs, tmp_path):
     config = compose(SHORT).model
     base = load_base(config, Path(shutil.copytree(SHIPPED, tmp_path / "base")))
@@ -138,28 +100,43 @@ def test_an_adapter_does_not_load_on_an_altered_base(records, outputs, tmp_path)
         loda.from_pretrained(base, checkpoint)
 
 
-def test_a_rank_above_the_width_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(LodaError, match=r"rank=300 exceeds min\(d, 3d\) = 128"):
-        run_experiment(compose(settings(tmp_path / "new", "approx=rank300")))
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("approx=rank300", r"rank=300 exceeds min\(d, 3d\) = 128"),
+        ("adapter=prefix", "a prefix of 5 and 256 tokens exceed the model's 256 positions"),
+    ],
+)
+def test_what_does_not_fit_the_base_is_refused_before_anything_is_written(override, sentence, tmp_path):
+    with pytest.raises(LodaError, match=sentence):
+        run_experiment(compose(settings(tmp_path / "new", override)))
     assert not (tmp_path / "new").exists()
 
 
-def test_an_empty_table_lists_the_commands_that_fill_it(tmp_path):
-    table = FORMATS["md"](build("table1", "paper", tmp_path))
-    assert "python train.py -m model=gpt2_medium dataset=e2e adapter=lora seed=110,111,112" in table
-
-
-def test_without_data_the_command_ends_in_one_sentence(tmp_path):
-    result = command_line(f"outputs={tmp_path}", "dataset.path=/nowhere")
+@pytest.mark.parametrize(
+    ("overrides", "sentences"),
+    [
+        (["dataset.path=/nowhere"], ["test.txt (or test.txt.gz) is not in dataset.path=/nowhere"]),
+        (["adapter.rr=4"], ["Could not override 'adapter.rr'"]),
+        (["adapter=lodaa"], ["adapter/lodaa"]),
+        (["-m", *SHORT, "model.path=/nowhere", "adapter=lora,loda"], [*[NO_BASE] * 2, "at least one job of the sweep"]),
+    ],
+    ids=["data", "setting", "group", "sweep"],
+)
+def test_a_mistake_ends_in_one_sentence_for_each_job(overrides, sentences, tmp_path):
+    result = python("train.py", *overrides, f"outputs={tmp_path}")
     assert result.returncode == 2
-    assert result.stderr.startswith("error: test.txt (or test.txt.gz) is not in dataset.path=/nowhere")
+    errors = [line for line in result.stderr.splitlines() if "error: " in line]
+    assert all(sentence in error for sentence, error in zip(sentences, errors, strict=True)), result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_a_failing_job_does_not_end_the_sweep(tmp_path, launcher):
     sweep = ["-m", f"hydra/launcher={launcher}", *settings(tmp_path, "adapter=lora", "trainer.max_steps=2")]
-    result = command_line(*sweep, "approx=rank300,dense", "logger=wandb", "logger.mode=offline", WANDB_SILENT="true")
+    result = python(
+        "train.py", *sweep, "approx=rank300,dense", "logger=wandb", "logger.mode=offline", WANDB_SILENT="true"
+    )
     assert result.returncode == 2, result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: at least one job of the sweep failed")
     (failed,) = tmp_path.rglob("failed.json")
@@ -169,43 +146,21 @@ def test_a_failing_job_does_not_end_the_sweep(tmp_path, launcher):
     assert list(tmp_path.rglob("offline-run-*"))
 
 
-@pytest.mark.parametrize(("override", "words"), [("adapter.rr=4", "adapter.rr"), ("adapter=lodaa", "adapter/lodaa")])
-def test_a_misspelt_setting_ends_in_one_sentence(override, words):
-    result = command_line(override)
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ")
-    assert words in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-
-
 def test_a_single_run_that_fails_after_it_started_is_listed_as_failed(tmp_path, capsys):
     overrides = settings(tmp_path, "adapter=lora", "trainer.max_steps=2")
     run = Run(compose(overrides))
     run.path.mkdir(parents=True)
     (run.path / "checkpoints").write_text("a file where a folder belongs")
-    result = command_line(*overrides)
+    result = python("train.py", *overrides)
     assert result.returncode == 2
     assert status.main(["--outputs", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 runs: 1 failed")
 
 
-def test_a_sweep_over_a_missing_base_reports_every_job(tmp_path):
-    result = command_line("-m", *settings(tmp_path), "model.path=/nowhere", "adapter=lora,loda")
-    assert result.returncode == 2
-    assert result.stderr.count("error: model.path=/nowhere lacks config.json") == 2
-    assert "Traceback" not in result.stderr
-
-
 def test_the_papers_tables_want_a_gpu_or_force():
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    result = subprocess.run(
-        [sys.executable, "-m", "scripts.run_table", "table1", "--profile", "paper"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    result = python("-m", "scripts.run_table", "table1", "--profile", "paper")
     assert result.returncode == 2
     assert "hours on an A40-class GPU" in result.stderr
     assert "make table1 FORCE=1" in result.stderr

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-VOCABULARY = 64
-TOKENS = torch.randint(1, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(0))
+import loda
+from tests.library.models import VOCABULARY, give_values
+
 D = 32
 
 # What is the same for all, by the names that every configuration understands.
@@ -15,7 +16,7 @@ _COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_tok
 _GPT: dict[str, Any] = {"n_embd": D, "n_layer": 2, "n_head": 4, "n_positions": 32}
 _WIDE: dict[str, Any] = {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
 _LLAMA: dict[str, Any] = {**_WIDE, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 32}
-# Shorter than TOKENS, so that it hides something.
+# Shorter than the tests' texts, so that it hides something.
 _WINDOW: dict[str, Any] = {"sliding_window": 4}
 _QWEN: dict[str, Any] = {**_LLAMA, **_WINDOW, "use_sliding_window": True, "max_window_layers": 1}
 # Heads that are together wider than the model.
@@ -64,11 +65,10 @@ def tiny(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **setting
     return model
 
 
-def logits(model: nn.Module) -> Tensor:
-    """Logits of TOKENS."""
-    with torch.no_grad():
-        found: Tensor = model(TOKENS).logits
-    return found
+def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Give what trains random values, as if it had been trained; also where PEFT added it."""
+    give_values(loda.trainable_parameters(model), seed)
+    return model
 
 
 def parts(model: PreTrainedModel, kind: str, x: Tensor) -> list[dict[str, Tensor]]:

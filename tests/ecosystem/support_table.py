@@ -23,8 +23,8 @@ from loda.architectures import ARCHITECTURES
 from loda.atomic import write_text
 from loda.errors import LodaError
 from loda.interfaces import AdapterConfig, ApproxConfig
-from tests.ecosystem.models import changed_parts, logits, tiny
-from tests.library.models import give_values, perturb
+from tests.ecosystem.models import changed_parts, tiny
+from tests.library.models import give_values, logits, perturb
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- support: begin -->\n", "<!-- support: end -->\n"

@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 import loda
@@ -13,9 +12,15 @@ import loda.peft
 from loda.adapters import FineTuning, FineTuningTop2, Houlsby, LoDAPlus, LoRA
 from loda.approx import LowRank, Sparse
 from loda.errors import LodaError
-from loda.model import adapter_parameters
-from tests.ecosystem.models import TOKENS, logits, tiny
-from tests.library.models import give_values, same_state, state
+from tests.ecosystem.models import perturb, tiny
+from tests.library.models import (
+    assert_a_cache_changes_nothing,
+    assert_gradients_reach_what_trains,
+    logits,
+    same_state,
+    state,
+    untouched,
+)
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 
@@ -66,11 +71,6 @@ def fresh(folders, bits, kind):
     return load
 
 
-def perturb(model: nn.Module) -> nn.Module:
-    give_values(loda.trainable_parameters(model))
-    return model
-
-
 def test_the_base_is_quantised_and_computes_nearly_what_it_did(fresh, kind):
     # Otherwise the tests below would be of an ordinary model.
     model = fresh()
@@ -92,12 +92,9 @@ def test_an_adapter_starts_trains_saves_and_unloads_over_it(fresh, adapter, tmp_
     base = logits(loda.unload(loda.inject(fresh(), config)))
     model = loda.inject(fresh(), config)
     assert torch.equal(logits(model), base)
-    model.train()
-    model(TOKENS, labels=TOKENS).loss.backward()
-    trained = adapter_parameters(model)
-    assert {parameter.dtype for parameter in trained.values()} == {torch.float32}
-    assert all(parameter.grad is not None for parameter in trained.values())
-    perturb(model.eval())
+    assert {parameter.dtype for parameter in loda.trainable_parameters(model).values()} == {torch.float32}
+    assert_gradients_reach_what_trains(perturb(model.train()))
+    model.eval()
     loda.save_pretrained(model, tmp_path)
     assert torch.equal(logits(loda.from_pretrained(fresh(), tmp_path)), logits(model))
     loda.unload(model)
@@ -118,11 +115,7 @@ def test_a_base_whose_weights_a_forward_pass_has_laid_out_anew_is_refused(fresh,
 
 
 def test_decoding_with_a_cache_gives_what_decoding_without_one_gives(fresh):
-    model = perturb(loda.inject(fresh(), loda.LodaConfig(LoDAPlus())))
-    settings = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    mask = torch.ones_like(TOKENS)
-    found = [model.generate(TOKENS, attention_mask=mask, use_cache=use, **settings) for use in (True, False)]
-    assert torch.equal(*found)
+    assert_a_cache_changes_nothing(perturb(loda.inject(fresh(), loda.LodaConfig(LoDAPlus()))))
 
 
 @pytest.mark.parametrize(
@@ -145,17 +138,14 @@ def test_what_makes_no_sense_over_it_is_refused_with_the_reason(fresh, config, r
 
 def test_merging_into_it_is_refused(fresh):
     model = perturb(loda.inject(fresh(), loda.LodaConfig(LoRA())))
-    before = logits(model)
-    with pytest.raises(LodaError, match="quantised base cannot be merged"):
+    with untouched(model), pytest.raises(LodaError, match="quantised base cannot be merged"):
         loda.merge(model)
-    assert torch.equal(logits(model), before)
 
 
 def test_the_same_holds_inside_peft(fresh, tmp_path):
     config = loda.peft.LodaConfig(task_type="CAUSAL_LM", variant="lora")
     model = perturb(get_peft_model(fresh(), config).eval())
-    model(TOKENS, labels=TOKENS).loss.backward()
-    assert all(parameter.grad is not None for parameter in loda.trainable_parameters(model).values())
+    assert_gradients_reach_what_trains(model)
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(PeftModel.from_pretrained(fresh(), tmp_path).eval()), logits(model))
     with pytest.raises(LodaError, match="quantised base cannot be merged"):

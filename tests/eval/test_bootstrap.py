@@ -33,7 +33,7 @@ def side(*runs, resamples=1000):
     return Side(*zip(*runs, strict=True), resamples)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def mean_metric(monkeypatch):
     """All metrics are a mean over contexts here, so that what a resample gives is known."""
     monkeypatch.setattr("eval.tables.bootstrap.load_by_key", lambda key: ter)
@@ -60,7 +60,6 @@ def test_nist_keeps_the_information_of_the_whole_test_set():
     assert nist.combine(first, "e2e") == pytest.approx(whole)
 
 
-@pytest.mark.usefixtures("mean_metric")
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
     """mean ± 1.96 s / sqrt(n): 60 values are enough for 10 % of its width."""
     values = np.random.default_rng(0).normal(0.5, 0.1, CONTEXTS)
@@ -71,7 +70,6 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
     assert (found.high + found.low) / 2 == pytest.approx(values.mean(), abs=half / 5)
 
 
-@pytest.mark.usefixtures("mean_metric")
 def test_pairing_finds_a_small_difference_that_every_context_shows():
     """Contexts differ by 1, the two sides by 0.01 on each: unpaired, the intervals overlap almost wholly."""
     values = np.linspace(0, 1, CONTEXTS)
@@ -85,7 +83,6 @@ def test_pairing_finds_a_small_difference_that_every_context_shows():
     assert better.interval("BLEU").low < worse.interval("BLEU").high
 
 
-@pytest.mark.usefixtures("mean_metric")
 def test_noise_is_not_called_a_difference():
     """Two sides of the same distribution: of 20 intervals of 95 %, at most 4 leave out 0."""
     generator = np.random.default_rng(1)
@@ -94,7 +91,6 @@ def test_noise_is_not_called_a_difference():
     assert sum(left.minus(right, "BLEU").is_significant for left, right in pairs) <= 4
 
 
-@pytest.mark.usefixtures("mean_metric")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -109,7 +105,6 @@ def test_only_what_was_scored_alike_is_compared(changes, message):
         one.minus(other, "BLEU")
 
 
-@pytest.mark.usefixtures("mean_metric")
 def test_two_groups_of_seeds_compared_in_words():
     values = np.linspace(0, 0.9, CONTEXTS)
     loda, lora = ([run(name, values + more, seed) for seed in (0, 1)] for name, more in (("loda", 0.1), ("lora", 0)))
@@ -131,7 +126,6 @@ def table(monkeypatch):
     return fill(read("table1"), "toy", [made for made, _ in runs])
 
 
-@pytest.mark.usefixtures("mean_metric")
 def test_a_table_shows_intervals_and_differences_to_one_row_in_its_units(table):
     shown = with_intervals(table, "outputs", "LoRA")
     lines = [line for line in markdown(shown).splitlines() if line.startswith("|")]
@@ -149,7 +143,6 @@ def test_a_table_shows_intervals_and_differences_to_one_row_in_its_units(table):
     assert "% CI" not in markdown(table)
 
 
-@pytest.mark.usefixtures("mean_metric")
 def test_the_row_to_compare_with_must_be_there(table):
     with pytest.raises(LodaError, match="'LORA' is no row of table1; choose one of"):
         with_intervals(table, "outputs", "LORA")

@@ -8,10 +8,9 @@ import torch
 import loda
 from eval.decode.beam import beam_search
 from eval.decode.stage import encode_prompts
-from loda.adapters import FullRank, LoRA
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
-from loda.lab.base.tokenizer import encode_text, load_tokenizer
+from loda.lab.base.tokenizer import load_tokenizer
 from loda.lab.config import compose
 from loda.lab.data import Instance, load
 from loda.lab.run import Run
@@ -24,12 +23,6 @@ CONTEXT = "name : Blue Spice | Type : coffee shop | price : £ 20 - 25"
 @pytest.fixture(scope="module")
 def tokenizer():
     return load_tokenizer(SHIPPED)
-
-
-def test_a_context_is_given_as_in_training(tokenizer):
-    experiment = compose(["dataset=toy"])
-    (ids,) = encode_prompts(tokenizer, [Instance(CONTEXT, ())], experiment.decode, 256)
-    assert ids == encode_text(tokenizer, CONTEXT)
 
 
 def test_the_one_shot_prompt_is_the_papers(shared):
@@ -95,13 +88,3 @@ def test_every_method_decodes_the_same_alone_and_in_a_batch(adapter):
     alone, together = search(model, 1), search(model, 3)
     assert [one.tokens for one in alone] == [one.tokens for one in together]
     assert [one.score for one in alone] == pytest.approx([one.score for one in together], rel=1e-5)
-
-
-@pytest.mark.parametrize("adapter", [LoRA(), FullRank()], ids=["lora", "full_rank"])
-def test_merged_and_unmerged_give_the_same_texts(adapter):
-    # So the tables' merged and unmerged rows share their scores.
-    model = perturb(loda.inject(tiny_gpt2(), loda.LodaConfig(adapter)))
-    unmerged = search(model, 3)
-    merged = search(loda.merge(model), 3)
-    assert [one.tokens for one in unmerged] == [one.tokens for one in merged]
-    assert [one.score for one in unmerged] == pytest.approx([one.score for one in merged], rel=1e-5)

@@ -1,12 +1,10 @@
 """Properties of the metrics for any texts, and METEOR's Java process."""
 
-import math
 import os
-import subprocess
 import sys
 import threading
-from itertools import product
 
+import pyter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +14,7 @@ from eval.score.metrics import bleu, meteor
 from eval.score.metrics.ter import edit_rate
 from eval.score.tokenizers import java, ptb
 from loda.errors import LodaError
-from tests.conftest import REPOSITORY
+from tests.conftest import python
 
 WORDS = st.lists(st.sampled_from("abcde"), max_size=7)
 # Five words and more, so that every order of BLEU and NIST has n-grams.
@@ -42,63 +40,10 @@ def test_bleu_of_a_reference_is_best(instances, scorer):
     assert value(bleu, corpus_of(instances, scorer)) <= best * (1 + 1e-12)
 
 
-def test_dart_bleu_takes_an_empty_reference_for_one_of_length_zero():
-    """A text of 5 words is closer to 0 than to 12, so the brevity penalty exp(1 - 12/5) falls away."""
-    hypothesis, reference = "a b c d e", "a b c d e f g h i j k l"
-    alone = value(bleu, Corpus("dart", (hypothesis,), ((reference,),)))
-    padded = value(bleu, Corpus("dart", (hypothesis,), ((reference, ""),)))
-    assert alone == pytest.approx(100 * math.exp(1 - 12 / 5))
-    assert padded == pytest.approx(100)
-
-
-def test_case_counts_in_dart_only():
-    instance = ("The pub is cheap .", ("the pub is cheap .",))
-    assert value(bleu, corpus_of([instance])) == pytest.approx(1)
-    assert value(bleu, corpus_of([instance], "dart")) < 100
-
-
 @given(WORDS, WORDS.filter(bool))
-def test_ter_is_zero_for_equal_texts_only(hypothesis, reference):
-    assert (edit_rate(hypothesis, reference) == 0) == (hypothesis == reference)
-    assert edit_rate(reference, reference) == 0
-    assert edit_rate(hypothesis, []) == edit_rate([], reference) == 1
-
-
-@given(WORDS, WORDS.filter(bool))
-def test_ter_is_that_of_the_plain_search(hypothesis, reference):
-    """pyter's definition written out: lists of words, every pair of places, distances by dynamic programming."""
-    assert edit_rate(hypothesis, reference) == plain_ter(hypothesis, reference)
-
-
-def plain_ter(hypothesis, reference):
-    shifts = 0
-    while True:
-        candidates = [
-            (distance(hypothesis, reference) - distance(s, reference), s) for s in moves(hypothesis, reference)
-        ]
-        gain, shifted = max(candidates, default=(0, hypothesis))
-        if gain <= 0:
-            return (shifts + distance(hypothesis, reference)) / len(reference)
-        hypothesis, shifts = shifted, shifts + 1
-
-
-def moves(hypothesis, reference):
-    for i, j in product(range(len(hypothesis)), range(len(reference))):
-        if i != j and hypothesis[i] == reference[j]:
-            n = 1
-            while i + n < len(hypothesis) and j + n < len(reference) and hypothesis[i + n] == reference[j + n]:
-                n += 1
-            rest = hypothesis[:i] + hypothesis[i + n :]
-            yield rest[:j] + hypothesis[i : i + n] + rest[j:]
-
-
-def distance(left, right):
-    row = list(range(len(right) + 1))
-    for i, a in enumerate(left, start=1):
-        diagonal, row[0] = row[0], i
-        for j, b in enumerate(right, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
-    return row[-1]
+def test_ter_is_that_of_pyter(hypothesis, reference):
+    assert edit_rate(hypothesis, reference) == pyter.ter(hypothesis, reference)
+    assert edit_rate(reference, []) == 1
 
 
 @pytest.fixture
@@ -174,29 +119,25 @@ def test_interpreter_ends_at_once_while_meteor_runs(tmp_path):
         "print(meteor._running()._java.pid)\n"
         "raise RuntimeError('broken off')\n"
     )
-    command = [sys.executable, "-c", program, str(script)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = python("-c", program, script)
     assert "broken off" in done.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), 0)
 
 
-def test_tokeniser_that_fails_is_reported_with_its_last_words(fake_java):
-    fake_java("sys.exit('no such class')")
-    with pytest.raises(LodaError, match="code 1: no such class"):
-        ptb.tokenise(["a"])
-
-
-def test_tokeniser_that_hangs_is_stopped(fake_java, monkeypatch):
-    monkeypatch.setattr(ptb, "_SECONDS", 0.2)
-    fake_java("time.sleep(60)")
-    with pytest.raises(LodaError, match="no answer within"):
-        ptb.tokenise(["a"])
-
-
-def test_tokeniser_that_loses_a_text_is_not_believed(fake_java):
-    fake_java("print('a')")
-    with pytest.raises(LodaError, match="2 lines for 3 texts"):
+@pytest.mark.parametrize(
+    ("program", "seconds", "sentence"),
+    [
+        ("sys.exit('no such class')", 60, "code 1: no such class"),
+        ("time.sleep(60)", 0.2, "no answer within"),
+        ("print('a')", 60, "2 lines for 3 texts"),
+    ],
+    ids=["fails", "hangs", "loses a text"],
+)
+def test_a_tokeniser_in_trouble_is_not_believed(program, seconds, sentence, fake_java, monkeypatch):
+    monkeypatch.setattr(ptb, "_SECONDS", seconds)
+    fake_java(program)
+    with pytest.raises(LodaError, match=sentence):
         ptb.tokenise(["a", "b", "c"])
 
 

@@ -29,11 +29,6 @@ def test_groups_do_not_depend_on_their_order():
     assert compose(options) == compose(options[::-1])
 
 
-def test_the_schedule_of_approximated_variants_is_the_papers():
-    optim = compose(["approx=rank300", "optim=paper_approx"]).optim
-    assert (optim.epochs, optim.checkpoint_epochs) == (10, (5,))
-
-
 @pytest.mark.parametrize(
     ("short", "long"),
     [
@@ -46,11 +41,6 @@ def test_the_schedule_of_approximated_variants_is_the_papers():
 )
 def test_short_names_of_approximations(short, long):
     assert compose([short]).method == compose(long).method
-
-
-def test_any_rank_and_fraction_work_without_a_file():
-    assert compose(["approx=low_rank", "approx.rank=250"]).method.approx.rank == 250
-    assert compose(["approx=sparse", "approx.keep=0.45"]).method.approx.keep == 0.45
 
 
 def test_the_defaults_are_the_papers_run():
@@ -78,18 +68,9 @@ def test_dart_has_its_own_hyper_parameters():
         (["adapter=lodaa"], ["adapter/lodaa"]),
         (["adapter.rank=3"], ["adapter.rank"]),
         (["+adapter.rank=3"], ["adapter", "rank"]),
-        (["adapter.r=four"], ["adapter.r", "four"]),
         (["adapter.r=0"], ["adapter.r=0", "greater than or equal to 1"]),
-        (["adapter.alpha=0"], ["adapter.alpha=0", "greater than 0"]),
-        (["adapter.dropout=1"], ["adapter.dropout=1", "less than 1"]),
-        (["adapter.f1.order=activation"], ["f1.order", "linear"]),
-        (["adapter.f2.order=linear-activation"], ["f2.order", "linear"]),
-        (["approx=keep40", "approx.keep=0"], ["approx.keep=0", "greater than 0"]),
         (["approx=keep40", "approx.keep=1.2"], ["approx.keep=1.2", "less than or equal to 1"]),
-        (["approx=rank300", "approx.rank=0"], ["approx.rank=0", "greater than or equal to 1"]),
-        (["slices=[]"], ["slices"]),
         (["slices=qv"], ["slices='qv'", "array"]),
-        (["adapter.f1=3"], ["adapter.f1=3", "object"]),
         (["~optim.lr"], ["optim.lr", "no value"]),
         (["optim.lr=-1"], ["optim.lr=-1", "greater than 0"]),
         (["optim.epochs=0"], ["optim.epochs=0", "greater than or equal to 1"]),
@@ -115,10 +96,6 @@ def test_a_wrong_setting_is_named(overrides, words):
     message = str(error.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
-
-
-def test_seed_zero_is_a_seed():
-    assert compose(["seed=0"]).seed == 0
 
 
 def test_a_group_file_can_be_found_from_anywhere(tmp_path: Path, monkeypatch):

@@ -13,33 +13,17 @@ from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.tokenizer import load_tokenizer, token_id
 from loda.lab.config import compose
-from loda.lab.data import Pair, load_pairs
+from loda.lab.data import load_pairs
 from loda.lab.data.toy import FILES
 from loda.lab.run import Run
 from loda.lab.training.checkpoints import checkpoints, total_steps
-from loda.lab.training.examples import Example, collate, encode, training_examples
-from loda.lab.training.optimizer import linear_schedule
+from loda.lab.training.examples import encode, training_examples
 from loda.lab.training.sampler import batches, steps_per_epoch
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return load_tokenizer(SHIPPED)
-
-
-def test_an_example_ends_context_and_completion_with_the_end_token(tokenizer):
-    end = token_id(tokenizer, "<|endoftext|>")
-    example = encode(tokenizer, Pair("name : A", "A is a pub ."), 512)
-    assert example.ids[example.prompt_length - 1] == end
-    assert example.ids[-1] == end
-    assert tokenizer.decode(example.ids[: example.prompt_length - 1]) == "name : A"
-    assert tokenizer.decode(example.ids[example.prompt_length : -1]) == " A is a pub ."
-
-
-def test_special_strings_in_a_text_are_ordinary_text(tokenizer):
-    end = token_id(tokenizer, "<|endoftext|>")
-    example = encode(tokenizer, Pair("a<|endoftext|>b", "c"), 512)
-    assert example.ids.count(end) == 2
 
 
 def test_a_stop_text_of_several_tokens_is_refused(tokenizer):
@@ -64,16 +48,6 @@ def test_tokenised_examples_come_back_from_disk_and_are_shared_by_runs_with_the_
     assert made(reader=lower_case)
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6))
-def test_each_masked_position_predicts_the_next_id(sizes):
-    examples = [Example(list(range(1, given + rest + 1)), given) for given, rest in sizes]
-    batch = collate(examples)
-    assert int(batch.mask.sum()) == sum(example.num_targets for example in examples)
-    for i, example in enumerate(examples):
-        assert batch.targets[i][batch.mask[i]].tolist() == example.ids[example.prompt_length :]
-        assert batch.inputs[i][batch.mask[i]].tolist() == example.ids[example.prompt_length - 1 : -1]
-
-
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 99), st.integers(1, 3))
 def test_every_epoch_sees_every_example_in_full_batches(num_examples, batch_size, seed, epochs):
     found, per_epoch = list(batches(num_examples, batch_size, seed, epochs)), steps_per_epoch(num_examples, batch_size)
@@ -92,16 +66,6 @@ def test_the_order_is_that_of_a_distributed_sampler():
     for epoch in (1, 2):
         sampler.set_epoch(epoch)
         assert [i for batch in found[(epoch - 1) * 5 : epoch * 5] for i in batch] == list(sampler)
-
-
-def test_the_schedule_warms_up_from_zero_and_ends_at_zero():
-    factor = linear_schedule(500, 26_290)
-    assert factor(0) == 0
-    assert factor(250) == 0.5
-    assert factor(500) == 1
-    assert factor(26_290) == 0
-    # the schedule covers the whole run: half-way through ten epochs the rate is about half the peak (docs/protocol.md)
-    assert linear_schedule(500, 52_580)(26_290) == pytest.approx(0.505, abs=0.001)
 
 
 @pytest.mark.parametrize(

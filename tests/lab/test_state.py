@@ -71,33 +71,33 @@ def attempt(folder: Path, optim, trainer, stop_at: int | None = None):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return attempt(tmp_path_factory.mktemp("whole"), OPTIM, TRAINER)
+def optim(request):
+    """Gradients that are accumulated are not lost either."""
+    return replace(OPTIM, gradient_accumulation_steps=request.param)
 
 
-@pytest.mark.parametrize("stops", [[1], [3], [4], [8], [1, 2, 5, 7, 8]], ids=str)
-def test_a_training_that_was_killed_goes_on_to_the_same_bits(stops, uninterrupted, tmp_path):
+@pytest.fixture(scope="module")
+def uninterrupted(optim, tmp_path_factory):
+    return attempt(tmp_path_factory.mktemp("whole"), optim, TRAINER)
+
+
+@pytest.mark.parametrize(
+    ("optim", "stops"),
+    [*((1, stops) for stops in ([1], [3], [4], [8], [1, 2, 5, 7, 8])), (3, [3, 6])],
+    indirect=["optim"],
+    ids=str,
+)
+def test_a_training_that_was_killed_goes_on_to_the_same_bits(stops, optim, uninterrupted, tmp_path):
     for step in stops:
         with pytest.raises(Stopped):
-            attempt(tmp_path, OPTIM, TRAINER, stop_at=step)
+            attempt(tmp_path, optim, TRAINER, stop_at=step)
         with run_in(tmp_path).metrics_file.open("a") as metrics:
             metrics.write('{"step": 99, "half a li')  # what was logged after the state, and not to the end
-    metrics, kept, done = attempt(tmp_path, OPTIM, TRAINER)
+    metrics, kept, done = attempt(tmp_path, optim, TRAINER)
     assert metrics == uninterrupted[0]
     assert torch.equal(kept[8], uninterrupted[1][8])
     assert done.final_loss == uninterrupted[2].final_loss
     assert done.resumed == len(stops)
-
-
-def test_accumulated_gradients_are_not_lost(tmp_path):
-    optim = replace(OPTIM, gradient_accumulation_steps=3)
-    metrics, kept, _ = attempt(tmp_path / "whole", optim, TRAINER)
-    for step in (3, 6):
-        with pytest.raises(Stopped):
-            attempt(tmp_path, optim, TRAINER, stop_at=step)
-    resumed, kept_too, _ = attempt(tmp_path, optim, TRAINER)
-    assert resumed == metrics
-    assert torch.equal(kept[8], kept_too[8])
 
 
 def test_a_state_of_two_processes_is_not_resumed_by_one(tmp_path):

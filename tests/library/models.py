@@ -83,6 +83,24 @@ def train(model: nn.Module, steps: int = 3) -> None:
     model.eval()
 
 
+def assert_gradients_reach_what_trains(model: nn.Module) -> None:
+    """Every trained parameter and no other gets a gradient, which is not zero."""
+    trained = loda.trainable_parameters(model)
+    assert trained
+    model(TOKENS, labels=TOKENS).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == (name in trained), name
+        assert name not in trained or parameter.grad.any(), name
+
+
+def assert_a_cache_changes_nothing(model: nn.Module, beams: int = 1) -> None:
+    """The tokens that are generated with a cache are those without one."""
+    settings = {"max_new_tokens": 5, "num_beams": beams, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    mask = torch.ones_like(TOKENS)
+    found = [model.generate(input_ids=TOKENS, attention_mask=mask, use_cache=use, **settings) for use in (True, False)]
+    assert torch.equal(*found)
+
+
 def weight_of(base: nn.Module) -> Tensor:
     """The matrix (d_in, d_out) that a base projection multiplies by."""
     if base.bias is not None:

@@ -12,13 +12,11 @@ import loda
 from loda.adapters import (
     FineTuning,
     FineTuningTop2,
-    FullRank,
     Houlsby,
     Lin,
     LoDA,
     LoDAPlus,
     LoRA,
-    NoAdapter,
     Prefix,
 )
 from loda.approx import Dense, LowRank, Sparse
@@ -26,7 +24,6 @@ from loda.model import fold
 from tests.library.models import ADAPTERS, APPROXIMATIONS, WIDE, tiny_gpt2, weight_of, wide_gpt2
 
 BASE_MACS = 75_497_472  # 24 layers x 3 x 1024^2
-MI = 2**20  # the paper's "M" of its own parameter counts
 
 
 @pytest.fixture(scope="module")
@@ -41,42 +38,6 @@ def cost(medium, adapter, approx=None):
 
 
 # Table 2 of the paper: millions of multiply-accumulates per token for Q, K and V, printed with one decimal.
-TABLE_2 = [
-    (LoDA(), Dense(), 75.9),
-    (LoDA(), Sparse(keep=0.6), 45.7),
-    (LoDA(), Sparse(keep=0.5), 38.1),
-    (LoDA(), LowRank(rank=500), 49.5),
-    (LoDA(), LowRank(rank=400), 39.7),
-    (LoDA(), LowRank(rank=300), 29.9),
-    (LoDAPlus(), Dense(), 76.1),
-    (LoDAPlus(), Sparse(keep=0.6), 45.9),
-    (LoDAPlus(), Sparse(keep=0.5), 38.3),
-    (LoDAPlus(), LowRank(rank=500), 49.7),
-    (LoDAPlus(), LowRank(rank=400), 39.9),
-    (LoDAPlus(), LowRank(rank=300), 30.1),
-]
-
-
-@pytest.mark.parametrize(("adapter", "approx", "printed"), TABLE_2)
-def test_macs_of_table_2(medium, adapter, approx, printed):
-    found = cost(medium, adapter, approx)
-    assert round(found.macs_per_token / 1e6, 1) == printed
-    assert found.merged_macs_per_token is None
-    assert found.base_macs_per_token == BASE_MACS
-    assert found.trainable_parameters == 394_752  # 2(rd + r^2)L with r = 4, d = 1024, L = 48; 0.38 Mi in the table
-
-
-def test_macs_of_lora_in_table_2(medium):
-    found = cost(medium, LoRA())
-    assert round(found.macs_per_token / 1e6, 1) == 75.9
-    assert round(found.merged_macs_per_token / 1e6, 1) == 75.5
-    assert found.trainable_parameters == 0.375 * MI  # 2rdL = 393,216
-
-
-def test_macs_of_full_rank_in_table_2(medium):
-    found = cost(medium, FullRank())
-    assert round(found.merged_macs_per_token / 1e6, 1) == 75.5
-    assert found.trainable_parameters == 48 * MI  # 2 d^2 for each of 24 layers = 50,331,648
 
 
 # Trained parameters of the baselines and the multiply-accumulates that they add for each token. d = 1024, 24 blocks
@@ -138,12 +99,6 @@ def test_parameters_for_bottlenecks_of_table_3(medium, r):
     assert cost(medium, LoRA(r=r)).trainable_parameters == 2 * r * 1024 * 48
     for adapter in (LoDA(r=r), LoDAPlus(r=r)):
         assert cost(medium, adapter).trainable_parameters == 2 * (r * 1024 + r**2) * 48
-
-
-def test_the_approximation_is_smaller_than_the_base_as_long_as_r_is_below_three_quarters_of_d(medium):
-    # Section 3.2: 4Rd < 3d^2 exactly for R < 768.
-    assert cost(medium, NoAdapter(), LowRank(rank=767)).macs_per_token < BASE_MACS
-    assert cost(medium, NoAdapter(), LowRank(rank=768)).macs_per_token == BASE_MACS
 
 
 @pytest.mark.parametrize("approx", [Dense(), LowRank(rank=8), Sparse(keep=0.5)], ids=repr)

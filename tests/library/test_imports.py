@@ -2,16 +2,14 @@
 
 import ast
 import pkgutil
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
 import loda
+from tests.conftest import REPOSITORY as ROOT
+from tests.conftest import python
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("hydra", "omegaconf", "datasets", "wandb", "nltk", "pycocoevalcap", "sacrebleu", "matplotlib", "peft")
 
 # A module may import what ranks as high as itself or lower.
@@ -68,8 +66,8 @@ def test_the_library_reads_no_environment_no_clock_and_does_not_speak(path):
 
 
 def test_importing_the_library_imports_nothing_of_the_harness():
-    program = "import sys, loda; loda.inject; print(*sys.modules)"
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = python("-c", "import sys, loda; loda.inject; print(*sys.modules)")
+    assert result.returncode == 0
     assert not {name for name in result.stdout.split() if name.split(".")[0] in HEAVY or name == "loda.lab"}
 
 
@@ -84,15 +82,6 @@ def test_the_public_names_exist_are_documented_and_listed():
 def test_no_module_of_the_library_hides_a_public_name():
     # Importing loda/x.py sets loda.x to the module, in the place of a function x.
     assert not {module.name for module in pkgutil.iter_modules(loda.__path__)} & set(loda.__all__)
-
-
-def test_the_version_is_the_package_s():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project.get("version", loda.__version__) == loda.__version__
-
-
-def test_the_interfaces_import_nothing_of_the_library():
-    assert not [name for name in imports(ROOT / "loda" / "interfaces.py") if rank(name) is not None]
 
 
 def test_the_modules_of_the_library_import_each_other_in_no_circle():

@@ -1,12 +1,9 @@
 """inject, unload, merge: what they change, what they restore, and that a refusal touches nothing."""
 
-import hashlib
-
 import pytest
 import torch
 from torch import nn
 from transformers import GPT2Model
-from transformers.pytorch_utils import Conv1D
 
 import loda
 from loda.adapters import FineTuning, LoDA, LoDAPlus, LoRA
@@ -153,15 +150,12 @@ def test_unload_brings_the_base_to_where_the_model_was_moved(approx):
         assert torch.equal(logits(loda.unload(model)), logits(tiny_gpt2().double()))
 
 
-def test_inject_hashes_nothing(monkeypatch):
-    monkeypatch.setattr(hashlib, "sha256", None)
-    loda.unload(loda.inject(tiny_gpt2(), loda.LodaConfig(LoRA(), LowRank(rank=8))))
-
-
 @every_adapter
 @pytest.mark.parametrize("approx", SMALL, ids=repr)
 def test_merge_keeps_the_function_or_refuses_and_touches_nothing(adapter, approx):
-    model = perturb(loda.inject(partly_frozen(), loda.LodaConfig(adapter, approx)))
+    model = partly_frozen()
+    given = dict(model.named_parameters())  # may be shared with another model
+    perturb(loda.inject(model, loda.LodaConfig(adapter, approx)))
     outputs = logits(model)
     linear = adapter.name in ("lora", "full_rank", "finetune", "finetune_top2", "none")
     assert is_mergeable(model) == (linear and approx == Dense())
@@ -171,25 +165,10 @@ def test_merge_keeps_the_function_or_refuses_and_touches_nothing(adapter, approx
         torch.testing.assert_close(logits(model), outputs, rtol=1e-5, atol=1e-5)
         assert not projections(model)
         assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+        assert all(torch.equal(given[name], p) for name, p in tiny_gpt2().named_parameters())
     else:
         with untouched(model), pytest.raises(LodaError, match="cannot be merged"):
             loda.merge(model)
-
-
-@pytest.mark.parametrize("adapter", ["lora", "full_rank"])
-def test_merge_changes_the_columns_of_q_and_v_alone(adapter):
-    base, model = tiny_gpt2(), tiny_gpt2()
-    given = model.transformer.h[0].attn.c_attn.weight  # may be shared with another model
-    loda.merge(perturb(loda.inject(model, loda.LodaConfig(ADAPTERS[adapter]))))
-    assert torch.equal(given, base.transformer.h[0].attn.c_attn.weight)
-    for block, merged in zip(base.transformer.h, model.transformer.h, strict=True):
-        assert isinstance(merged.attn.c_attn, Conv1D)
-        assert torch.equal(block.attn.c_attn.bias, merged.attn.c_attn.bias)
-        q, k, v = block.attn.c_attn.weight.split(32, dim=1)
-        merged_q, merged_k, merged_v = merged.attn.c_attn.weight.split(32, dim=1)
-        assert torch.equal(k, merged_k)
-        assert not torch.equal(q, merged_q)
-        assert not torch.equal(v, merged_v)
 
 
 @pytest.mark.parametrize("verb", ["unload", "merge", "cost", "optimize_for_inference", "save_pretrained"])

@@ -1,7 +1,7 @@
 """The reference's tiny GPT-2 and its adapter, whose numbers lie in tests/parity/data."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -34,6 +34,16 @@ def with_lora(model: GPT2LMHeadModel, tensors: Mapping[str, Tensor], dropout: fl
     for name, projection in projections(model).items():
         copy_lora(projection, tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"])
     return model
+
+
+def in_layout(model: GPT2LMHeadModel, value: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """A value of each adapter tensor in the reference's names and layout: lora_A (2r, d), lora_B (2d, r)."""
+    found = {}
+    for name, projection in projections(model).items():
+        for side in "AB":
+            values = [value(getattr(projection.adapters[part], side)).T for part in ("q", "v")]
+            found[f"{name}.lora_{side}"] = torch.cat(values)
+    return found
 
 
 @torch.no_grad()

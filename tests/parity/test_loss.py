@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from loda.lab.training.examples import collate
 from loda.lab.training.loss import target_loss
-from loda.model import projections
-from tests.parity.reference import DATA, lora_tensors, tiny_gpt2, with_lora
+from tests.parity.reference import DATA, in_layout, lora_tensors, tiny_gpt2, with_lora
 from tests.parity.test_rows import BATCHES, row
 
 CASES = json.loads((DATA / "loss_goldens.json").read_text())["cases"]
@@ -21,13 +20,7 @@ def batch(number: int):
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
-    """The gradients in the reference's layout: lora_A (2r, d), lora_B (2d, r)."""
-    found = {}
-    for name, projection in projections(model).items():
-        parts = [projection.adapters[part] for part in ("q", "v")]
-        found[f"{name}.lora_A"] = torch.cat([part.A.grad.T for part in parts])
-        found[f"{name}.lora_B"] = torch.cat([part.B.grad.T for part in parts])
-    return found
+    return in_layout(model, lambda tensor: tensor.grad)
 
 
 def norms(tensors: dict[str, torch.Tensor]) -> dict[str, float]:

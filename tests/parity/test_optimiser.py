@@ -15,8 +15,7 @@ from loda.lab.config import OptimConfig, compose
 from loda.lab.training import loop
 from loda.lab.training.loop import Loop, prepared
 from loda.lab.training.metrics_logger import MetricsLogger
-from loda.model import projections
-from tests.parity.reference import DATA, tiny_gpt2, with_lora
+from tests.parity.reference import DATA, in_layout, tiny_gpt2, with_lora
 from tests.parity.test_rows import BATCHES, row
 
 TRAJECTORIES = json.loads((DATA / "train_trajectories.json").read_text())["trajectories"]
@@ -71,12 +70,7 @@ def weights(model, args: dict) -> dict[str, torch.Tensor]:
     """What was trained, in the reference's names and layout."""
     if args["trainable"] == "all":
         return {name: parameter.detach() for name, parameter in model.named_parameters()}
-    found = {}
-    for name, projection in projections(model).items():
-        parts = [projection.adapters[part] for part in ("q", "v")]
-        found[f"{name}.lora_A"] = torch.cat([part.A.detach().T for part in parts])
-        found[f"{name}.lora_B"] = torch.cat([part.B.detach().T for part in parts])
-    return found
+    return in_layout(model, torch.detach)
 
 
 def test_all_seven_runs_are_there():
