@@ -15,12 +15,11 @@ from eval.decode.stage import decode, encode_prompts
 from eval.results import Record, read_record
 from eval.score import check_metrics
 from eval.score.stage import metrics_of, score_decoding, scoring_stage
-from loda.atomic import write_text
+from loda.atomic import wrap_os_errors, write_text
 from loda.errors import LodaError
 from loda.lab.base import files as base_files
 from loda.lab.base.model import Base, get_base
 from loda.lab.base.tokenizer import load_tokenizer, token_id
-from loda.lab.config import Experiment
 from loda.lab.data import Instance, load
 from loda.lab.device import pick_device
 from loda.lab.interrupt import listening
@@ -44,11 +43,6 @@ class Inputs:
     prompts: list[list[int]]
 
 
-def run_experiment(experiment: Experiment, wait: bool = True) -> list[Record]:
-    """Do what is missing of an experiment and return its scores; see `complete`."""
-    return complete(Run(experiment), wait)
-
-
 def complete(run: Run, wait: bool = True) -> list[Record]:
     """Do what is missing of a run and return its scores, one record for each checkpoint.
 
@@ -59,12 +53,13 @@ def complete(run: Run, wait: bool = True) -> list[Record]:
         wait: whether to wait for another process that is working on it.
 
     Raises:
-        LodaError: a user error; `HeldError` if another process has the run and `wait` is false, or if this
+        LodaError: a user error; `LockedError` if another process has the run and `wait` is false, or if this
             is one of several processes.
         Interrupted: a signal asked to stop; what there was to save is saved.
     """
     if is_main_process():
-        run.failed_file.unlink(missing_ok=True)
+        with wrap_os_errors(run.failed_file):
+            run.failed_file.unlink(missing_ok=True)
     records = find_records(run)
     if records is None:
         inputs = check(run)

@@ -16,8 +16,8 @@ from loda.errors import LodaError
 from loda.projection import FusedSlice
 
 QKV = ("q", "k", "v")
-WHOLE = "whole"
-"""Slice name of a module outside attention: all its columns."""
+ALL = "all"
+"""The slice of a module outside attention: all its columns."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class TargetModule:
     Attributes:
         name: the name of the module in the model.
         module: a `Conv1D` or an `nn.Linear`.
-        slices: its slices by name, q, k and v, or `WHOLE`.
+        slices: its slices by name, q, k and v, or `ALL`.
         block: the name of the block whose attention it belongs to; None for other modules.
     """
 
@@ -126,7 +126,7 @@ class TargetModule:
 
     def is_bare(self, slices: Sequence[str]) -> bool:
         """Whether no slice of this module is in `slices`. A module outside attention is adapted in any case."""
-        return not {*slices, WHOLE} & set(self.slices)
+        return not {*slices, ALL} & set(self.slices)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def target_of(model: nn.Module, name: str, module: nn.Module) -> TargetModule:
             split = len(layout.projections) == len(QKV)
             slices = {QKV[index]: FusedSlice(0, d_out)} if split else layout.slices(d_out, *_heads(model))
             return TargetModule(name, module, slices, _block_of(name, ending))
-    return TargetModule(name, module, {WHOLE: FusedSlice(0, d_out)}, None)
+    return TargetModule(name, module, {ALL: FusedSlice(0, d_out)}, None)
 
 
 def check_places(model: nn.Module, targets: Iterable[TargetModule]) -> None:
@@ -231,7 +231,7 @@ def check_slices(model: nn.Module, targets: Sequence[TargetModule], slices: Sequ
             allowed beside other targets if it is `approximated` with them.
     """
     kind = kind_of(model)
-    if kind not in ARCHITECTURES and WHOLE not in slices:
+    if kind not in ARCHITECTURES and ALL not in slices:
         raise LodaError(f"slices={tuple(slices)} of {targets[0].name}: {_how_to_add(kind, _linear_names(model))}")
     bare = [target for target in targets if target.is_bare(slices)]
     if bare and not (approximated and len(bare) < len(targets)):
@@ -280,7 +280,7 @@ def _how_to_add(kind: str, names: Iterable[str]) -> str:
     return (
         f"the architecture {kind!r} is not supported; known are {', '.join(ARCHITECTURES)}. "
         f"Its linear modules are {found}. Name those to adapt (targets, in PEFT target_modules), as a whole "
-        "with slices=('whole',), or add the architecture, with the order of columns that the model's code has:\n"
+        "with slices=('all',), or add the architecture, with the order of columns that the model's code has:\n"
         "    from loda.architectures import ARCHITECTURES, AttentionLayout\n"
         f"    qkv = {tuple(attention or within)}  # within a block: one module [q, k, v], or q, k and v\n"
         f"    ARCHITECTURES[{kind!r}] = AttentionLayout(qkv, by_head=False)  # True: [q_1, k_1, v_1, q_2, ...]"

@@ -46,7 +46,7 @@ class LodaConfig:
             `lin`, `houlsby`, `prefix`) ignore it.
         targets: ends of the names of the linear modules to adapt instead of attention's projections, for example
             ("c_attn", "c_proj", "c_fc"). Of attention's projections the `slices` are adapted, of other modules all
-            columns. In an unknown architecture, where attention's projections are unknown too, give slices=("whole",).
+            columns. In an unknown architecture, where attention's projections are unknown too, give slices=("all",).
         joint: whether models with three modules for q, k and v have [W_q, W_k, W_v] approximated together, as in the
             paper. Each module then has its columns of the result. By default each weight is approximated alone.
 

@@ -18,7 +18,7 @@ from loda.adapters.insertion import insertions, remove_insertions
 from loda.approx.dense import DenseLinear
 from loda.approx.group import base_projections, check_approximation, state_dict
 from loda.approx.quantized import QuantizedLinear, keep_layout
-from loda.architectures import WHOLE, TargetModule, check_slices, find_targets, oriented
+from loda.architectures import ALL, TargetModule, check_slices, find_targets, oriented
 from loda.config import LodaConfig
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter, Reparametrised
@@ -75,7 +75,7 @@ def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor]
     trained_before = frozenset(trainable_parameters(model))
     model.requires_grad_(False)
     for target in targets:
-        adapted = [name for name in dict.fromkeys((*config.slices, WHOLE)) if name in target.slices]
+        adapted = [name for name in dict.fromkeys((*config.slices, ALL)) if name in target.slices]
         projection = AdaptedProjection(bases[target.name], target.slices, target.shape[0], adapted)
         model.set_submodule(target.name, projection.train(target.module.training))
     frozen = {id(parameter) for parameter in model.parameters()}

@@ -26,8 +26,8 @@ from loda.approx import DenseConfig
 from loda.approx.group import base_projections, check_approximation
 from loda.approx.quantized import keep_layout
 from loda.architectures import (
+    ALL,
     QKV,
-    WHOLE,
     TargetModule,
     architecture,
     check_places,
@@ -80,7 +80,7 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         f1: settings of f1 that differ from the defaults, such as {"order": "norm-linear-activation"}.
         f2: the same for f2; only for loda_plus.
         slices: which of q, k, v are adapted. In a module that holds all three, only these columns are; of three
-            modules, only these. Other modules are adapted as a whole; in an unknown architecture "whole" must be among
+            modules, only these. Other modules are adapted as a whole; in an unknown architecture "all" must be among
             the slices.
         target_modules: as in PEFT; None means the attention projections of the architecture (`loda.architectures`).
         exclude_modules, layers_to_transform, layers_pattern, modules_to_save: as in PEFT.
@@ -114,9 +114,9 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         super().__post_init__()
         self.peft_type = PeftType.LODA
         self.slices = list(self.slices)
-        unknown = sorted(set(self.slices) - {*QKV, WHOLE})
+        unknown = sorted(set(self.slices) - {*QKV, ALL})
         if unknown:
-            raise LodaError(f"slices={self.slices}: {unknown[0]!r} is not one of {', '.join((*QKV, WHOLE))}")
+            raise LodaError(f"slices={self.slices}: {unknown[0]!r} is not one of {', '.join((*QKV, ALL))}")
         _ = self.method  # so that wrong settings are refused now
 
     @property
@@ -164,7 +164,7 @@ class LodaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def update_layer(self, name: str, config: LodaConfig) -> None:
         """Add the adapter `name`, which starts as the zero map."""
         d_in, _ = self.target.shape
-        adapted = {part: fused for part, fused in self.target.slices.items() if part in (*config.slices, WHOLE)}
+        adapted = {part: fused for part, fused in self.target.slices.items() if part in (*config.slices, ALL)}
         build = config.adapter.build
         self.loda_adapters[name] = nn.ModuleDict({part: build(d_in, fused.width) for part, fused in adapted.items()})
         self.loda_dropout[name] = nn.Dropout(config.dropout)

@@ -32,7 +32,7 @@ from eval.tables.runs import TableRun, table_runs
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
 from loda.lab.interrupt import listening
-from loda.lab.lock import HeldError
+from loda.lab.lock import LockedError
 from loda.lab.run import Run
 
 # For the estimate only: a training step costs 4 FLOP per parameter and token (forward, and backward through frozen
@@ -51,7 +51,7 @@ def run_all(todo: Sequence[TableRun]) -> list[str]:
         try:
             records = [record for run in job.runs for record in complete(run, wait_for_it)]
             print("; ".join(map(headline, records)))
-        except HeldError as error:
+        except LockedError as error:
             print(error)
             waiting.append((number, job, True))
         except Exception as error:  # must not lose the other runs

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from eval.pipeline import complete
+from eval.results import Record
+from loda.lab.config import Experiment
+from loda.lab.run import Run
+
 # The tests' matrices are tiny: a second thread costs more than it gives (x20 in an SVD on two busy cores).
 torch.set_num_threads(1)
 
@@ -25,6 +30,11 @@ def python(*command: object, **environment: str) -> subprocess.CompletedProcess[
         text=True,
         timeout=300,
     )
+
+
+def run_experiment(experiment: Experiment) -> list[Record]:
+    """Do what is missing of an experiment, and return its scores."""
+    return complete(Run(experiment))
 
 
 @pytest.fixture(scope="session")

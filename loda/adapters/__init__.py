@@ -14,8 +14,8 @@ LoRA = LoRAConfig
 LoDA = LoDAConfig
 LoDAPlus = LoDAPlusConfig
 FullRank = FullRankConfig
-FineTuning = FineTuneConfig
-FineTuningTop2 = FineTuneTop2Config
+FineTune = FineTuneConfig
+FineTuneTop2 = FineTuneTop2Config
 Lin = LinConfig
 Houlsby = HoulsbyConfig
 Prefix = PrefixConfig
@@ -26,8 +26,8 @@ __all__ = [
     "LoDA",
     "LoDAPlus",
     "FullRank",
-    "FineTuning",
-    "FineTuningTop2",
+    "FineTune",
+    "FineTuneTop2",
     "Lin",
     "Houlsby",
     "Prefix",

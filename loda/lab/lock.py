@@ -20,7 +20,7 @@ from loda.errors import LodaError
 from loda.settings import load, read_json, settings
 
 
-class HeldError(LodaError):
+class LockedError(LodaError):
     """Another process is working on the run."""
 
 
@@ -41,7 +41,7 @@ def lock_run(path: Path, wait: bool) -> Iterator[None]:
     """Work on the run in the folder `path` alone.
 
     Raises:
-        HeldError: another process does, and `wait` is false. The message names it.
+        LockedError: another process does, and `wait` is false. The message names it.
         LodaError: the folder cannot be written to.
     """
     # Not filelock's stand-in where the system has no locks: that one would outlive a killed process.
@@ -53,7 +53,7 @@ def lock_run(path: Path, wait: bool) -> Iterator[None]:
         except Timeout as error:
             message = f"{path.name} is being worked on by {lock_owner(path) or 'another process'}"
             if not wait:
-                raise HeldError(f"{message}; let that finish, or stop it") from error
+                raise LockedError(f"{message}; let that finish, or stop it") from error
             print(f"{message}; waiting for it")
             lock.acquire()
     note = path / "running.json"

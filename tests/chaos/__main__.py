@@ -26,7 +26,6 @@ from pathlib import Path
 
 import torch
 
-from eval.pipeline import run_experiment
 from eval.tables.fill import build
 from eval.tables.render import write
 from loda.atomic import sha256
@@ -34,6 +33,7 @@ from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.stage import MANIFEST, all_places, read_stage, verify
 from loda.settings import read_json
+from tests.conftest import run_experiment
 
 COMMON = ["trainer.device=cpu", "trainer.max_steps=24", "trainer.log_every=5", "trainer.state_interval_minutes=0",
           "optim.batch_size=2", "optim.gradient_accumulation_steps=2", "decode.num_beams=2", "decode.max_new_tokens=12",

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from eval.pipeline import find_records, run_experiment
+from eval.pipeline import find_records
 from eval.results import collect
+from loda.checkpoint import APPROXIMATION_FILE, load_tensors, save_tensors
 from loda.errors import LodaError
+from loda.lab.base import approximation
 from loda.lab.config import compose
 from loda.lab.run import Run
 from loda.lab.stage import all_places, read_stage
 from loda.lab.training import loop
 from loda.lab.training.state import load_state
 from scripts import verify
+from tests.conftest import run_experiment
 
 SHORT = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy", "adapter=lora", "approx=rank38", "trainer.max_steps=2",
          "decode.num_beams=1", "decode.max_new_tokens=4", "dataset.metrics=[bleu]"]  # fmt: skip
@@ -131,6 +134,20 @@ def test_examples_and_approximations_of_something_else_are_refused(kind, other, 
     shutil.rmtree(run_in(outputs).path)
     with pytest.raises(LodaError, match="is a copy of"):
         run_experiment(run_in(outputs).experiment)
+
+
+def test_an_adapter_over_another_rounding_of_its_approximation_is_trained_again(outputs, capsys):
+    run = run_in(outputs)
+    stage, before = run.approximation(), run.checkpoint(run.checkpoints[-1]).load()
+    other = {name: 1.01 * tensor for name, tensor in load_tensors(stage.path / APPROXIMATION_FILE).items()}
+    shutil.rmtree(stage.path)
+    stage.write(lambda folder: save_tensors(other, folder / APPROXIMATION_FILE))
+    approximation._read.cache_clear()
+    assert verify.main([str(outputs)]) == 1
+    assert f"was made from another {stage.place}" in capsys.readouterr().out
+    assert find_records(run) is None
+    run_experiment(run.experiment)
+    assert run.checkpoint(run.checkpoints[-1]).load().digest != before.digest
 
 
 def test_a_training_state_of_another_seed_is_refused(outputs, monkeypatch):

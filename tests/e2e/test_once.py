@@ -8,9 +8,9 @@ import loda.checkpoint
 import loda.lab.base.model
 import loda.lab.data.source
 import loda.lab.data.toy
-from eval.pipeline import run_experiment
 from loda.lab.config import compose
 from loda.lab.data import _parse
+from tests.conftest import run_experiment
 
 SHORT = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy", "optim.epochs=2", "optim.checkpoint_epochs=[1]",
          "decode.num_beams=1", "decode.max_new_tokens=4", "dataset.metrics=[bleu]", "seed=0"]  # fmt: skip

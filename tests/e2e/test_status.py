@@ -54,6 +54,14 @@ def test_a_failed_run_says_why(run):
     assert (look(run).state, look(run).detail) == ("failed", "ValueError: no")
 
 
+def test_a_run_that_was_refused_before_it_had_settings_says_why(tmp_path):
+    path = tmp_path / "runs" / "toy-toy-lora"
+    path.mkdir(parents=True)
+    (path / "failed.json").write_text(json.dumps({"overrides": "", "message": "no such base"}))
+    found = status.status_of_folder(Outputs(tmp_path), path)
+    assert (found.state, found.detail) == ("failed", "no such base")
+
+
 def test_a_run_whose_settings_are_damaged_does_not_hide_the_others(run, capsys):
     (run.path / "settings" / "manifest.json").write_text("[]")
     assert "cannot be judged" in look(run).detail

@@ -9,14 +9,13 @@ import pytest
 import torch
 
 import loda
-from eval.pipeline import run_experiment
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
 from loda.lab.config import compose
 from loda.lab.run import Run
 from scripts import figure2, reproduce, status
-from tests.conftest import python
+from tests.conftest import python, run_experiment
 
 SHORT = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy", "seed=0"]
 SHORT += ["decode.num_beams=2", "decode.max_new_tokens=12"]
@@ -177,6 +176,12 @@ def test_figure_2_of_the_toy_base(tmp_path):
     assert (tmp_path / "figures" / "figure2-toy-block0.png").stat().st_size > 10_000
     with pytest.raises(LodaError, match="--block 99"):
         figure2.main(["--model", "toy", "--block", "99"])
+
+
+def test_what_has_no_scores_is_not_reproduced(tmp_path):
+    (tmp_path / "runs" / "empty").mkdir(parents=True)
+    with pytest.raises(LodaError, match="has no scores to reproduce"):
+        reproduce.main(["empty", "--outputs", str(tmp_path)])
 
 
 def test_a_result_is_reproduced_from_its_record(records, outputs, tmp_path, capsys):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import loda
 import loda.peft
-from loda.adapters import FineTuning, FineTuningTop2, FullRank, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
+from loda.adapters import FineTune, FineTuneTop2, FullRank, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import LowRank, Sparse
 from loda.architectures import ARCHITECTURES
 from loda.atomic import write_text
@@ -71,7 +71,7 @@ COLUMNS: dict[str, Probe] = {
     "LoDA, LoDA+, LoRA, FT^{q,v}": adapted(LoDA(), LoDAPlus(), LoRA(), FullRank(), in_qv=True),
     "merge LoRA": merged,
     "R-, S-": approximated(LowRank(rank=8), Sparse()),
-    "FT, FT^Top2, Adapter^L, Adapter^H": adapted(FineTuning(), FineTuningTop2(), Lin(r=2), Houlsby(r=2)),
+    "FT, FT^Top2, Adapter^L, Adapter^H": adapted(FineTune(), FineTuneTop2(), Lin(r=2), Houlsby(r=2)),
     "prefix": adapted(Prefix(length=2, hidden=4), starts_as_base=False),
     "bf16": in_bf16,
     "`loda.peft`": in_peft,

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, 
 
 import loda
 from eval.decode.beam import beam_search
-from loda.adapters import FineTuning, FineTuningTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
+from loda.adapters import FineTune, FineTuneTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import Dense, LowRank, Sparse
 from loda.architectures import ARCHITECTURES, AttentionLayout
 from loda.errors import LodaError
@@ -77,7 +77,7 @@ def test_generating_with_a_cache_gives_what_generating_without_one_gives(kind):
 
 
 @every_architecture
-@pytest.mark.parametrize("adapter", [LoDAPlus(), Houlsby(r=4), Lin(r=4), FineTuning(), FineTuningTop2()], ids=repr)
+@pytest.mark.parametrize("adapter", [LoDAPlus(), Houlsby(r=4), Lin(r=4), FineTune(), FineTuneTop2()], ids=repr)
 def test_gradients_reach_every_adapter_parameter_and_no_other(kind, adapter):
     assert_gradients_reach_what_trains(adapted(kind, loda.LodaConfig(adapter)))
 
@@ -133,9 +133,9 @@ def test_joint_changes_nothing_where_the_projection_is_fused():
 @pytest.mark.parametrize(
     ("kind", "targets", "expected"),
     [
-        ("gpt2", ("c_fc", "mlp.c_proj"), {"mlp.c_fc": {"whole"}, "mlp.c_proj": {"whole"}}),
-        ("gpt2", ("c_attn", "c_fc"), {"attn.c_attn": {"q", "v"}, "mlp.c_fc": {"whole"}}),
-        ("llama", ("v_proj", "o_proj"), {"self_attn.v_proj": {"v"}, "self_attn.o_proj": {"whole"}}),
+        ("gpt2", ("c_fc", "mlp.c_proj"), {"mlp.c_fc": {"all"}, "mlp.c_proj": {"all"}}),
+        ("gpt2", ("c_attn", "c_fc"), {"attn.c_attn": {"q", "v"}, "mlp.c_fc": {"all"}}),
+        ("llama", ("v_proj", "o_proj"), {"self_attn.v_proj": {"v"}, "self_attn.o_proj": {"all"}}),
     ],
     ids=["feed-forward", "fused attention and more", "split attention and more"],
 )
@@ -222,7 +222,7 @@ def test_slices_of_a_module_that_nobody_knows_are_refused(monkeypatch):
     for targets in (("query_key_value",), ("dense", "query_key_value")):
         with (
             untouched(model),
-            pytest.raises(LodaError, match=r"slices=\('q', 'v'\) of .*query_key_value: .*slices=\('whole',\)"),
+            pytest.raises(LodaError, match=r"slices=\('q', 'v'\) of .*query_key_value: .*slices=\('all',\)"),
         ):
             loda.inject(model, loda.LodaConfig(LoRA(), targets=targets))
     wrapped = nn.Sequential(tiny("gpt2"))
@@ -236,15 +236,15 @@ def test_slices_of_a_module_that_nobody_knows_are_refused(monkeypatch):
 
 def test_an_unknown_architecture_is_adapted_by_the_names_of_its_modules():
     before = logits(falcon())
-    config = loda.LodaConfig(LoDAPlus(), targets=("self_attention.dense", "query_key_value"), slices=("whole",))
+    config = loda.LodaConfig(LoDAPlus(), targets=("self_attention.dense", "query_key_value"), slices=("all",))
     model = loda.inject(falcon(), config)
     assert torch.equal(logits(model), before)
-    assert [set(projection.adapters) for projection in projections(model).values()] == [{"whole"}] * 4
+    assert [set(projection.adapters) for projection in projections(model).values()] == [{"all"}] * 4
 
 
 def test_one_slice_of_a_known_attention_cannot_be_its_whole():
-    with pytest.raises(LodaError, match=r"c_attn, which is q, k, v; slices=\('whole',\) would leave it without"):
-        loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA(), targets=("c_attn",), slices=("whole",)))
+    with pytest.raises(LodaError, match=r"c_attn, which is q, k, v; slices=\('all',\) would leave it without"):
+        loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA(), targets=("c_attn",), slices=("all",)))
 
 
 # The harness: what training and decoding take for granted.

@@ -10,7 +10,6 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import loda
-from eval.pipeline import run_experiment
 from loda.errors import LodaError
 from loda.lab.base.approximation import get_approximation
 from loda.lab.base.files import SHIPPED, locate
@@ -21,6 +20,7 @@ from loda.lab.data import Pair, load, load_pairs
 from loda.lab.run import Run
 from loda.lab.training.examples import encode, training_examples
 from loda.settings import load as read
+from tests.conftest import run_experiment
 from tests.ecosystem.models import SETTINGS
 
 LINES = [{"context": "a : b", "references": ["one .", "two ."]}, {"prompt": "c : d", "completion": "three ."}]

@@ -167,7 +167,7 @@ def test_an_unknown_architecture_is_refused_with_its_modules_and_the_lines_that_
         with pytest.raises(LodaError, match=r"h\.\*\.self_attention\.query_key_value") as error:
             get_peft_model(base, config(**settings))
         assert len(str(error.value).splitlines()) == 4
-    whole = get_peft_model(base, config(target_modules=["query_key_value"], slices=["whole"]))
+    whole = get_peft_model(base, config(target_modules=["query_key_value"], slices=["all"]))
     assert len(whole.targeted_module_names) == 2
 
 
@@ -318,7 +318,7 @@ def test_other_modules_are_adapted_as_a_whole():
         for name, m in model.named_modules()
         if isinstance(m, loda.peft.LodaLinear)
     }
-    assert found == {"h.1.attn.c_attn": {"q", "v"}, "h.1.mlp.c_fc": {"whole"}}
+    assert found == {"h.1.attn.c_attn": {"q", "v"}, "h.1.mlp.c_fc": {"all"}}
 
 
 @pytest.mark.parametrize(
@@ -327,10 +327,10 @@ def test_other_modules_are_adapted_as_a_whole():
         ({"variant": "dora"}, "variant='dora' is not one of"),
         ({"variant": "prefix"}, "variant='prefix' is not one of"),
         ({"r": 0}, r"adapter\.r=0: input should be greater than or equal to 1 \(the paper uses r=4\)"),
-        ({"slices": ("q", "o")}, "slices=.*: 'o' is not one of q, k, v, whole"),
+        ({"slices": ("q", "o")}, "slices=.*: 'o' is not one of q, k, v, all"),
         ({"f1": {"orders": "norm"}}, "adapter.f1.orders is not a setting"),
         ({"approx": {"name": "low_rank", "rank": 0}}, r"approx\.rank=0: input should be greater"),
-        ({"joint": True}, "joint=true is about an approximation"),
+        ({"joint": True}, "joint=True needs an approximation"),
     ],
     ids=str,
 )

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 
 import loda
 import loda.peft
-from loda.adapters import FineTuning, FineTuningTop2, Houlsby, LoDAPlus, LoRA
+from loda.adapters import FineTune, FineTuneTop2, Houlsby, LoDAPlus, LoRA
 from loda.approx import LowRank, Sparse
 from loda.errors import LodaError
 from tests.ecosystem.models import perturb, tiny
@@ -123,8 +123,8 @@ def test_decoding_with_a_cache_gives_what_decoding_without_one_gives(fresh):
     [
         (loda.LodaConfig(LoDAPlus(), LowRank(rank=4)), "quantised already: approx=low_rank of rounded numbers"),
         (loda.LodaConfig(LoDAPlus(), Sparse()), "quantised already: approx=sparse of rounded numbers"),
-        (loda.LodaConfig(FineTuning()), "is quantised and cannot be trained"),
-        (loda.LodaConfig(FineTuningTop2()), "is quantised and cannot be trained"),
+        (loda.LodaConfig(FineTune()), "is quantised and cannot be trained"),
+        (loda.LodaConfig(FineTuneTop2()), "is quantised and cannot be trained"),
     ],
     ids=["low_rank", "sparse", "finetune", "finetune_top2"],
 )

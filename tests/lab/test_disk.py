@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import loda.atomic
-from eval.pipeline import run_experiment
 from loda.atomic import write_file, write_folder, write_text
 from loda.errors import LodaError
 from loda.lab.config import LoggerConfig, compose
 from loda.lab.lock import lock_run
 from loda.lab.run import Run
 from loda.lab.training.metrics_logger import MetricsLogger
+from tests.conftest import run_experiment
 
 SHORT = ["model=toy", "dataset=toy", "adapter=lora", "approx=rank38", "optim=toy", "trainer=toy",
          "trainer.max_steps=2", "decode.num_beams=1",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loda.lab.lock import HeldError, lock_owner, lock_run
+from loda.lab.lock import LockedError, lock_owner, lock_run
 
 HOLD = """
 import sys, time
@@ -34,7 +34,7 @@ def run(tmp_path) -> Path:
 def test_a_run_that_another_process_works_on_is_refused_by_name(run):
     with start_owner(run, 60) as other:
         with (
-            pytest.raises(HeldError, match=f"run is being worked on by process {other.pid} on"),
+            pytest.raises(LockedError, match=f"run is being worked on by process {other.pid} on"),
             lock_run(run, wait=False),
         ):
             pass

@@ -14,7 +14,6 @@ import torch
 
 import loda
 from eval.decode import stage as decoding
-from eval.pipeline import run_experiment
 from loda.adapters import LoDAPlus
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
@@ -27,6 +26,7 @@ from loda.lab.training.examples import Example
 from loda.lab.training.loop import Loop, prepared
 from loda.lab.training.metrics_logger import MetricsLogger
 from loda.lab.training.state import load_state, save_state
+from tests.conftest import run_experiment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENT = compose(["model=toy", "dataset=toy", "trainer.device=cpu", "trainer.log_every=3", "trainer.max_steps=8",

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import DynamicCache, GPT2Model
 
 import loda
-from loda.adapters import FineTuning, FineTuningTop2, Houlsby, Lin, Prefix
+from loda.adapters import FineTune, FineTuneTop2, Houlsby, Lin, Prefix
 from loda.adapters.insertion import insertions
 from loda.approx import LowRank, Sparse
 from loda.checkpoint import TENSOR_FILE
@@ -22,7 +22,7 @@ def injected(adapter, approx=None, **sizes):
 # Fine-tuning
 
 
-@pytest.mark.parametrize("adapter", [FineTuning(), FineTuningTop2()], ids=["finetune", "finetune_top2"])
+@pytest.mark.parametrize("adapter", [FineTune(), FineTuneTop2()], ids=["finetune", "finetune_top2"])
 def test_fine_tuning_leaves_the_weights_it_was_given_alone(adapter):
     # They may be shared with another model.
     model = tiny_gpt2()
@@ -35,7 +35,7 @@ def test_fine_tuning_leaves_the_weights_it_was_given_alone(adapter):
 
 
 def test_fine_tuning_is_that_of_plain_pytorch():
-    model, plain = injected(FineTuning()), tiny_gpt2()
+    model, plain = injected(FineTune()), tiny_gpt2()
     train(model)
     train(plain)
     assert torch.equal(logits(model), logits(plain))
@@ -43,7 +43,7 @@ def test_fine_tuning_is_that_of_plain_pytorch():
 
 
 def test_the_top_two_blocks_are_trained_and_nothing_else():
-    model = injected(FineTuningTop2(), layers=4)
+    model = injected(FineTuneTop2(), layers=4)
     before = state(model)
     train(model)
     after = state(model)
@@ -52,7 +52,7 @@ def test_the_top_two_blocks_are_trained_and_nothing_else():
 
 
 @pytest.mark.parametrize("approx", [LowRank(rank=8), Sparse(keep=0.5)], ids=["low_rank", "sparse"])
-@pytest.mark.parametrize("adapter", [FineTuning(), FineTuningTop2()], ids=["finetune", "finetune_top2"])
+@pytest.mark.parametrize("adapter", [FineTune(), FineTuneTop2()], ids=["finetune", "finetune_top2"])
 def test_fine_tuning_over_an_approximation_leaves_it_frozen(adapter, approx):
     model = injected(adapter, approx)
     assert not [name for name in loda.trainable_parameters(model) if "c_attn" in name]

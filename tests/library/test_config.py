@@ -8,7 +8,7 @@ import pytest
 import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.adapters.nonlinear import StackConfig
-from loda.approx import LowRank, Sparse
+from loda.approx import Dense, LowRank, Sparse
 from loda.config import from_plain, known
 from loda.errors import LodaError
 from tests.library.models import ADAPTERS, APPROXIMATIONS
@@ -108,3 +108,11 @@ def test_a_configuration_needs_an_adapter_and_takes_no_unknown_key():
 def test_rules_over_several_settings(settings, rule):
     with pytest.raises(LodaError, match=rule):
         loda.LodaConfig(LoRA(), **settings)
+
+
+@pytest.mark.parametrize(
+    "parts", [{"adapter": LowRank(rank=3)}, {"adapter": LoRA, "approx": Dense()}, {"adapter": LoRA(), "approx": LoRA()}]
+)
+def test_adapter_and_approximation_are_not_mixed_up(parts):
+    with pytest.raises(LodaError, match="is not the settings of one of"):
+        loda.LodaConfig(**parts)

@@ -10,8 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
 from loda.adapters import (
-    FineTuning,
-    FineTuningTop2,
+    FineTune,
+    FineTuneTop2,
     Houlsby,
     Lin,
     LoDA,
@@ -44,8 +44,8 @@ def cost(medium, adapter, approx=None):
 # of 12d^2 + 13d, 50257 tokens, 1024 positions. The paper prints 354.92M (a slip), 25.19M, 0.37M, 11.09M and for
 # Adapter^H a number that no r gives; Li & Liang's prefix of 5 is 0.25M, the 0.35M of the paper no whole length.
 BASELINES = [
-    (FineTuning(), 354_823_168, 0),  # 50257 d + 1024 d + 24 (12d^2 + 13d) + 2d
-    (FineTuningTop2(), 25_192_448, 0),  # 2 (12d^2 + 13d)
+    (FineTune(), 354_823_168, 0),  # 50257 d + 1024 d + 24 (12d^2 + 13d) + 2d
+    (FineTuneTop2(), 25_192_448, 0),  # 2 (12d^2 + 13d)
     (Lin(r=6), 368_784, 24 * 2 * 1024 * 6),  # 24 (2dr + r + d + 2d)
     (Lin(r=224), 11_089_152, 24 * 2 * 1024 * 224),
     (Houlsby(r=112), 11_064_576, 48 * 2 * 1024 * 112),  # 48 (2dr + r + d)

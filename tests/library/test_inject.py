@@ -6,7 +6,7 @@ from torch import nn
 from transformers import GPT2Model
 
 import loda
-from loda.adapters import FineTuning, LoDA, LoDAPlus, LoRA
+from loda.adapters import FineTune, LoDA, LoDAPlus, LoRA
 from loda.approx import Dense, LowRank, Sparse
 from loda.checkpoint import fingerprint
 from loda.errors import LodaError
@@ -144,7 +144,7 @@ def test_unload_restores_the_base_bit_for_bit(adapter, approx):
 
 @pytest.mark.parametrize("approx", SMALL, ids=repr)
 def test_unload_brings_the_base_to_where_the_model_was_moved(approx):
-    for adapter in (LoRA(), FineTuning()):
+    for adapter in (LoRA(), FineTune()):
         model = loda.inject(tiny_gpt2(), loda.LodaConfig(adapter, approx)).double()
         assert fingerprint(model) == fingerprint(tiny_gpt2().double())
         assert torch.equal(logits(loda.unload(model)), logits(tiny_gpt2().double()))
