@@ -51,8 +51,8 @@ def run_all(todo: Sequence[TableRun]) -> list[str]:
         try:
             records = [record for run in job.runs for record in complete(run, wait_for_it)]
             print("; ".join(map(headline, records)))
-        except LockedError as error:
-            print(error)
+        except LockedError:
+            print("another process is working on it; it comes last")
             waiting.append((number, job, True))
         except Exception as error:  # must not lose the other runs
             message = f"failed: {error if isinstance(error, LodaError) else traceback.format_exc()}"
@@ -63,10 +63,13 @@ def run_all(todo: Sequence[TableRun]) -> list[str]:
 
 
 @contextmanager
-def helpers(number: int, arguments: Sequence[str]) -> Iterator[None]:
-    """Have `number` more processes work on the same table, silently; the locks keep every run to one of them."""
-    command = [sys.executable, "-m", "scripts.run_table", *arguments, "--parent", str(os.getpid())]
-    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(number)]
+def helpers(starts: Sequence[int], arguments: Sequence[str]) -> Iterator[None]:
+    """Have more processes work on the same table, silently, each beginning elsewhere; a lock gives every run to one."""
+    command = [sys.executable, "-m", "scripts.run_table", *arguments, "--start"]
+    processes = [
+        subprocess.Popen([*command, str(start)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for start in starts
+    ]
     try:
         yield
     finally:
@@ -76,8 +79,9 @@ def helpers(number: int, arguments: Sequence[str]) -> Iterator[None]:
             process.wait()
 
 
-def stop_with(parent: int) -> None:
+def stop_with_parent() -> None:
     """Stop this process, as SIGTERM does, when the process that started it has ended, however that died."""
+    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -118,10 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="overrides for all runs, such as model.path=FOLDER")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (on one GPU: 1)")
     parser.add_argument("--force", action="store_true", help="run the paper's settings without a GPU")
-    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=int, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
-    if options.parent is not None:
-        stop_with(options.parent)
+    if options.start is not None:
+        stop_with_parent()
     if options.processes < 1:
         raise LodaError(f"--processes {options.processes} must be at least 1")
     with listening():
@@ -135,8 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
         arguments = [options.table, "--profile", options.profile, *options.settings, *["--force"] * options.force]
-        with helpers(min(options.processes, len(todo)) - 1, arguments):
-            failed = run_all(todo)
+        processes, start = min(options.processes, len(todo)), options.start or 0
+        with helpers([len(todo) * k // processes for k in range(1, processes)], arguments):
+            failed = run_all([*todo[start:], *todo[:start]])
         root = every[0].runs[0].root
         table = build(options.table, options.profile, root, options.settings)
         written = write(table, root)
