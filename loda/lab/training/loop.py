@@ -279,9 +279,10 @@ class Loop:
     def _end(self) -> Summary:
         """Shut accelerate down."""
         peak = torch.cuda.max_memory_allocated() if self.accelerator.device.type == "cuda" else None
-        # DistributedDataParallel goes before its process group; the other way round they can wait for each other.
-        del self.objective
-        self.accelerator.free_memory()
+        if process_count() > 1 or peak is not None:  # a collection of garbage takes a third of a second
+            # DistributedDataParallel goes before its process group; the other way round they can wait for each other.
+            del self.objective
+            self.accelerator.free_memory()
         self.accelerator.end_training()
         return Summary(self.steps, self.mean_loss, self._seconds(), peak, process_count(), self.resumed)
 
