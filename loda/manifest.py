@@ -21,8 +21,7 @@ FORMAT = 2
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` atomically, with the format and a hash over both."""
-    described = {"format": FORMAT, **content}
-    write_text(path, _text({**described, "sha256": _hash(described)}))
+    write_text(path, _sealed(content))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -30,11 +29,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or not {"format", "sha256"} <= set(content):
         raise LodaError(f"{path} is not a manifest of this project; restore it from a copy")
-    found, expected = content.pop("format"), content.pop("sha256")
+    found = content.pop("format")
+    del content["sha256"]
     if found != FORMAT:
         raise LodaError(f"{path} has format {found!r}, this version reads {FORMAT}; make the folder again")
-    if expected != _hash({"format": found, **content}):
-        raise LodaError(f"{path} was changed after it was written, its sha256 differs; restore it from a copy")
+    try:
+        altered = path.read_bytes() != _sealed(content).encode()
+    except ValueError:  # NaN, or half a surrogate pair
+        altered = True
+    if altered:
+        raise LodaError(f"{path} was changed after it was written; restore it from a copy")
     return content
 
 
@@ -55,8 +59,9 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
             raise LodaError(f"{path} was changed after it was written, its sha256 differs; {remedy}")
 
 
-def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_text(content).encode("utf-8")).hexdigest()
+def _sealed(content: Mapping[str, Any]) -> str:
+    described = {"format": FORMAT, **content}
+    return _text({**described, "sha256": hashlib.sha256(_text(described).encode()).hexdigest()})
 
 
 def _text(content: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import json
 import math
 import pkgutil
@@ -23,6 +24,7 @@ from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.data import load_pairs
 from loda.lab.data.source import SourceFile
+from loda.manifest import read_manifest, write_manifest
 from tests.library.models import tiny_gpt2
 
 BUDGET = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -122,6 +124,19 @@ def saved(tmp_path_factory) -> Path:
     model = loda.inject(tiny_gpt2(), loda.LodaConfig(LoDAPlus(), LowRank(rank=8)))
     loda.save_pretrained(model, folder, with_approximation=True)
     return folder
+
+
+def test_every_altered_bit_of_a_manifest_is_noticed(tmp_path):
+    """Also a bit that makes 1e-05 to 1E-05, which is the same number."""
+    path = tmp_path / "manifest.json"
+    write_manifest(path, {"eps": 1e-5, "context": "£", "seed": None})
+    original = path.read_bytes()
+    for place, bit in itertools.product(range(len(original)), range(8)):
+        altered = bytearray(original)
+        altered[place] ^= 1 << bit
+        path.write_bytes(altered)
+        with pytest.raises(LodaError, match=r"manifest\.json"):
+            read_manifest(path)
 
 
 @pytest.mark.parametrize("name", [CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE])
