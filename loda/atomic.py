@@ -71,9 +71,9 @@ def discard_folder(path: Path) -> None:
     if not path.is_dir():
         return
     with wrap_os_errors(path):
-        doomed = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
+        path.rename(aside)
+        shutil.rmtree(aside)
 
 
 def sha256(path: Path) -> str:

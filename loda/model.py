@@ -134,8 +134,8 @@ def merge(model: Model) -> Model:
     for name, projection in projections(model).items():
         original, base = state_of(model).replaced[name], cast(DenseLinear, projection.base)
         weight = base.weight.clone()
-        for part, adapter in projection.adapters.items():
-            projection.slices[part].add_(weight, cast(Tensor, cast(LinearAdapter, adapter).weight()))
+        for slice_name, adapter in projection.adapters.items():
+            projection.slices[slice_name].add_(weight, cast(Tensor, cast(LinearAdapter, adapter).weight()))
         # A copy of the original module, in which `memo` replaces the weight by the merged one.
         memo: dict[int, object] = {id(original.weight): nn.Parameter(oriented(original, weight))}
         memo |= {} if base.bias is None else {id(original.bias): base.bias}
@@ -162,17 +162,17 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def adapter_state(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that are saved, by name: those of the adapter, folded (see `fold`)."""
     state = adapter_parameters(model)
-    for name, part in _reparametrised(model).items():
+    for name, module in _reparametrised(model).items():
         state = {key: p for key, p in state.items() if not key.startswith(f"{name}.")}
-        state |= {f"{name}.{key}": p for key, p in part.folded().items()}
+        state |= {f"{name}.{key}": p for key, p in module.folded().items()}
     return state
 
 
 def fold(model: Model) -> Model:
     """Drop the training-only parameters of the adapter (a prefix has some), in place; the function stays the same."""
     folded = replace(state_of(model), trained=frozenset(adapter_state(model)))
-    for part in _reparametrised(model).values():
-        part.fold()
+    for module in _reparametrised(model).values():
+        module.fold()
     setattr(model, ATTRIBUTE, folded)
     return model
 

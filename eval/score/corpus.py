@@ -33,19 +33,19 @@ class Corpus:
 
     def __init__(self, scorer: str, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
         if scorer not in _TOKENIZERS:
-            raise LodaError(f"Unknown scorer {scorer!r}: choose one of {', '.join(_TOKENIZERS)}.")
+            raise LodaError(f"scorer={scorer!r} does not exist; there are {', '.join(_TOKENIZERS)}")
         if not hypotheses:
-            raise LodaError("There is no hypothesis to score: give one text per instance.")
+            raise LodaError("there is no hypothesis to score; give one text per instance")
         if len(hypotheses) != len(references):
             raise LodaError(
-                f"There are {len(hypotheses)} hypotheses for {len(references)} groups of references: give one "
-                "hypothesis per group, a group being all references of one instance."
+                f"there are {len(hypotheses)} hypotheses for {len(references)} groups of references; give one "
+                "hypothesis per group, a group being all references of one instance"
             )
-        groups = [_texts(group, f"Group {number} of the references") for number, group in enumerate(references, 1)]
+        groups = [_texts(group, f"group {number} of the references") for number, group in enumerate(references, 1)]
         if () in groups:
-            raise LodaError(f"Group {groups.index(()) + 1} has no reference: every hypothesis needs one.")
+            raise LodaError(f"group {groups.index(()) + 1} has no reference; every hypothesis needs one")
         object.__setattr__(self, "scorer", scorer)
-        object.__setattr__(self, "hypotheses", _texts(hypotheses, "The hypotheses"))
+        object.__setattr__(self, "hypotheses", _texts(hypotheses, "hypotheses"))
         object.__setattr__(self, "references", tuple(groups))
 
     @property
@@ -77,7 +77,7 @@ def check_words(scorer: str) -> None:
 
 def _texts(value: Sequence[str], name: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
-        raise LodaError(f"{name} must be a list of texts, not {reprlib.repr(value)}: put each text into a list.")
+        raise LodaError(f"{name} must be a list of texts, not {reprlib.repr(value)}; put each text into a list")
     return tuple(value)
 
 

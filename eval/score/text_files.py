@@ -28,8 +28,8 @@ def read_corpus(scorer: str, references: Path, hypotheses: Path) -> Corpus:
         expected = f"{len(groups)} instances (lines of each file of references) in {references}*"
     if len(lines) != len(groups):
         raise LodaError(
-            f"{hypotheses} holds {len(lines)} hypotheses for {expected}: write one hypothesis per line, an "
-            "empty one as an empty line, and a newline after the last."
+            f"{hypotheses} holds {len(lines)} hypotheses for {expected}; write one hypothesis per line, an "
+            "empty one as an empty line, and a newline after the last"
         )
     return Corpus(scorer, lines, groups)
 
@@ -47,7 +47,7 @@ def _read_groups(path: Path) -> list[list[str]]:
         else:
             raise LodaError(
                 f"{path}, line {number}: group {len(groups)} has no reference; write exactly one "
-                "blank line between two groups and none before the first."
+                "blank line between two groups and none before the first"
             )
     return groups
 
@@ -62,8 +62,8 @@ def _read_columns(prefix: Path) -> list[list[str]]:
             return [list(group) for group in zip(*candidate, strict=True)]
     counts = ", ".join(f"{len(lines)} in {path.name}" for path, lines in zip(paths, trimmed, strict=True))
     raise LodaError(
-        f"The reference files {prefix}* differ in their number of lines ({counts}): give each one line "
-        "per instance, an empty one where a reference is missing."
+        f"the reference files {prefix}* differ in their number of lines ({counts}); give each one line "
+        "per instance, an empty one where a reference is missing"
     )
 
 
@@ -74,7 +74,9 @@ def _column_paths(prefix: Path) -> list[Path]:
     numbers = sorted(int(match[1]) for match in matches if match)
     for expected, number in enumerate(numbers):
         if number != expected:
-            raise LodaError(f"{prefix}{expected} is missing although {prefix}{number} exists.")
+            raise LodaError(
+                f"{prefix}{expected} is missing, although {prefix}{number} exists; number the files without a gap"
+            )
     return [prefix.with_name(f"{prefix.name}{number}") for number in numbers] or [prefix]
 
 
@@ -83,11 +85,11 @@ def _read_lines(path: Path) -> list[str]:
         # read_text would turn a single carriage return into a line break.
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise LodaError(f"Cannot read {path}: {error.strerror}.") from None
+        raise LodaError(f"{path} cannot be read ({error.strerror}); give a text file") from None
     except UnicodeDecodeError as error:
-        raise LodaError(f"{path} is not UTF-8 (byte {error.start}): convert it first.") from None
+        raise LodaError(f"{path} is not UTF-8 (byte {error.start}); convert it first") from None
     if not text:
-        raise LodaError(f"{path} is empty: it must hold one text per line.")
+        raise LodaError(f"{path} is empty; write one text per line")
     return text.split("\n")
 
 

@@ -112,9 +112,9 @@ class Stage:
 
         def filled(folder: Path) -> None:
             fill(folder)
-            said = {"stage": self.kind, "place": self.place, "key": self.key, "inputs": self._inputs}
-            said |= {"files": hash_files(folder), "content": content or {}, "provenance": provenance or {}}
-            write_manifest(folder / MANIFEST, said)
+            manifest = {"stage": self.kind, "place": self.place, "key": self.key, "inputs": self._inputs}
+            manifest |= {"files": hash_files(folder), "content": content or {}, "provenance": provenance or {}}
+            write_manifest(folder / MANIFEST, manifest)
 
         if self.path.exists() and self.find() is None:
             discard_folder(self.path)

@@ -44,7 +44,7 @@ def test_missing_nltk_data_leaves_dart_out_with_a_sentence(tmp_path, capsys, mon
     monkeypatch.setattr(nltk_words, "_is_found", lambda: False)
     monkeypatch.setattr(nltk_words, "_download", lambda folder: None)
     assert run(tmp_path, "scoring_dart") == 0
-    assert "scoring_dart is left out: The NLTK data punkt_tab" in capsys.readouterr().out
+    assert "scoring_dart is left out: the NLTK data punkt_tab" in capsys.readouterr().out
 
 
 def test_an_unknown_benchmark_is_refused():

@@ -193,7 +193,7 @@ def test_examples_that_train_nothing_are_counted(base, tmp_path):
     [
         (["dataset=jsonl", "model=toy"], "give their folder as dataset.path=FOLDER"),
         (["dataset=jsonl", "dataset.path=nowhere", "model=toy"], r"train.jsonl \(or train.jsonl.gz\) is not in"),
-        (["dataset=toy", "dataset.metrics=[bleus]", "model=toy"], "Unknown metric 'bleus': choose among"),
+        (["dataset=toy", "dataset.metrics=[bleus]", "model=toy"], "'bleus' is not a metric; there are"),
         (["dataset=toy", "model=local"], "model needs a path"),
     ],
     ids=["no folder", "no file", "no metric", "no model"],

@@ -41,16 +41,16 @@ def metric_names() -> list[str]:
 def load_metric(name: str) -> Metric:
     """The metric in `<name>.py`; LodaError if there is none or a package is missing."""
     if name not in metric_names():
-        raise LodaError(f"Unknown metric {name!r}: choose among {', '.join(metric_names())}.")
+        raise LodaError(f"{name!r} is not a metric; there are {', '.join(metric_names())}")
     try:
         return cast(Metric, import_module(f"{__name__}.{name}"))
     except ModuleNotFoundError as error:
-        raise LodaError(f"The metric {name} needs the package {error.name}: run `pip install -e '.[lab]'`.") from error
+        raise LodaError(f"the metric {name} needs the package {error.name}; run `pip install -e '.[lab]'`") from error
 
 
 def load_by_key(key: str) -> Metric:
     """The metric that reports its score as `key`, for example "METEOR"; LodaError if there is none."""
     metrics = {metric.NAME: metric for metric in map(load_metric, metric_names())}
     if key not in metrics:
-        raise LodaError(f"No metric reports {key!r}: choose among {', '.join(metrics)}.")
+        raise LodaError(f"{key!r} is not a score of any metric; there are {', '.join(metrics)}")
     return metrics[key]

@@ -20,7 +20,9 @@ combine = mean
 def statistics(corpus: Corpus) -> list[Statistics]:
     """CIDEr-D of each instance, 0 to 10."""
     if not any(any(group) for group in corpus.reference_words):
-        raise LodaError("CIDEr is undefined: no reference has a word besides punctuation.")
+        raise LodaError(
+            "CIDEr is undefined: no reference has a word besides punctuation; leave cider out of the metrics"
+        )
     scorer = CiderScorer()
     for hypothesis, group in zip(corpus.hypothesis_words, corpus.reference_words, strict=True):
         scorer.cook_append(hypothesis, group)

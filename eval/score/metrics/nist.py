@@ -49,7 +49,7 @@ def combine(sums: Sequence[float], scorer: str) -> float:
         if ngrams == 0:  # the official script ends with a ZeroDivisionError
             raise LodaError(
                 f"NIST is undefined: these hypotheses have no {order}-grams to divide by, being of "
-                f"{order - 1} tokens on average; leave nist out of the metrics."
+                f"{order - 1} tokens on average; leave nist out of the metrics"
             )
         gain += information / ngrams
     return math.exp(-_BETA * math.log(min(1.0, length / reference_length)) ** 2) * gain

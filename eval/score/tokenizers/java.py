@@ -40,5 +40,5 @@ def command(name: str, *arguments: str) -> list[str]:
 
 def _installed(path: Path, package: str) -> Path:
     if not path.is_file():
-        raise LodaError(f"{path} is missing: run `pip install --force-reinstall {package}`.")
+        raise LodaError(f"{path} is missing; run `pip install --force-reinstall {package}`")
     return path

@@ -28,9 +28,9 @@ def check() -> None:
         _download(cache)
     if not _is_found():
         raise LodaError(
-            "The NLTK data punkt_tab (English) is missing and could not be downloaded from "
-            "raw.githubusercontent.com/nltk/nltk_data: run `python -m nltk.downloader punkt_tab` on "
-            "a connected machine and set NLTK_DATA to the folder that holds tokenizers/punkt_tab."
+            "the NLTK data punkt_tab (English) is missing and could not be downloaded from "
+            "raw.githubusercontent.com/nltk/nltk_data; run `python -m nltk.downloader punkt_tab` on "
+            "a connected machine and set NLTK_DATA to the folder that holds tokenizers/punkt_tab"
         )
 
 

@@ -29,8 +29,8 @@ def tokenise(texts: Sequence[str]) -> list[str]:
     lines = _run("\n".join(" ".join(text.splitlines()) for text in texts)).split("\n")
     if len(lines) != len(texts):
         raise LodaError(
-            f"The PTB tokeniser returned {len(lines)} lines for {len(texts)} texts: remove markup "
-            "that runs from one text into the next, such as an unclosed `<`."
+            f"the PTB tokeniser returned {len(lines)} lines for {len(texts)} texts; remove markup "
+            "that runs from one text into the next, such as an unclosed `<`"
         )
     return [" ".join(token for token in line.rstrip().split(" ") if token not in _DROPPED) for line in lines]
 
@@ -43,8 +43,8 @@ def _run(lines: str) -> str:
             command, input=lines.encode(), capture_output=True, timeout=_SECONDS, env=java.ENVIRONMENT
         )
     except subprocess.TimeoutExpired:
-        raise LodaError(f"The PTB tokeniser gave no answer within {_SECONDS} seconds: try again.") from None
+        raise LodaError(f"the PTB tokeniser gave no answer within {_SECONDS} seconds; try again") from None
     if done.returncode != 0:
         last_words = done.stderr.decode(errors="replace").strip()[-300:]
-        raise LodaError(f"The PTB tokeniser ended with code {done.returncode}: {last_words}")
+        raise LodaError(f"the PTB tokeniser ended with code {done.returncode}: {last_words}")
     return done.stdout.decode()
