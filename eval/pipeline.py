@@ -26,7 +26,7 @@ from loda.lab.interrupt import listening
 from loda.lab.lock import lock_run
 from loda.lab.processes import check_processes, is_main_process, process_count
 from loda.lab.run import Run
-from loda.lab.training.examples import Example, training_examples
+from loda.lab.training.examples import Example, training_examples, validation_examples
 from loda.lab.training.packing import uses_packing
 from loda.lab.training.train import train
 
@@ -39,6 +39,7 @@ class Inputs:
     tokenizer: Tokenizer
     stop: list[int]
     examples: list[Example]
+    validation: list[Example]
     instances: list[Instance]
     prompts: list[list[int]]
 
@@ -71,7 +72,7 @@ def complete(run: Run, wait: bool = True) -> list[Record]:
 
 
 def _do_missing(run: Run, inputs: Inputs) -> list[Record]:
-    train(run, inputs.base, inputs.examples)
+    train(run, inputs.base, inputs.examples, inputs.validation)
     records = []
     for checkpoint in run.checkpoints if is_main_process() else []:
         decoding = decode(run, checkpoint, inputs.base, inputs.tokenizer, inputs.prompts, inputs.stop)
@@ -97,7 +98,8 @@ def check(run: Run) -> Inputs:
     stop = [token_id(tokenizer, text) for text in experiment.decode.stop]
     prompts = encode_prompts(tokenizer, instances, experiment.decode, dataset.max_length)
     examples = training_examples(run, tokenizer) if experiment.trains else []
-    return Inputs(base, tokenizer, stop, examples, instances, prompts)
+    validation = validation_examples(run, tokenizer)
+    return Inputs(base, tokenizer, stop, examples, validation, instances, prompts)
 
 
 def find_records(run: Run) -> list[Record] | None:

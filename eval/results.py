@@ -33,7 +33,8 @@ class Record:
         checkpoint: its name, such as epoch-5.
         epoch: whole, unless `trainer.max_steps` ended the run within one.
         scores: in the units of the official scripts: for E2E BLEU, METEOR and ROUGE_L are fractions, NIST and CIDEr
-            raw; for DART and WebNLG BLEU is 0-100, METEOR and TER are fractions.
+            raw; for DART and WebNLG BLEU is 0-100, METEOR and TER are fractions. LOSS is that of the validation split,
+            in nats per token.
         settings: the whole experiment.
         training: what `loda.lab.training.loop.Summary` holds; None where nothing was trained.
         hashes: train, decode, data and metrics: what the scores depend on.

@@ -7,6 +7,7 @@ status     list the runs: done, running, failed, stopped
 verify     check every stage against its manifest
 reproduce  run a finished result again and compare every byte
 base       download and convert a base model
+rates      choose the learning rate of each method of a table
 figure2    energy kept by low-rank and sparse approximations
 report     all tables, figures and scores as one HTML file
 """
@@ -26,6 +27,7 @@ VERBS = {
     "verify": "scripts.verify",
     "reproduce": "scripts.reproduce",
     "base": "scripts.get_base",
+    "rates": "scripts.rates",
     "figure2": "scripts.figure2",
     "report": "scripts.report",
 }

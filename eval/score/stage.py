@@ -47,6 +47,8 @@ def score_decoding(run: Run, checkpoint: Checkpoint, decoding: Manifest, instanc
     statistics = {name: np.asarray(rows, dtype=np.float64) for name, (_, rows) in scored.items()}
     origin = provenance(time.monotonic() - started, torch.device("cpu"))
     scores = {name: value for name, (value, _) in scored.items()}
+    validated = run.checkpoint(checkpoint).load().content
+    scores |= {"LOSS": validated["valid_loss"]} if validated else {}
     record = _record(run, checkpoint, decoding, training.load(), stage, scores, len(instances), origin)
     if run.experiment.trains:
         write_card(record, run.checkpoint(checkpoint).path)

@@ -84,6 +84,7 @@ class RowSpec:
     quoted: bool = False  # the paper took the numbers from prior work
     mergeable: bool = False  # the MACs are printed merged / unmerged
     trained: bool = True  # if not, all seeds give the same and one is enough
+    seeds: tuple[int, ...] = ()  # empty: those of the profile
     approx: str = "No"
     r: int | None = None
     parameters: str = ""
@@ -161,7 +162,7 @@ def seeds(row: RowSpec, profile: Profile) -> tuple[int, ...]:
     """The seeds that `row` is run with in `profile`; () if it is not run there."""
     if not overrides(row, profile):
         return ()
-    own = profile.quoted_seeds if row.quoted and profile.quoted_seeds else profile.seeds
+    own = row.seeds or (profile.quoted_seeds if row.quoted and profile.quoted_seeds else profile.seeds)
     return own if row.trained else own[:1]
 
 

@@ -160,6 +160,8 @@ class TrainerConfig:
         max_steps: stop after this many batches; the schedule ends there at the latest. null: all epochs.
         threads: CPU threads; null leaves torch's choice.
         log_every: batches between two lines of the metrics log.
+        valid_examples: examples of the validation split, spread evenly, whose loss is computed for every kept
+            checkpoint and stands beside its scores as LOSS; null: all, 0: none.
         state_interval_minutes: how much of a training a kill can cost; 0 saves after every update.
     """
 
@@ -171,6 +173,7 @@ class TrainerConfig:
     max_steps: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
     log_every: int = Field(default=50, ge=1)
+    valid_examples: int | None = Field(default=None, ge=0)
     state_interval_minutes: float = Field(default=15.0, ge=0)
 
 

@@ -36,6 +36,9 @@ from loda.lab.training.checkpoints import UNTRAINED, Checkpoint, checkpoints
 RESULTS_VERSION = 2
 """Raised by hand whenever a change of the code changes results."""
 
+TRAINED_BY = ("precision", "compile", "max_steps", "valid_examples")
+"""The settings of the trainer that a result depends on."""
+
 
 class Run:
     """The run of an experiment, whether it exists or not."""
@@ -117,7 +120,7 @@ class Run:
         }
         if experiment.trains:
             settings["optim"] = asdict(experiment.optim)
-            settings["trainer"] = {name: getattr(trainer, name) for name in ("precision", "compile", "max_steps")}
+            settings["trainer"] = {name: getattr(trainer, name) for name in TRAINED_BY}
             settings["trainer"]["packing"] = trainer.packing != "off"
         return settings
 

@@ -101,6 +101,17 @@ def training_examples(run: Run, tokenizer: Tokenizer) -> list[Example]:
     return examples
 
 
+def validation_examples(run: Run, tokenizer: Tokenizer) -> list[Example]:
+    """The tokenised examples of the validation split whose loss is computed, spread evenly over it."""
+    dataset, number = run.experiment.dataset, run.experiment.trainer.valid_examples
+    if number == 0:
+        return []
+    pairs = load_pairs(dataset.name, "valid", dataset.path)
+    count = len(pairs) if number is None else min(number, len(pairs))
+    chosen = (encode(tokenizer, pairs[i * len(pairs) // count], dataset.max_length) for i in range(count))
+    return [example for example in chosen if example.num_targets]
+
+
 def _read(stage: Stage) -> list[Example]:
     stage.load()
     columns = load_from_disk(str(stage.path)).to_dict()

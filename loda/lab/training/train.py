@@ -1,6 +1,7 @@
 """The training stage: what is missing of a run's checkpoints, and the summary that says all are there."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,16 +16,18 @@ from loda.lab.device import pick_device, set_threads
 from loda.lab.processes import is_main_process
 from loda.lab.provenance import provenance
 from loda.lab.run import Run
+from loda.lab.stage import Manifest
 from loda.lab.training.checkpoints import UNTRAINED, Checkpoint
-from loda.lab.training.examples import Example
+from loda.lab.training.examples import Example, collate
 from loda.lab.training.loop import Loop, Summary, prepared
 from loda.lab.training.metrics_logger import MetricsLogger
-from loda.lab.training.packing import obstacle, uses_packing
+from loda.lab.training.packing import obstacle, pack, uses_packing
 from loda.lab.training.state import discard_state, load_state, save_state
+from loda.lab.training.validation import validation_loss
 
 
-def train(run: Run, base: Base, examples: list[Example]) -> None:
-    """Train, unless it was done: afterwards every checkpoint and the summary exist.
+def train(run: Run, base: Base, examples: list[Example], validation: list[Example]) -> None:
+    """Train, unless it was done: afterwards every checkpoint, its loss on `validation`, and the summary exist.
 
     An interrupted training continues from its last state. Of several processes only the first writes.
     """
@@ -43,9 +46,9 @@ def train(run: Run, base: Base, examples: list[Example]) -> None:
     with base.adapted(experiment.method, approximation) as model:
         content: dict[str, Any] = {"cost": asdict(loda.cost(model)), "training": None}
         if experiment.trains:
-            content["training"] = asdict(_train(run, base, model, examples))
+            content["training"] = asdict(_train(run, base, model, examples, validation))
         else:
-            _keep(run, base, model, UNTRAINED)
+            _keep(run, base, model, UNTRAINED, lambda: _validate(model, validation, packing=False))
     if is_main_process():
         stage = run.training()
         assert stage is not None
@@ -54,7 +57,7 @@ def train(run: Run, base: Base, examples: list[Example]) -> None:
         discard_state(run)
 
 
-def _train(run: Run, base: Base, model: PreTrainedModel, examples: list[Example]) -> Summary:
+def _train(run: Run, base: Base, model: PreTrainedModel, examples: list[Example], validation: list[Example]) -> Summary:
     experiment, state = run.experiment, load_state(run)
     if is_main_process() and state is None:
         discard_folder(run.path / "checkpoints")
@@ -64,9 +67,15 @@ def _train(run: Run, base: Base, model: PreTrainedModel, examples: list[Example]
     with prepared(model, experiment.trainer, packing):
         loop = Loop(model, examples, experiment.seed, experiment.optim, experiment.trainer, packing, state)
         with _logger(run, resume=state is not None) as logger:  # accelerate's trackers want the loop's accelerator
+
+            def keep(checkpoint: Checkpoint) -> None:
+                kept = _keep(run, base, model, checkpoint, lambda: _validate(model, validation, packing))
+                if kept:
+                    logger.log(checkpoint.step, **kept.content)
+
             return loop.run(
                 logger,
-                keep=lambda checkpoint: _keep(run, base, model, checkpoint),
+                keep=keep,
                 save=lambda now: save_state(run, now) if is_main_process() else None,
             )
 
@@ -78,7 +87,17 @@ def _logger(run: Run, resume: bool) -> MetricsLogger:
     return MetricsLogger.open(run.metrics_file, experiment.logger, run.name, experiment.to_dict(), resume)
 
 
-def _keep(run: Run, base: Base, model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+def _validate(model: PreTrainedModel, validation: list[Example], packing: bool) -> dict[str, float]:
+    """The loss of a checkpoint, for its manifest; nothing without examples."""
+    return {"valid_loss": validation_loss(model, validation, pack if packing else collate)} if validation else {}
+
+
+def _keep(
+    run: Run, base: Base, model: PreTrainedModel, checkpoint: Checkpoint, validate: Callable[[], dict[str, float]]
+) -> Manifest | None:
+    """Save a checkpoint with its loss, if that was not done and this is the first process."""
     stage = run.checkpoint(checkpoint)
-    if is_main_process() and stage.find() is None:
-        stage.write(lambda folder: loda.save_pretrained(model, folder, base_fingerprint=base.fingerprint))
+    if not is_main_process() or stage.find() is not None:
+        return None
+    fingerprint = base.fingerprint
+    return stage.write(lambda folder: loda.save_pretrained(model, folder, base_fingerprint=fingerprint), validate())
