@@ -2,10 +2,14 @@
 
 A scoring stage holds scores.json, one `Record` that can be judged alone, and statistics.safetensors, what each context
 contributes to each score. `results.jsonl` has the same objects, one per line in a fixed order; no stage reads it.
+
+Records that are kept in the repository (`results/`) are two files: NAME.json, and NAME.npz with the statistics. They
+hold no text of a data set. A folder of them is read as an outputs folder is, so tables print without a training.
 """
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from loda.atomic import write_text
+from loda.atomic import sha256, write_file, write_text
 from loda.costs import Cost
 from loda.errors import LodaError
 from loda.lab.run import Outputs
 from loda.lab.stage import MANIFEST, Manifest, is_current, read_stage
-from loda.manifest import check_files
+from loda.manifest import check_files, read_manifest, write_manifest
 from loda.settings import load, read_json, settings
 
 SCORES, STATISTICS = "scores.json", "statistics.safetensors"
@@ -37,7 +41,7 @@ class Record:
             in nats per token.
         settings: the whole experiment.
         training: what `loda.lab.training.loop.Summary` holds; None where nothing was trained.
-        hashes: train, decode, data and metrics: what the scores depend on.
+        hashes: train, decode, data and metrics: what the scores depend on; adapter and predictions: of those files.
         provenance: of training, decoding and scoring.
     """
 
@@ -66,12 +70,13 @@ class Record:
 
 
 def collect(root: str | Path) -> list[Record]:
-    """Read every current scoring below `runs/` and rewrite `results.jsonl` atomically.
+    """Read every current scoring below `runs/` and every kept record, and rewrite `results.jsonl` atomically.
 
     Raises:
         LodaError: a scoring that is damaged or in another's place.
     """
-    outputs, records = Outputs(root), []
+    outputs = Outputs(root)
+    records = [read_kept(path) for path in sorted(outputs.root.glob("*.json"))]
     for path in sorted(outputs.runs.glob(f"*/decode/*/*/*/*/{MANIFEST}")):
         manifest = read_stage(outputs.root, path.parent.relative_to(outputs.root).as_posix())
         if is_current(outputs.root, manifest):
@@ -95,12 +100,47 @@ def read_record(root: Path, manifest: Manifest) -> Record:
     return record
 
 
+def keep(record: Record, statistics: Mapping[str, NDArray[np.float64]], folder: Path) -> None:
+    """Write a record into a folder of the repository, without the outputs folder that it came from."""
+    path = _kept_path(folder, record)
+    arrays = path.with_suffix(".npz")
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **statistics)  # type: ignore[arg-type]
+
+    write_file(arrays, fill)
+    kept = replace(record, settings=record.settings | {"outputs": "outputs"})
+    write_manifest(path, {"record": asdict(kept), "files": {arrays.name: sha256(arrays)}})
+
+
+def is_kept(record: Record, folder: Path) -> bool:
+    return _kept_path(folder, record).is_file()
+
+
+def read_kept(path: Path) -> Record:
+    """The record in a file of the repository.
+
+    Raises:
+        LodaError: it was altered, or is no record.
+    """
+    content = read_manifest(path)
+    if "record" not in content:
+        raise LodaError(f"{path} is not a record of scores; move it out of {path.parent}")
+    return load(Record, content["record"], str(path))
+
+
 def read_statistics(root: str | Path, record: Record) -> dict[str, NDArray[np.float64]]:
     """The statistics behind a record by the name of the score, each (contexts, numbers).
 
     Raises:
         LodaError: they are missing or altered.
     """
+    kept = _kept_path(Path(root), record)
+    if kept.is_file():
+        check_files(kept.parent, read_manifest(kept)["files"])
+        with np.load(kept.with_suffix(".npz")) as stored:
+            return {name: stored[name] for name in stored.files}
     check_files(Path(root) / record.place, read_stage(Path(root), record.place).files)
     arrays: dict[str, NDArray[np.float64]] = load_file(Path(root) / record.place / STATISTICS)
     return arrays
@@ -116,3 +156,7 @@ def headline(record: Record) -> str:
     """Split, epoch and the first of the scores, for lists of runs."""
     name, value = next(iter(record.scores.items()))
     return f"{record.split}, epoch {record.epoch:g}: {name} {value:.4f}"
+
+
+def _kept_path(folder: Path, record: Record) -> Path:
+    return folder / f"{record.run}-{record.checkpoint}-{record.split}-{record.hashes['decode'][:6]}.json"

@@ -21,11 +21,12 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from eval.pipeline import complete, find_records, record_failure
-from eval.results import headline
+from eval.results import Record, collect, headline, keep, read_statistics
 from eval.tables.fill import build
 from eval.tables.render import FORMATS, write
 from eval.tables.runs import TableRun, table_runs
@@ -42,8 +43,11 @@ TOKENS_PER_EXAMPLE = {"e2e": 73, "dart": 111, "webnlg": 101}
 SUSTAINED_FLOPS = {"an A40-class GPU": 1e13, "two CPU cores": 1e11}
 
 
-def run_all(todo: Sequence[TableRun]) -> list[str]:
-    """Run all jobs; returns the labels of those that failed. A run that another process has comes last."""
+def run_all(todo: Sequence[TableRun], results: Path | None) -> list[str]:
+    """Run all jobs and keep their records in `results`; returns the labels of those that failed.
+
+    A run that another process has comes last.
+    """
     failed, waiting = list[str](), deque((number, job, False) for number, job in enumerate(todo, start=1))
     while waiting:
         number, job, wait_for_it = waiting.popleft()
@@ -51,6 +55,9 @@ def run_all(todo: Sequence[TableRun]) -> list[str]:
         try:
             records = [record for run in job.runs for record in complete(run, wait_for_it)]
             print("; ".join(map(headline, records)))
+            if results is not None:
+                for record in records:
+                    keep(record, read_statistics(job.runs[0].root, record), results)
         except LockedError:
             print("another process is working on it; it comes last")
             waiting.append((number, job, True))
@@ -60,6 +67,18 @@ def run_all(todo: Sequence[TableRun]) -> list[str]:
             print(message)
             failed.append(job.label)
     return failed
+
+
+def is_done(job: TableRun, kept: Sequence[Record] | None) -> bool:
+    """Whether all scores of a job are there: among the kept records, if these are given, or in its outputs folder."""
+    if kept is None:
+        return all(find_records(run) is not None for run in job.runs)
+    found = {(record.run, record.hashes["decode"], record.split, record.checkpoint) for record in kept}
+    return found >= {
+        (run.name, run.decode_key, run.experiment.decode.split, checkpoint.name)
+        for run in job.runs
+        for checkpoint in run.checkpoints
+    }
 
 
 @contextmanager
@@ -121,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", required=True, help="paper or toy")
     parser.add_argument("settings", nargs="*", help="overrides for all runs, such as model.path=FOLDER")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (on one GPU: 1)")
+    parser.add_argument("--results", type=Path, help="keep the records in this folder too; what it has counts as done")
+    parser.add_argument("--rows", nargs="+", help="labels of the rows to run; default: all")
     parser.add_argument("--force", action="store_true", help="run the paper's settings without a GPU")
     parser.add_argument("--start", type=int, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args(arguments)
@@ -130,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise LodaError(f"--processes {options.processes} must be at least 1")
     with listening():
         every = table_runs(options.table, options.profile, options.settings)
-        todo = [job for job in every if any(find_records(run) is None for run in job.runs)]
+        kept = None if options.results is None else collect(options.results)
+        todo = [job for job in every if not is_done(job, kept) and (not options.rows or job.row in options.rows)]
         if todo and options.profile == "paper" and not (options.force or torch.cuda.is_available()):
             given = f" ARGS={shlex.quote(' '.join(options.settings))}" if options.settings else ""
             raise LodaError(
@@ -139,10 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
         arguments = [options.table, "--profile", options.profile, *options.settings, *["--force"] * options.force]
+        arguments += ["--results", str(options.results)] if options.results else []
+        arguments += ["--rows", *options.rows] if options.rows else []
         processes, start = min(options.processes, len(todo)), options.start or 0
         with helpers([len(todo) * k // processes for k in range(1, processes)], arguments):
-            failed = run_all([*todo[start:], *todo[:start]])
-        root = every[0].runs[0].root
+            failed = run_all([*todo[start:], *todo[:start]], options.results)
+        root = options.results or every[0].runs[0].root
         table = build(options.table, options.profile, root, options.settings)
         written = write(table, root)
     print(FORMATS["md"](table))

@@ -47,9 +47,9 @@ def score_decoding(run: Run, checkpoint: Checkpoint, decoding: Manifest, instanc
     statistics = {name: np.asarray(rows, dtype=np.float64) for name, (_, rows) in scored.items()}
     origin = provenance(time.monotonic() - started, torch.device("cpu"))
     scores = {name: value for name, (value, _) in scored.items()}
-    validated = run.checkpoint(checkpoint).load().content
-    scores |= {"LOSS": validated["valid_loss"]} if validated else {}
-    record = _record(run, checkpoint, decoding, training.load(), stage, scores, len(instances), origin)
+    adapter = run.checkpoint(checkpoint).load()
+    scores |= {"LOSS": adapter.content["valid_loss"]} if adapter.content else {}
+    record = _record(run, checkpoint, adapter, decoding, training.load(), stage, scores, len(instances), origin)
     if run.experiment.trains:
         write_card(record, run.checkpoint(checkpoint).path)
 
@@ -64,6 +64,7 @@ def score_decoding(run: Run, checkpoint: Checkpoint, decoding: Manifest, instanc
 def _record(
     run: Run,
     checkpoint: Checkpoint,
+    adapter: Manifest,
     decoding: Manifest,
     trained: Manifest,
     stage: Stage,
@@ -88,6 +89,9 @@ def _record(
         cost=Cost(**trained.content["cost"]),
         settings=experiment.to_dict(),
         training=trained.content["training"],
-        hashes={"train": run.train_key, "decode": run.decode_key, "data": run.data_key, "metrics": stage.key},
+        hashes={
+            **{"train": run.train_key, "decode": run.decode_key, "data": run.data_key, "metrics": stage.key},
+            **{"adapter": digest(adapter.files), "predictions": digest(decoding.files)},
+        },
         provenance={"training": trained.provenance, "decoding": decoding.provenance, "scoring": origin},
     )

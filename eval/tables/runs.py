@@ -17,6 +17,7 @@ from loda.lab.run import Run
 class TableRun:
     """One row with one seed: its overrides, and its run for each split, the reported one first."""
 
+    row: str
     label: str
     seed: int
     overrides: tuple[str, ...]
@@ -39,6 +40,7 @@ def row_runs(spec: TableSpec, row: RowSpec, profile: Profile, settings: Sequence
     label = f"{row.label} (r={row.r})" if row.r else row.label
     return [
         TableRun(
+            row.label,
             f"{label}, seed {seed}",
             seed,
             (*arguments, f"seed={seed}"),
