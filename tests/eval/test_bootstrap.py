@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from eval.figures import differences
 from eval.score import add_up
 from eval.score.corpus import Corpus, of_mean
 from eval.score.metrics import bleu, nist, ter
@@ -318,3 +319,25 @@ def test_rows_are_compared_at_the_same_r(filled):
     found = {(row.spec.label, row.spec.r): row.cells["BLEU"].against for row in shown.rows if row.records}
     assert [found["LoDA", r].value for r in (2, 4)] == pytest.approx([2, 2])
     assert found["LoDA", 8] is found["LoRA", 2] is found["LoRA", 4] is None
+
+
+def test_the_figure_has_a_panel_for_each_metric_and_a_line_for_each_row(filled):
+    values = np.linspace(0, 0.5, CONTEXTS)
+    runs = [run("lora", values, seed) for seed in (0, 1)] + [run("loda", values + 0.1), run("loda_plus", values - 0.1)]
+    table = with_intervals(filled("table1", runs), "outputs", "LoRA")
+    panels = differences.draw(table).axes
+    assert [axes.get_title() for axes in panels] == ["BLEU", "NIST", "MET", "ROUGE-L", "CIDEr"]
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == ["LoDA", "LoDA+"]
+    points = [[container[0].get_xdata()[0] for container in axes.containers] for axes in panels]
+    assert points[0] == pytest.approx([10, -10])
+    assert all(container[0].get_markerfacecolor() == "white" for container in panels[0].containers)  # one seed
+    assert all(axes.get_xlabel().endswith("better →") for axes in panels)
+    assert differences.name_of(table) == "table1-toy-against-LoRA"
+    assert differences.draw(filled("table1", runs)) is None
+
+
+def test_labels_make_names_of_files(table):
+    names = [differences.name_of(replace(table, baseline=row.spec.label)) for row in table.rows]
+    assert "table1-toy-against-LoDA+" in names
+    assert "table1-toy-against-FT-Wq-Wv" in names
+    assert len(set(names)) == len({row.spec.label for row in table.rows})
