@@ -1,10 +1,11 @@
-"""Is the difference between two runs, or two groups of seeds, more than the choice of test contexts?
+"""Is the difference between two runs, or two groups of seeds, more than chance?
 
     python -m scripts compare RUN [RUN ...] --against RUN [RUN ...]
     python -m scripts compare outputs/runs/*-loda-r4-dense-* --against outputs/runs/*-lora-r4-dense-*
 
-Prints both sides for every metric, their difference with its 95 % interval, and the p-value of the paired bootstrap
-over contexts. Differences whose interval leaves out 0 are marked.
+Prints both sides for every metric, their difference with its 95 % interval, and its p-value. The interval is over other
+test contexts (paired bootstrap) and other seeds (Student's t); a side of one run has no other seeds, and the interval
+understates the uncertainty. Differences whose interval leaves out 0 are marked.
 """
 
 import argparse

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from loda.atomic import write_file
 
 WIDTH = 3.3  # inches: a column of a two-column page
+BOTH_COLUMNS = 6.9
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION = "#0072B2", "#D55E00"
 
@@ -48,9 +49,9 @@ def looks(labels: Iterable[str]) -> dict[str, Look]:
     }
 
 
-def figure(height: float) -> Figure:
-    """An empty figure of one column's width and `height` inches; outside pyplot, so that nothing has to be closed."""
-    empty = Figure(figsize=(WIDTH, height), layout="constrained")
+def figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure, sizes in inches; outside pyplot, so that nothing has to be closed."""
+    empty = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(empty)
     return empty
 

@@ -3,6 +3,6 @@
 spec       what `configs/table/*.yaml` says
 runs       which experiments a row needs
 fill       which scores belong to a row; mean and deviation
-bootstrap  intervals and differences over resampled contexts
+bootstrap  intervals and differences over test contexts and seeds
 render     Markdown, LaTeX, CSV, JSON
 """

@@ -25,7 +25,7 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the bounds of 95 % of its resamples (`eval.tables.bootstrap`)."""
+    """A value and the bounds of 95 % of its draws (`eval.tables.bootstrap`)."""
 
     value: float
     low: float
@@ -34,7 +34,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """One side minus the other; p is how often chance gives a difference at least as far from 0."""
+    """One side minus the other; p < 0.05 where the interval leaves out 0."""
 
     p: float
 
@@ -64,6 +64,11 @@ class FilledRow:
     missing_seeds: list[int]
     cells: dict[str, Cell]
 
+    @property
+    def is_of_one_seed(self) -> bool:
+        """Whether the seed matters and only one was run."""
+        return self.spec.trained and len(self.records) == 1
+
 
 @dataclass(frozen=True)
 class FilledTable:
@@ -73,7 +78,7 @@ class FilledTable:
     profile: str
     rows: list[FilledRow]
     settings: Sequence[str] = ()  # overrides of all runs
-    baseline: str | None = None  # label of the row that the others are compared with
+    baseline: str | None = None  # label of the rows that the others are compared with
 
     @property
     def has_runs(self) -> bool:
@@ -91,6 +96,11 @@ class FilledTable:
 
     def commands_for(self, row: FilledRow) -> list[str]:
         return commands(self.spec, row.spec, row.overrides, row.missing_seeds)
+
+    def baseline_of(self, row: FilledRow) -> int | None:
+        """The place of the row that `row` is compared with: the first with the label `baseline` and the same r."""
+        named = (place for place, other in enumerate(self.rows) if other.spec.label == self.baseline)
+        return next((place for place in named if self.rows[place].spec.r == row.spec.r), None)
 
     def is_best(self, row: FilledRow, metric: str) -> bool:
         """Whether `row` has our best value, as printed, among at least two rows that `best_per` compares."""

@@ -21,7 +21,7 @@ class Entry:
     is_best: bool = False
 
 
-Kind = Literal["ours", "interval", "against", "paper", "difference"]
+Kind = Literal["ours", "interval", "against", "p", "paper", "difference"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,23 @@ def notes(table: FilledTable) -> list[tuple[str, str]]:
 def _interval_notes(table: FilledTable) -> list[str]:
     if not any(cell.interval for row in table.rows for cell in row.cells.values()):
         return []
-    text = (
-        f"{CONFIDENCE:.0%} CI: where {CONFIDENCE:.0%} of {RESAMPLES} resamples of the test contexts lie (bootstrap; "
-        "the seeds as they are)"
-    )
+    found = [
+        f"{CONFIDENCE:.0%} CI: of the mean, over other test contexts ({RESAMPLES} resamples) and other seeds "
+        "(Student's t)."
+    ]
     if table.baseline is not None:
-        text += f"; - {table.baseline}: ours minus that row's, on the same resamples, bold where 0 lies outside"
-    return [f"{text}."]
+        of_r = " at the same r" if any(row.spec.r is not None for row in table.rows) else ""
+        found.append(
+            f"- {table.baseline}: ours minus that row's{of_r}, on the same resamples; bold where the interval leaves "
+            f"out 0, p < {1 - CONFIDENCE:.2f}, each value by itself: where nothing differs, one in "
+            f"{1 / (1 - CONFIDENCE):.0f} is bold."
+        )
+    if any(row.is_of_one_seed for row in table.rows):
+        found.append(
+            "Of one seed, ours (1), the interval covers the test contexts only and understates the uncertainty. So "
+            "does that of a difference with one seed on a side: its bold ignores that seed."
+        )
+    return found
 
 
 def header(table: FilledTable) -> list[Entry]:
@@ -96,6 +106,7 @@ def _printed(table: FilledTable, row: FilledRow) -> list[PrintedLine]:
         "ours": f"ours ({len(row.records)})" if row.records else "ours",
         "interval": f"{CONFIDENCE:.0%} CI",
         "against": f"- {table.baseline}",
+        "p": "p",
         "paper": "paper",
         "difference": "ours - paper",
     }
@@ -125,6 +136,7 @@ def _texts(cell: Cell, digits: int) -> dict[Kind, str]:
         "against": f"{against.value:+.{digits}f} ({against.low:+.{digits}f}..{against.high:+.{digits}f})"
         if against
         else "",
+        "p": f"{against.p:.3f}" if against else "",
         "paper": cell.published.text if cell.published else "",
         "difference": "" if cell.difference is None else f"{cell.difference:+.{digits}f}",
     }
