@@ -6,6 +6,7 @@ compare    is the difference between two runs, or groups of seeds, more than cha
 status     list the runs: done, running, failed, stopped
 verify     check every stage against its manifest
 reproduce  run a finished result again and compare every byte
+claims     check the paper's claims that need no training, write docs/claims.md
 figure2    energy kept by low-rank and sparse approximations
 report     all tables, figures and scores as one HTML file
 """
@@ -24,6 +25,7 @@ VERBS = {
     "status": "scripts.status",
     "verify": "scripts.verify",
     "reproduce": "scripts.reproduce",
+    "claims": "scripts.claims",
     "figure2": "scripts.figure2",
     "report": "scripts.report",
 }
