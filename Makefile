@@ -6,7 +6,7 @@ FORCE  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table3 status verify chaos reproduce figure2 bench report demo-report toy clean clean-outputs
+.PHONY: help setup demo test table1 table2 table3 status verify chaos reproduce claims figure2 bench report demo-report toy clean clean-outputs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -46,6 +46,9 @@ chaos: setup  ## kill the toy pipeline at KILLS random moments (default 60) and 
 
 reproduce: setup  ## run the finished RUN again from its record and compare adapters, predictions and scores
 	$(BIN)/python -m scripts reproduce $(RUN)
+
+claims: setup  ## check every claim of the paper that needs no training; writes docs/claims.md
+	$(BIN)/python -m scripts claims $(ARGS)
 
 figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations of GPT2-medium's first block
 	$(BIN)/python -m scripts figure2 --model gpt2_medium $(ARGS)

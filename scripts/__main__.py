@@ -8,6 +8,7 @@ verify     check every stage against its manifest
 reproduce  run a finished result again and compare every byte
 base       download and convert a base model
 rates      choose the learning rate of each method of a table
+claims     check the paper's claims that need no training, write docs/claims.md
 figure2    energy kept by low-rank and sparse approximations
 report     all tables, figures and scores as one HTML file
 """
@@ -28,6 +29,7 @@ VERBS = {
     "reproduce": "scripts.reproduce",
     "base": "scripts.get_base",
     "rates": "scripts.rates",
+    "claims": "scripts.claims",
     "figure2": "scripts.figure2",
     "report": "scripts.report",
 }
