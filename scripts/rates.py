@@ -3,8 +3,8 @@
     python -m scripts rates real_e2e --rows LoRA LoDA
 
 Each trained row is run with the same three rates, which double from one to the next, for a few hundred updates. While
-the best is at an end, the next rate on that side is run too. Nothing is decoded. What was found is written to
-`results/rates/TABLE-ROW.json`; the rows of the table state their rates themselves.
+the best is at an end, the next rate on that side is run too. Nothing is decoded. What was tried is written to
+`results/rates/TABLE-ROW.json`, from where a search continues; the rows of the table state their rates themselves.
 """
 
 import argparse
@@ -23,55 +23,50 @@ from loda.lab.interrupt import listening
 from loda.lab.lock import lock_run
 from loda.lab.run import Run
 from loda.lab.training.train import train
+from loda.settings import read_json
 
 STEPS = 300
 RATES = (1e-3, 2e-3, 4e-3)
 FACTOR = 2.0
 
 
-def search(loss_of: Callable[[float], float], rates: Sequence[float] = RATES) -> dict[float, float]:
-    """The loss of every rate that was tried, in the order of the rates; the best is not at an end."""
-    found = {rate: loss_of(rate) for rate in rates}
-    while (best := min(found, key=found.__getitem__)) in (min(found), max(found)):
-        rate = best / FACTOR if best == min(found) else best * FACTOR
-        found[rate] = loss_of(rate)
-    return dict(sorted(found.items()))
+def search(loss_of: Callable[[float], float], rates: Sequence[float] = RATES) -> float:
+    """The rate with the lowest loss, which is not at an end of those that were tried."""
+    losses = {rate: loss_of(rate) for rate in rates}
+    while (best := min(losses, key=losses.__getitem__)) in (min(losses), max(losses)):
+        rate = best / FACTOR if best == min(losses) else best * FACTOR
+        losses[rate] = loss_of(rate)
+    return best
 
 
-def loss_of(arguments: Sequence[str]) -> tuple[str, float]:
-    """Train without decoding; the name of the run, and its loss on the validation split."""
-    run = Run(compose(arguments))
+def find_rate(row: RowSpec, settings: Sequence[str], path: Path) -> float:
+    """Search the rate of a row; what was tried is in `path` after each training, and not tried again."""
+    kept = [each for each in settings if not each.startswith("optim.lr=")]
+    known = read_json(path) if path.is_file() else {}
+    tried: dict[str, float] = known["losses"] if known.get("settings") == kept else {}
+
+    def loss_of(rate: float) -> float:
+        if f"{rate:g}" not in tried:
+            tried[f"{rate:g}"] = validation_loss_of([*kept, f"optim.lr={rate:g}"])
+            write_text(path, json.dumps(found | {"losses": tried}, indent=2) + "\n")
+        print(f"{row.label} {row.approx}: optim.lr={rate:g} has the loss {tried[f'{rate:g}']:.4f}", flush=True)
+        return tried[f"{rate:g}"]
+
+    found: dict[str, Any] = {"row": row.label, "approx": row.approx, "settings": kept}
+    best = search(loss_of)
+    write_text(path, json.dumps(found | {"losses": tried, "best": best}, indent=2) + "\n")
+    return best
+
+
+def validation_loss_of(settings: Sequence[str]) -> float:
+    """Train, without decoding, and return the loss on the validation split."""
+    run = Run(compose(settings))
+    if run.experiment.trainer.valid_examples == 0:
+        raise LodaError("trainer.valid_examples=0 leaves nothing to choose a rate by; set it to 1 or more, or to null")
     inputs = check(run)
     with lock_run(run.path, True):
         train(run, inputs.base, inputs.examples, inputs.validation)
-    content = run.checkpoint(run.checkpoints[-1]).load().content
-    if not content:
-        raise LodaError("trainer.valid_examples=0 leaves nothing to choose a rate by; set it to 1 or more, or to null")
-    return run.name, content["valid_loss"]
-
-
-def find_rate(row: RowSpec, arguments: Sequence[str], steps: int) -> dict[str, Any]:
-    """What was tried for a row, and the best of it."""
-    kept = [each for each in arguments if not each.startswith("optim.lr=")]
-    runs = {}
-
-    def one(rate: float) -> float:
-        name, loss = loss_of([*kept, f"trainer.max_steps={steps}", f"optim.lr={rate:g}"])
-        runs[f"{rate:g}"] = name
-        print(f"{row.label} {row.approx}: optim.lr={rate:g} has the loss {loss:.4f}", flush=True)
-        return loss
-
-    found = search(one)
-    best = min(found, key=found.__getitem__)
-    losses = {f"{rate:g}": loss for rate, loss in found.items()}
-    return {
-        "row": row.label,
-        "approx": row.approx,
-        "settings": kept,
-        "steps": steps,
-        "best": best,
-        "losses": losses,
-    } | {"runs": runs}
+    return float(run.checkpoint(run.checkpoints[-1]).load().content["valid_loss"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,10 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in spec.rows:
             if not row.trained or (options.rows and row.label not in options.rows):
                 continue
-            given = [*overrides(row, profile, options.settings), f"seed={seeds(row, profile)[0]}"]
-            found = find_rate(row, given, options.steps)
+            own = [f"seed={seeds(row, profile)[0]}", f"trainer.max_steps={options.steps}", *options.settings]
             name = f"{row.label} {row.approx}".removesuffix(" No").replace(" ", "-").replace(",", "")
-            write_text(options.results / "rates" / f"{spec.name}-{name}.json", json.dumps(found, indent=2) + "\n")
+            path = options.results / "rates" / f"{spec.name}-{name}.json"
+            print(f"{path}: optim.lr={find_rate(row, [*overrides(row, profile), *own], path):g}")
     return 0
 
 

