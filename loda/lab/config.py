@@ -116,6 +116,8 @@ class OptimConfig:
         gradient_accumulation_steps: batches to one update, whose gradient is the mean of theirs. Steps count batches
             and the learning rate changes with every batch, as in LoRA's code; what is left over at the end of a run is
             not applied.
+        max_grad_norm: the gradients of an update are scaled down to this norm over all parameters, as LoRA's `--clip`
+            and Li & Liang's trainer do; null: not at all.
         lr_schedule_epochs: epochs over which the learning rate falls to 0. LoRA's code takes the whole run.
         checkpoint_epochs: epochs that are kept and scored beside the last one, where the run reaches them.
     """
@@ -130,6 +132,7 @@ class OptimConfig:
     label_smoothing: float = Field(ge=0, lt=1)
     batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
+    max_grad_norm: float | None = Field(default=None, gt=0)
     epochs: int = Field(ge=1)
     lr_schedule_epochs: int = Field(ge=1)
     checkpoint_epochs: tuple[int, ...] = Field(strict=False)

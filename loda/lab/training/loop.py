@@ -221,6 +221,8 @@ class Loop:
         with self.accelerator.accumulate(self.objective):
             loss = process_count() * self.objective(share, num_targets=sum(example.num_targets for example in batch))
             self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients and self.optim.max_grad_norm is not None:
+                self.accelerator.clip_grad_norm_(self.parameters.values(), self.optim.max_grad_norm)
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.scheduler.step()
