@@ -10,18 +10,21 @@ import argparse
 from collections.abc import Sequence
 
 from eval.report import write
-from eval.tables.spec import names
+from eval.tables.spec import names, read
 from loda.lab.command_line import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts report", description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="append", help="file in configs/table; may be repeated; default: all")
+    parser.add_argument(
+        "--table", action="append", help="file in configs/table; may be repeated; default: all of the profile"
+    )
     parser.add_argument("--profile", default="auto", help="auto, or a profile of all these tables")
     parser.add_argument("--outputs", default="outputs", help="folder that holds runs/")
     parser.add_argument("settings", nargs="*", help="overrides all runs were started with, such as model.path=FOLDER")
     options = parser.parse_intermixed_args(arguments)
-    print(f"written: {write(options.table or names(), options.profile, options.outputs, options.settings)}")
+    tables = options.table or [name for name in names() if options.profile in ("auto", *read(name).profiles)]
+    print(f"written: {write(tables, options.profile, options.outputs, options.settings)}")
     return 0
 
 

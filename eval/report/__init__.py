@@ -83,8 +83,8 @@ def superscript(text: str) -> Markup:
 
 
 def heading(name: str) -> str:
-    """'table1' as 'Table 1'."""
-    return re.sub(r"(?=\d)", " ", name, count=1).capitalize()
+    """'table1' as 'Table 1', 'real_e2e' as 'Real e2e'."""
+    return re.sub(r"(?<=table)(?=\d)|_", " ", name, count=1).capitalize()
 
 
 def _environment() -> Environment:
