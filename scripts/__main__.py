@@ -7,6 +7,7 @@ status     list the runs: done, running, failed, stopped
 verify     check every stage against its manifest
 reproduce  run a finished result again and compare every byte
 base       download and convert a base model
+results    write the tables of results/ into docs/results.md
 rates      choose the learning rate of each method of a table
 claims     check the paper's claims that need no training, write docs/claims.md
 figure2    energy kept by low-rank and sparse approximations
@@ -28,6 +29,7 @@ VERBS = {
     "verify": "scripts.verify",
     "reproduce": "scripts.reproduce",
     "base": "scripts.get_base",
+    "results": "scripts.results_page",
     "rates": "scripts.rates",
     "claims": "scripts.claims",
     "figure2": "scripts.figure2",

@@ -119,7 +119,8 @@ class Run:
             "method": experiment.method.to_dict(),
         }
         if experiment.trains:
-            settings["optim"] = asdict(experiment.optim)
+            # What is off is left out, so that a new setting leaves the names of earlier runs as they are.
+            settings["optim"] = {key: value for key, value in asdict(experiment.optim).items() if value is not None}
             settings["trainer"] = {name: getattr(trainer, name) for name in TRAINED_BY}
             settings["trainer"]["packing"] = trainer.packing != "off"
         return settings

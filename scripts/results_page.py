@@ -1,0 +1,81 @@
+"""Write the tables of `results/` into docs/results.md, between their marks, with the figure of the differences.
+
+    python -m scripts results
+
+Nothing is trained: the page says what the committed records say, and lists what they lack with its command.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from eval.figures import differences
+from eval.figures.style import save
+from eval.results import collect
+from eval.tables.bootstrap import with_intervals
+from eval.tables.fill import fill
+from eval.tables.render import markdown
+from eval.tables.spec import read
+from loda.atomic import write_text
+from loda.errors import LodaError
+from loda.lab.command_line import run_command
+from loda.settings import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = ("real_e2e", "real_webnlg", "real_r", "choices")
+BASELINE = "LoRA"
+
+
+def page(text: str, results: Path, figures: Path) -> str:
+    """`text` with what stands between the marks of every table, and of the rates, written anew."""
+    records = collect(results)
+    for name in TABLES:
+        table = fill(read(name), "auto", records)
+        compared = any(row.records for row in table.rows if row.spec.label == BASELINE)
+        if compared:
+            table = with_intervals(table, results, BASELINE)
+        drawn = differences.draw(table)
+        picture = f"![Differences to {BASELINE}]({name}-differences.png)\n\n" if drawn is not None else ""
+        if drawn is not None:
+            save(drawn, figures, f"{name}-differences")
+        text = _between(text, name, picture + markdown(table))
+    return _between(text, "rates", rates(results / "rates"))
+
+
+def rates(folder: Path) -> str:
+    """What was tried for each method, as a table."""
+    found = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    tried = sorted({rate for each in found for rate in each["losses"]}, key=float)
+    rows = [
+        [each["row"], each["approx"], *(_loss(each, rate) for rate in tried), each.get("best", "not finished")]
+        for each in found
+    ]
+    return str(tabulate(rows, ["Method", "Approx.", *tried, "chosen"], tablefmt="github", disable_numparse=True)) + "\n"
+
+
+def _loss(found: dict[str, dict[str, float]], rate: str) -> str:
+    return f"{found['losses'][rate]:.4f}" if rate in found["losses"] else "-"
+
+
+def _between(text: str, name: str, content: str) -> str:
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    if begin not in text or end not in text:
+        raise LodaError(f"the page has no place for {name}; write the lines {begin} and {end} where it belongs")
+    return re.sub(f"(?<={re.escape(begin)}\n).*?(?={re.escape(end)})", lambda _: content, text, flags=re.DOTALL)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m scripts results", description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the records")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="the page to write")
+    options = parser.parse_args(arguments)
+    write_text(options.page, page(options.page.read_text(encoding="utf-8"), options.results, options.page.parent))
+    print(f"written: {options.page}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
