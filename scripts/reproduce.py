@@ -2,6 +2,7 @@
 
     python -m scripts reproduce RUN                 or: make reproduce RUN=...
     python -m scripts reproduce outputs/runs/... --keep again
+    python -m scripts reproduce results/....json         a record of the repository
 
 Compared are the adapters, the predictions and the scores. On the same machine with the same number of threads and the
 same versions they are the same bytes; other differences between the two records (versions, device, threads) are listed
@@ -16,39 +17,48 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.pipeline import complete
-from eval.results import Record, collect, headline
-from loda.atomic import sha256
+from eval.results import Record, collect, headline, read_kept
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
 from loda.lab.config import Experiment
 from loda.lab.run import Outputs, Run
 from loda.settings import load
 
-COMPARED = ("checkpoints/*/adapter_model.safetensors", "decode/*/*/*/predictions.jsonl")
+COMPARED = ("adapter", "predictions")
+"""Hashes of the record."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts reproduce", description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="the folder of a run, or its name in the outputs folder")
+    parser.add_argument("run", help="the folder of a run, its name in the outputs folder, or a kept record")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder that holds runs/")
     parser.add_argument("--keep", type=Path, help="a folder for the second run, which is deleted otherwise")
     options = parser.parse_args(arguments)
-    first = Outputs(options.outputs).find(options.run)
-    records = _records(first)
-    if not records:
-        raise LodaError(f"{first} has no scores to reproduce; finish the run first")
-    if options.keep and (options.keep / "runs" / first.name).exists():
+    records = _first(options.run, options.outputs)
+    name = records[0].run
+    if options.keep and (options.keep / "runs" / name).exists():
         raise LodaError(f"--keep {options.keep} holds this run already; give another folder")
     with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory() as folder:
         again = repeat(records, Path(folder))
-        differences = [*compare_files(first, Path(folder) / "runs" / first.name), *compare_scores(records, again)]
+    differences = compare(records, again)
     lines = [*circumstances(records, again), *differences]
-    print("\n".join(lines) or f"{first.name}: the same adapters, predictions and scores")
+    print("\n".join(lines) or f"{name}: the same adapters, predictions and scores")
     return 1 if differences else 0
 
 
+def _first(run: str, outputs: Path) -> list[Record]:
+    """The records to reproduce."""
+    if run.endswith(".json"):
+        return [read_kept(Path(run))]
+    folder = Outputs(outputs).find(run)
+    records = _records(folder)
+    if not records:
+        raise LodaError(f"{folder} has no scores to reproduce; finish the run first")
+    return records
+
+
 def repeat(records: Sequence[Record], outputs: Path) -> list[Record]:
-    """Run the experiments of all records below `outputs`.
+    """Run the experiments of all records below `outputs`, and return what they scored this time.
 
     Raises:
         LodaError: settings that no longer lead to a run of this name.
@@ -61,7 +71,12 @@ def repeat(records: Sequence[Record], outputs: Path) -> list[Record]:
                 "reproduce it with the commit that its record names"
             )
         complete(run)
-    return _records(run.path)
+    scored = {_key(record): record for record in _records(run.path)}
+    return [scored[_key(record)] for record in records]
+
+
+def _key(record: Record) -> tuple[str, str, str, str]:
+    return record.checkpoint, record.split, record.scorer, record.hashes["decode"]
 
 
 def _records(run: Path) -> list[Record]:
@@ -80,19 +95,17 @@ def circumstances(first: Sequence[Record], second: Sequence[Record]) -> list[str
     return list(dict.fromkeys(lines))
 
 
-def compare_files(first: Path, second: Path) -> list[str]:
-    """The adapters and predictions that differ."""
-    paths = [path.relative_to(first) for pattern in COMPARED for path in sorted(first.glob(pattern))]
-    return [
-        f"{path} differs"
-        for path in paths
-        if not (second / path).is_file() or sha256(first / path) != sha256(second / path)
-    ]
-
-
-def compare_scores(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
-    pairs = zip(first, second, strict=True)
-    return [f"{headline(mine)} became {headline(theirs)}" for mine, theirs in pairs if mine.scores != theirs.scores]
+def compare(first: Sequence[Record], second: Sequence[Record]) -> list[str]:
+    """The adapters, predictions and scores that differ."""
+    lines = []
+    for mine, theirs in zip(first, second, strict=True):
+        lines += [
+            f"the {name} of {mine.checkpoint} differ{'s' if name == 'adapter' else ''}"
+            for name in COMPARED
+            if mine.hashes.get(name) != theirs.hashes.get(name)
+        ]
+        lines += [f"{headline(mine)} became {headline(theirs)}"] if mine.scores != theirs.scores else []
+    return lines
 
 
 if __name__ == "__main__":

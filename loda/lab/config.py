@@ -132,10 +132,10 @@ class OptimConfig:
     label_smoothing: float = Field(ge=0, lt=1)
     batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
-    max_grad_norm: float | None = Field(default=None, gt=0)
     epochs: int = Field(ge=1)
     lr_schedule_epochs: int = Field(ge=1)
     checkpoint_epochs: tuple[int, ...] = Field(strict=False)
+    max_grad_norm: float | None = Field(default=None, gt=0)
 
     def __post_init__(self) -> None:
         if self.lr_schedule_epochs < self.epochs:

@@ -3,12 +3,14 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import loda
+from eval.results import keep, read_statistics
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
@@ -40,7 +42,7 @@ def records(outputs):
 def test_every_checkpoint_is_scored(records):
     assert [record.epoch for record in records] == [1, 2]
     for record in records:
-        assert set(record.scores) == {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
+        assert set(record.scores) == {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr", "LOSS"}
         assert record.contexts == 40
         # 8 projections of 4 layers: 2 (r d + r^2) each, with d = 128 and r = 4
         assert record.cost.trainable_parameters == 8 * 2 * (4 * 128 + 16)
@@ -188,7 +190,12 @@ def test_a_result_is_reproduced_from_its_record(records, outputs, tmp_path, caps
     (run,) = {record.run for record in records}
     assert reproduce.main([run, "--outputs", str(outputs), "--keep", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{run}: the same adapters, predictions and scores"
-    altered = next(tmp_path.glob("runs/*/checkpoints/epoch-1/adapter_model.safetensors"))
-    altered.write_bytes(altered.read_bytes()[:-1])
-    (finding,) = reproduce.compare_files(outputs / "runs" / run, tmp_path / "runs" / run)
-    assert finding == "checkpoints/epoch-1/adapter_model.safetensors differs"
+    altered = replace(records[0], hashes=records[0].hashes | {"adapter": "0" * 12})
+    assert reproduce.compare(records, [altered, *records[1:]]) == [f"the adapter of {altered.checkpoint} differs"]
+
+
+def test_a_kept_record_is_reproduced(records, outputs, tmp_path, capsys):
+    keep(records[0], read_statistics(outputs, records[0]), tmp_path / "results")
+    (path,) = (tmp_path / "results").glob("*.json")
+    assert reproduce.main([str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{records[0].run}: the same adapters, predictions and scores"
