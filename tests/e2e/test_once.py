@@ -45,7 +45,7 @@ def counts(monkeypatch) -> Counter[str]:
 def test_a_run_of_two_checkpoints_does_everything_once(approx, counts, tmp_path):
     records = run_experiment(compose([*SHORT, f"approx={approx}", f"outputs={tmp_path}"]))
     assert [record.epoch for record in records] == [1, 2]
-    assert counts.pop("data parsed") == 2  # train and test
+    assert counts.pop("data parsed") == 3  # train, valid and test
     assert set(counts.values()) == {1}, counts
     assert {"base loaded", "weights hashed", "model.safetensors hashed"} <= set(counts)
 
@@ -54,7 +54,7 @@ def test_all_runs_of_a_process_share_the_base(counts, tmp_path):
     for adapter in ("none", "lora", "finetune", "loda_plus"):
         run_experiment(compose([*SHORT, f"adapter={adapter}", "trainer.max_steps=2", f"outputs={tmp_path}"]))
     assert counts["base loaded"] == counts["weights hashed"] == 1
-    assert counts["data parsed"] == 2
+    assert counts["data parsed"] == 3
 
 
 def test_a_finished_run_loads_nothing(counts, tmp_path):
