@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -38,6 +38,7 @@ class ModelConfig:
         revision: its commit.
         path: a local folder (config.json, weights as safetensors, tokenizer.json) to use instead of the hub.
         parameters: expected number of parameters, checked after loading; null to skip.
+        shape: what its config.json must say; before that is at hand, the cost of a method is counted by `shape`.
     """
 
     name: FileName
@@ -45,6 +46,7 @@ class ModelConfig:
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$", description="a commit; a branch moves on")
     path: str | None = None
     parameters: int | None = None
+    shape: dict[str, int | str] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if self.path is None and (self.hub_id is None or self.revision is None):
