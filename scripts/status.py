@@ -96,7 +96,7 @@ def _progress(run: Run, since: float | None) -> tuple[str, float | None]:
     training = run.training()
     if training is not None and training.find() is not None:
         return "decode and score", None
-    lines = [line for line in read_metrics(run.metrics_file) if "loss" in line]
+    lines = read_metrics(run.metrics_file)
     if not lines:
         return "prepare", None
     line, total = lines[-1], run.checkpoints[-1].step

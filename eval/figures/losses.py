@@ -29,7 +29,7 @@ class Losses:
 
 def read(metrics: Path, method: str, variant: str) -> Losses:
     """The losses in a run's `metrics.jsonl`, averaged over consecutive updates to at most MOST_POINTS."""
-    curve = pd.DataFrame(read_metrics(metrics), columns=["epoch", "loss"]).dropna()
+    curve = pd.DataFrame(read_metrics(metrics), columns=["epoch", "loss"])
     piece = curve.index * MOST_POINTS // max(len(curve), MOST_POINTS)
     return Losses(method, variant, curve.groupby(piece).mean())
 

@@ -47,7 +47,7 @@ def draw(table: FilledTable, metric: str) -> Figure | None:
     with styled():
         drawn = figure(height=2.4 if is_curves else 2.9)
         axes = drawn.subplots()
-        axes.set(ylabel=f"{column.label or metric} ({column.unit}) {column.arrow}", title=warning(table))
+        axes.set(ylabel=f"{column.label or metric} ({column.unit}) {column.arrow}", title=table.title_prefix)
         axes.grid()
         handles = [Line2D([], [], label=mathematical(label), **kind) for label, kind in look.items()]
         if any(one.is_published for one in found):
@@ -57,11 +57,6 @@ def draw(table: FilledTable, metric: str) -> Figure | None:
     return drawn
 
 
-def warning(table: FilledTable) -> str:
-    """What a figure that is taken out of the report must still say."""
-    return "" if table.is_comparable else f"{table.profile} profile, not comparable with the paper"
-
-
 def series(table: FilledTable, metric: str) -> list[Series]:
     """Our series of each method and, where the two can be compared, the paper's; none without points."""
     points: dict[tuple[str, bool], list[Point]] = defaultdict(list)
@@ -69,8 +64,7 @@ def series(table: FilledTable, metric: str) -> list[Series]:
         cell = row.cells[metric]
         values: list[Statistic | Published | None] = [cell.ours, cell.published if table.is_comparable else None]
         for value, is_published in zip(values, (False, True), strict=True):
-            x = _x(table, row, is_published)
-            if value is not None and x is not None:
+            if value is not None and (x := _x(table, row, is_published)) is not None:
                 point = Point(x, value.mean, value.deviation or 0, row.spec.approx)
                 points[row.spec.label, is_published].append(point)
     return [Series(label, is_published, found) for (label, is_published), found in points.items()]
@@ -82,7 +76,7 @@ def _x(table: FilledTable, row: FilledRow, is_published: bool) -> float | None:
         return row.spec.r
     if is_published:
         return row.spec.published_macs
-    return (row.records[0].cost.merged_macs_per_token or row.records[0].cost.macs_per_token) if row.records else None
+    return (row.cost.merged_macs_per_token or row.cost.macs_per_token) if row.cost else None
 
 
 def _curves(axes: Axes, found: Sequence[Series], look: Mapping[str, Look]) -> None:

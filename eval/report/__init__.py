@@ -49,7 +49,9 @@ def write(tables: Sequence[str], profile: str, root: str | Path, settings: Seque
     filled = [fill(read(name), profile, records, settings) for name in tables]
     trainings = {record.run: record.training for record in records if record.training is not None}
     template = _environment().get_template("report.html.jinja")
+    prefixes = dict.fromkeys(table.title_prefix for table in filled if table.title_prefix)
     page = template.render(
+        title=": ".join([*prefixes, "LoDA: report"]),
         now=provenance(0, torch.device("cpu")),
         runs=len({record.run for record in records}),
         hours=sum(training["seconds"] for training in trainings.values()) / 3600,
@@ -126,7 +128,7 @@ def _losses(table: FilledTable, outputs: Outputs) -> Iterator[Picture]:
         if record.training is not None
     ]
     if runs:
-        drawn = losses.draw(runs, scores.warning(table))
+        drawn = losses.draw(runs, table.title_prefix)
         text = "Training losses with their label smoothing, one line for each run"
         yield _picture(drawn, f"{table.spec.name}-{table.profile}-losses", text, outputs)
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Literal
 
 from eval.results import Record, collect
 from eval.tables.runs import TableRun, commands, experiment_of, kept_epochs, row_runs
 from eval.tables.spec import Column, Profile, Published, RowSpec, TableSpec, overrides, read, seeds
+from loda.costs import Cost
 from loda.errors import LodaError
 
 
@@ -69,6 +71,18 @@ class FilledRow:
         """Whether the seed matters and only one was run."""
         return self.spec.trained and len(self.records) == 1
 
+    @property
+    def cost(self) -> Cost | None:
+        """Measured if the row was run, else counted by shapes; None for a misfit or a base of unknown shape."""
+        if self.records:
+            return self.records[0].cost
+        if not self.overrides:
+            return None
+        from loda.lab.base.model import cost_by_shape  # here, because it takes seconds that a full table need not wait
+
+        experiment = experiment_of(self.overrides)
+        return cost_by_shape(experiment.model, experiment.method)
+
 
 @dataclass(frozen=True)
 class FilledTable:
@@ -79,6 +93,15 @@ class FilledTable:
     rows: list[FilledRow]
     settings: Sequence[str] = ()  # overrides of all runs
     baseline: str | None = None  # label of the rows that the others are compared with
+
+    @property
+    def title(self) -> str:
+        return f"{self.title_prefix}: {self.spec.title}" if self.title_prefix else self.spec.title
+
+    @property
+    def title_prefix(self) -> str:
+        """Says that the numbers are not comparable with the paper's; '' if they are."""
+        return self.spec.profiles[self.profile].title_prefix
 
     @property
     def has_runs(self) -> bool:
@@ -102,20 +125,22 @@ class FilledTable:
         named = (place for place, other in enumerate(self.rows) if other.spec.label == self.baseline)
         return next((place for place in named if self.rows[place].spec.r == row.spec.r), None)
 
-    def is_best(self, row: FilledRow, metric: str) -> bool:
-        """Whether `row` has our best value, as printed, among at least two rows that `best_per` compares."""
+    def is_best(self, row: FilledRow, metric: str, source: Literal["ours", "published"]) -> bool:
+        """Whether `row` has the best value, as printed, among at least two rows that `best_per` compares."""
         column = self.spec.columns[metric]
+
+        def printed(row: FilledRow) -> float | None:
+            value = row.cells[metric].ours if source == "ours" else row.cells[metric].published
+            return None if value is None else round(value.mean, column.digits)
+
         rivals = [
-            round(ours.mean, column.digits)
+            value
             for other in self.rows
             if self.spec.best_per == "table" or other.spec.label == row.spec.label
-            if (ours := other.cells[metric].ours) is not None
+            if (value := printed(other)) is not None
         ]
-        ours = row.cells[metric].ours
-        if ours is None or len(rivals) < 2:
-            return False
-        best = max(rivals) if column.better == "higher" else min(rivals)
-        return round(ours.mean, column.digits) == best
+        best = max if column.better == "higher" else min
+        return len(rivals) > 1 and printed(row) == best(rivals)
 
 
 def build(

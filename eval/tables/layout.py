@@ -42,10 +42,10 @@ def notes(table: FilledTable) -> list[tuple[str, str]]:
     """(mark, text) in reading order; the mark is empty for a note on the whole table."""
     spec = table.spec
     quoted = " (*: quoted there from prior work)" if any(row.quoted for row in spec.rows) else ""
-    best = "per method and metric" if spec.best_per == "label" else "per metric"
+    best = "of each method, per metric" if spec.best_per == "label" else "per metric"
     general = [
-        f"ours (n): mean ± sample standard deviation over n seeds, {spec.split} split; bold: our best {best}; paper: "
-        f"{spec.source}{quoted}.",
+        f"ours (n): mean ± sample standard deviation over n seeds, {spec.split} split; paper: {spec.source}"
+        f"{quoted}; bold: the best {best}, ours among ours and the paper's among the published values.",
         f"Scored by {spec.scored_by}.",
     ]
     general += [column.note for column in spec.show.values() if column.note]
@@ -152,25 +152,26 @@ def _is_bold(table: FilledTable, row: FilledRow, kind: Kind, metric: str) -> boo
     against = row.cells[metric].against
     if kind == "against":
         return against is not None and against.is_significant
-    return kind == "ours" and table.is_best(row, metric)
+    if kind == "ours":
+        return table.is_best(row, metric, "ours")
+    return kind == "paper" and table.is_best(row, metric, "published")
 
 
 def _fact(row: FilledRow, kind: Kind, fact: Fact, column: FactColumn) -> str:
-    """Our line says what was measured; the paper's line says what it states and does not repeat ours."""
+    """Our line says what our model has; the paper's line says what it states and does not repeat ours."""
     settings = {"approx": row.spec.approx, "r": str(row.spec.r)}
     stated = {"parameters": row.spec.parameters, "macs": row.spec.macs}
     if kind == "ours":
-        return settings[fact] if fact in settings else _measured(row, fact, column)
+        return settings[fact] if fact in settings else _amounts(row, fact, column)
     if kind == "paper":
         return stated.get(fact, "") if row.overrides else (stated | settings).get(fact, "")
     return ""
 
 
-def _measured(row: FilledRow, fact: Fact, column: FactColumn) -> str:
-    """The cost of the model that was run."""
-    if not row.records:
+def _amounts(row: FilledRow, fact: Fact, column: FactColumn) -> str:
+    cost, digits = row.cost, column.digits
+    if cost is None:
         return "-"
-    cost, digits = row.records[0].cost, column.digits
     if fact == "parameters":  # prior work counts in 10^6 in every table
         return _amount(cost.trainable_parameters, 1000 if row.spec.quoted else column.kilo, digits)
     if fact == "model_macs":

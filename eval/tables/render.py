@@ -36,7 +36,7 @@ def markdown(table: FilledTable) -> str:
         textwrap.fill(f"- `{mark}` {text}" if mark else f"- {text}", 118, subsequent_indent="  ")
         for mark, text in notes(table)
     ]
-    parts = [f"**{table.spec.title}**", caption(table), grid, "\n".join(below)]
+    parts = [f"**{table.title}**", caption(table), grid, "\n".join(below)]
     if table.commands:
         parts += ["Empty cells are filled by:", "\n".join(["```", *table.commands, "```"])]
     return "\n\n".join(parts) + "\n"
@@ -54,7 +54,7 @@ def latex(table: FilledTable) -> str:
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escape(f'{table.spec.title}. {caption(table)}')}}}",
+        rf"\caption{{{_escape(f'{table.title}. {caption(table)}')}}}",
         rf"\label{{tab:{table.spec.name}}}",
         body,
         "",
@@ -75,14 +75,14 @@ def comma_separated(table: FilledTable) -> str:
         cells = row.pop("cells")
         row |= {key: " ".join(map(str, row[key])) for key in ("runs", "seeds")}
         row["epochs"] = " ".join(f"{epoch:g}" for epoch in row["epochs"])
-        lines += [row | {"metric": metric} | cell for metric, cell in cells.items()]
+        lines += [{"title": table.title} | row | {"metric": metric} | cell for metric, cell in cells.items()]
     text: str = pd.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n")
     return text
 
 
 def json_text(table: FilledTable) -> str:
     content = {
-        "title": table.spec.title,
+        "title": table.title,
         "source": table.spec.source,
         "caption": caption(table),
         "rows": _rows(table),
@@ -111,7 +111,7 @@ def _rows(table: FilledTable) -> list[dict[str, Any]]:
             "approx": row.spec.approx,
             "r": row.spec.r,
             "quoted": row.spec.quoted,
-            **{name: getattr(row.records[0].cost, name) if row.records else None for name in COSTS},
+            **{name: getattr(row.cost, name, None) for name in COSTS},
             "published_parameters": row.spec.parameters or None,
             "published_macs_per_token": row.spec.macs or None,
             "runs": [record.run for record in row.records],

@@ -64,6 +64,11 @@ class Profile:
     without: Names = ()
     quoted_seeds: tuple[int, ...] = ()  # for the rows that the paper quotes; empty: `seeds`
     comparable: bool = True  # whether a difference to the published value means anything
+    title_prefix: str = ""  # stands before the title wherever that is shown; needed if not comparable
+
+    def __post_init__(self) -> None:
+        if not self.comparable and not self.title_prefix:
+            raise LodaError("a profile with comparable: false needs a title_prefix that says so")
 
 
 @dataclass(frozen=True)

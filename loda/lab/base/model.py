@@ -6,7 +6,7 @@ names that the architectures have for them. Weights are loaded in float32, state
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from loda.checkpoint import fingerprint
 from loda.config import LodaConfig
 from loda.costs import Cost
 from loda.errors import LodaError
+from loda.lab.base.files import find_config
 from loda.lab.config import Experiment, ModelConfig
 
 DROPOUTS = (
@@ -40,7 +41,7 @@ class Base:
     @cached_property
     def shape(self) -> PretrainedConfig:
         """The configuration, its dropouts off."""
-        return _shape(self.folder)
+        return _shape(self.config, self.folder)
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -88,9 +89,7 @@ class Base:
                 f"dataset.max_length={experiment.dataset.max_length} exceeds the {longest} positions of model="
                 f"{self.config.name}; set dataset.max_length={longest} or less"
             )
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(self.shape, trust_remote_code=False)
-        _check_parameters(self.config, model)
+        model: Any = _without_weights(self.config, self.shape)
         loda.inject(model, experiment.method)
         # The longest example that there may be, because a prefix takes positions too.
         width = model.get_input_embeddings().embedding_dim  # OPT-350m's is not that of its blocks
@@ -104,6 +103,26 @@ def get_base(config: ModelConfig, folder: Path, content: str) -> Base:
     return Base(config, folder)
 
 
+@cache
+def cost_by_shape(config: ModelConfig, method: LodaConfig) -> Cost | None:
+    """The cost of a method on a base of which nothing is loaded; None where no shape is known or the method misfits.
+
+    Raises:
+        LodaError: a config.json that is unreadable or not that of `config`.
+    """
+    model = _known_shape(config)
+    if model is None:
+        return None
+    try:
+        with torch.device("meta"):
+            loda.inject(model, method)
+    except LodaError:  # the run itself would say what does not fit
+        return None
+    found = loda.cost(model)
+    loda.unload(model)
+    return found
+
+
 def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
     """Load the pre-trained model in float32, in evaluation mode.
 
@@ -114,7 +133,7 @@ def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            config=_shape(folder),
+            config=_shape(config, folder),
             dtype=torch.float32,
             local_files_only=True,
             trust_remote_code=False,
@@ -134,15 +153,40 @@ def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
     return base
 
 
-def _shape(folder: Path) -> PretrainedConfig:
+def _shape(config: ModelConfig, folder: Path) -> PretrainedConfig:
+    path = folder / "config.json"
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        shape: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise LodaError(f"{folder / 'config.json'} does not describe a model of transformers: {error}") from error
+        raise LodaError(f"{path} does not describe a model of transformers: {error}") from error
+    for name, value in (config.shape or {}).items():
+        if (found := getattr(shape, name, None)) != value:
+            raise LodaError(
+                f"{path} has {name}={found}, model={config.name} has {value}; give the right folder, or model=local "
+                "for another model"
+            )
     for name in DROPOUTS:
-        if hasattr(config, name):
-            setattr(config, name, 0.0)
-    return config
+        if hasattr(shape, name):
+            setattr(shape, name, 0.0)
+    return shape
+
+
+@lru_cache(maxsize=1)
+def _known_shape(config: ModelConfig) -> PreTrainedModel | None:
+    """The model without weights, by its config.json or else by `config.shape`."""
+    path = find_config(config)
+    if path is not None:
+        return _without_weights(config, _shape(config, path.parent))
+    known: dict[str, Any] | None = config.shape
+    return None if known is None else _without_weights(config, AutoConfig.for_model(**known))
+
+
+def _without_weights(config: ModelConfig, shape: PretrainedConfig) -> PreTrainedModel:
+    """The model on the meta device."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(shape, trust_remote_code=False)
+    _check_parameters(config, model)
+    return model
 
 
 def _check_parameters(config: ModelConfig, model: PreTrainedModel) -> None:

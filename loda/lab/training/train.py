@@ -16,7 +16,6 @@ from loda.lab.device import pick_device, set_threads
 from loda.lab.processes import is_main_process
 from loda.lab.provenance import provenance
 from loda.lab.run import Run
-from loda.lab.stage import Manifest
 from loda.lab.training.checkpoints import UNTRAINED, Checkpoint
 from loda.lab.training.examples import Example, collate
 from loda.lab.training.loop import Loop, Summary, prepared
@@ -67,15 +66,11 @@ def _train(run: Run, base: Base, model: PreTrainedModel, examples: list[Example]
     with prepared(model, experiment.trainer, packing):
         loop = Loop(model, examples, experiment.seed, experiment.optim, experiment.trainer, packing, state)
         with _logger(run, resume=state is not None) as logger:  # accelerate's trackers want the loop's accelerator
-
-            def keep(checkpoint: Checkpoint) -> None:
-                kept = _keep(run, base, model, checkpoint, lambda: _validate(model, validation, packing))
-                if kept:
-                    logger.log(checkpoint.step, **kept.content)
-
             return loop.run(
                 logger,
-                keep=keep,
+                keep=lambda checkpoint: _keep(
+                    run, base, model, checkpoint, lambda: _validate(model, validation, packing)
+                ),
                 save=lambda now: save_state(run, now) if is_main_process() else None,
             )
 
@@ -94,10 +89,9 @@ def _validate(model: PreTrainedModel, validation: list[Example], packing: bool) 
 
 def _keep(
     run: Run, base: Base, model: PreTrainedModel, checkpoint: Checkpoint, validate: Callable[[], dict[str, float]]
-) -> Manifest | None:
+) -> None:
     """Save a checkpoint with its loss, if that was not done and this is the first process."""
     stage = run.checkpoint(checkpoint)
-    if not is_main_process() or stage.find() is not None:
-        return None
-    fingerprint = base.fingerprint
-    return stage.write(lambda folder: loda.save_pretrained(model, folder, base_fingerprint=fingerprint), validate())
+    if is_main_process() and stage.find() is None:
+        content = validate()
+        stage.write(lambda folder: loda.save_pretrained(model, folder, base_fingerprint=base.fingerprint), content)
