@@ -88,7 +88,7 @@ def test_every_kind_of_row_takes_the_whole_path(overrides, count, outputs):
     short = ["trainer.max_steps=2", "decode.num_beams=1", "decode.max_new_tokens=4", "dataset.metrics=[bleu]"]
     (record,) = run_experiment(compose(settings(outputs, *overrides, *short)))
     assert record.cost.trainable_parameters == count
-    assert record.scores.keys() == {"BLEU"}
+    assert record.scores.keys() == {"BLEU", "LOSS"}
 
 
 def test_an_adapter_does_not_load_on_an_altered_base(records, outputs, tmp_path):

@@ -70,7 +70,7 @@ def run(data, base, tmp_path_factory):
 
 def test_own_data_and_base_are_trained_decoded_and_scored(run, base):
     experiment, record, _ = run
-    assert set(record.scores) == {"BLEU", "ROUGE_L"}
+    assert set(record.scores) == {"BLEU", "ROUGE_L", "LOSS"}
     assert (record.contexts, record.model, record.dataset) == (10, base.name, "jsonl")
     assert read(Experiment, json.loads(json.dumps(record.settings))) == experiment
 
