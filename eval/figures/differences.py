@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from eval.figures.scores import warning
 from eval.figures.style import BOTH_COLUMNS, Look, figure, looks, mathematical, styled
 from eval.tables.bootstrap import CONFIDENCE
 from eval.tables.fill import FilledRow, FilledTable
@@ -48,7 +47,7 @@ def name_of(table: FilledTable) -> str:
 def _heading(table: FilledTable) -> str:
     of_r = " at the same r" if any(row.spec.r is not None for row in table.rows) else ""
     text = f"Difference to {mathematical(str(table.baseline))}{of_r}, with {CONFIDENCE:.0%} intervals"
-    return f"{text} ({warning(table)})" if warning(table) else text
+    return f"{text} ({table.title_prefix})" if table.title_prefix else text
 
 
 def _leaves_out_a_seed(table: FilledTable, row: FilledRow) -> bool:
