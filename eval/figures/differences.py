@@ -20,9 +20,10 @@ def draw(table: FilledTable) -> Figure | None:
         return None
     look = looks(row.spec.label for row in rows)
     with styled():
-        drawn = figure(height=0.9 + 0.13 * len(rows), width=BOTH_COLUMNS)
-        panels = drawn.subplots(1, len(table.spec.columns), sharey=True, squeeze=False)[0]
-        for axes, metric in zip(panels, table.spec.columns, strict=True):
+        drawn = figure(height=1.4 + 0.16 * len(rows), width=BOTH_COLUMNS)
+        metrics = [metric for metric in table.spec.columns if any(row.cells[metric].against for row in rows)]
+        panels = drawn.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+        for axes, metric in zip(panels, metrics, strict=True):
             _panel(axes, table, rows, metric, look)
         panels[0].set_yticks(range(len(rows)), _names(rows))
         panels[0].invert_yaxis()  # as in the table, the first row on top
@@ -74,7 +75,7 @@ def _panel(axes: Axes, table: FilledTable, rows: list[FilledRow], metric: str, l
                 elinewidth=0.8,
             )
     axes.set(title=column.label or metric, xlabel=f"{column.unit}\n{better}")
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
 

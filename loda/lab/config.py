@@ -65,7 +65,7 @@ class ModelConfig:
     path: str | None = None
     wheel: WheelConfig | None = None
     parameters: int | None = None
-    shape: dict[str, int | str] | None = field(default=None, hash=False)
+    shape: dict[str, bool | int | str] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if self.path is None and self.wheel is None and (self.hub_id is None or self.revision is None):

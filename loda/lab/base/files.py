@@ -51,8 +51,12 @@ def locate(config: ModelConfig) -> Path:
 
 def find_config(config: ModelConfig) -> Path | None:
     """The base's config.json if it is on this machine; nothing is downloaded."""
-    if config.path is not None:
-        found: Any = _folder(config.path) / "config.json"
+    found: Any = None
+    if config.is_gguf:
+        if config.path is None or Path(config.path).is_file():
+            found = gguf.stage_of(config).path / "config.json"
+    elif config.path is not None:
+        found = _folder(config.path) / "config.json"
     else:
         assert config.hub_id is not None
         found = try_to_load_from_cache(config.hub_id, "config.json", revision=config.revision)

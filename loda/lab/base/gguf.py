@@ -55,9 +55,14 @@ def locate(config: ModelConfig) -> Path:
     Raises:
         LodaError: the package cannot be downloaded, or the file cannot be converted.
     """
-    stage = Stage(cache_folder("bases"), f"{config.name}-{digest(identity(config))}", "base")
+    stage = stage_of(config)
     _complete(stage, config)
     return stage.path
+
+
+def stage_of(config: ModelConfig) -> Stage:
+    """Where the converted base belongs, whether it is there or not."""
+    return Stage(cache_folder("bases"), f"{config.name}-{digest(identity(config))}", "base")
 
 
 @lru_cache
