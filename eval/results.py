@@ -114,10 +114,6 @@ def keep(record: Record, statistics: Mapping[str, NDArray[np.float64]], folder: 
     write_manifest(path, {"record": asdict(kept), "files": {arrays.name: sha256(arrays)}})
 
 
-def is_kept(record: Record, folder: Path) -> bool:
-    return _kept_path(folder, record).is_file()
-
-
 def read_kept(path: Path) -> Record:
     """The record in a file of the repository.
 

@@ -9,7 +9,9 @@ import pytest
 from eval.results import collect, keep, read_statistics
 from eval.table import main as print_table
 from loda.errors import LodaError
+from scripts.results_page import page
 from scripts.run_table import main as run_table
+from tests.conftest import REPOSITORY
 
 TABLE = ["table1", "--profile", "toy"]
 SHORT = ["trainer.max_steps=2", "decode=greedy", "trainer.threads=1"]
@@ -63,3 +65,8 @@ def test_an_altered_record_is_refused(folders, tmp_path, suffix):
     path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
     with pytest.raises(LodaError, match="was changed after it was written"):
         read_statistics(tmp_path, collect(tmp_path)[0])
+
+
+def test_the_page_of_results_says_what_the_records_say(tmp_path):
+    text = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page(text, REPOSITORY / "results", tmp_path) == text

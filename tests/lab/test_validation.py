@@ -9,6 +9,7 @@ from torch.nn import functional as F
 import loda
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
+from loda.lab.base.tokenizer import load_tokenizer
 from loda.lab.config import compose
 from loda.lab.run import Run
 from loda.lab.training.examples import Example, collate, validation_examples
@@ -54,8 +55,6 @@ def test_examples_are_spread_over_the_split(number, expected):
     def chosen(valid_examples):
         trainer = replace(EXPERIMENT.trainer, valid_examples=valid_examples)
         return validation_examples(Run(replace(EXPERIMENT, trainer=trainer)), tokenizer)
-
-    from loda.lab.base.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(SHIPPED)
     everything = chosen(None)

@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from loda.atomic import sha256, write_text
 from loda.errors import LodaError
@@ -81,13 +80,16 @@ def convert(file: Path, folder: Path) -> None:
     Raises:
         LodaError: an unreadable file, an architecture that transformers cannot read from GGUF, or an unknown tokenizer.
     """
+    # Here, because importing models takes seconds that a converted base need not wait for.
+    from transformers import AutoModelForCausalLM
+
     try:
         from gguf import GGUFReader
     except ImportError as error:
         raise LodaError(f"{file} needs the package gguf; run `pip install gguf`") from error
     try:
         field = GGUFReader(file).get_field("tokenizer.ggml.pre")
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # gguf and transformers raise whatever comes up
@@ -108,6 +110,8 @@ def _tokenizer(file: Path, split: str | None) -> Tokenizer:
             f"{file} splits texts by the rule {split!r}, known are {', '.join(PRE_TOKENIZERS)}; put the original "
             "tokenizer.json beside it"
         )
+    from transformers import AutoTokenizer
+
     made = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     tokenizer: Tokenizer = made.backend_tokenizer
     rule = None if split is None else PRE_TOKENIZERS[split]

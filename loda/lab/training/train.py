@@ -1,7 +1,6 @@
 """The training stage: what is missing of a run's checkpoints, and the summary that says all are there."""
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -47,7 +46,7 @@ def train(run: Run, base: Base, examples: list[Example], validation: list[Exampl
         if experiment.trains:
             content["training"] = asdict(_train(run, base, model, examples, validation))
         else:
-            _keep(run, base, model, UNTRAINED, lambda: _validate(model, validation, packing=False))
+            _keep(run, base, model, UNTRAINED, validation, packing=False)
     if is_main_process():
         stage = run.training()
         assert stage is not None
@@ -68,9 +67,7 @@ def _train(run: Run, base: Base, model: PreTrainedModel, examples: list[Example]
         with _logger(run, resume=state is not None) as logger:  # accelerate's trackers want the loop's accelerator
             return loop.run(
                 logger,
-                keep=lambda checkpoint: _keep(
-                    run, base, model, checkpoint, lambda: _validate(model, validation, packing)
-                ),
+                keep=lambda checkpoint: _keep(run, base, model, checkpoint, validation, packing),
                 save=lambda now: save_state(run, now) if is_main_process() else None,
             )
 
@@ -82,16 +79,12 @@ def _logger(run: Run, resume: bool) -> MetricsLogger:
     return MetricsLogger.open(run.metrics_file, experiment.logger, run.name, experiment.to_dict(), resume)
 
 
-def _validate(model: PreTrainedModel, validation: list[Example], packing: bool) -> dict[str, float]:
-    """The loss of a checkpoint, for its manifest; nothing without examples."""
-    return {"valid_loss": validation_loss(model, validation, pack if packing else collate)} if validation else {}
-
-
 def _keep(
-    run: Run, base: Base, model: PreTrainedModel, checkpoint: Checkpoint, validate: Callable[[], dict[str, float]]
+    run: Run, base: Base, model: PreTrainedModel, checkpoint: Checkpoint, validation: list[Example], packing: bool
 ) -> None:
-    """Save a checkpoint with its loss, if that was not done and this is the first process."""
+    """Save a checkpoint with its loss on `validation`, if that was not done and this is the first process."""
     stage = run.checkpoint(checkpoint)
     if is_main_process() and stage.find() is None:
-        content = validate()
+        loss = validation_loss(model, validation, pack if packing else collate) if validation else None
+        content = {} if loss is None else {"valid_loss": loss}
         stage.write(lambda folder: loda.save_pretrained(model, folder, base_fingerprint=base.fingerprint), content)
