@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import loda
 import loda.lab.data
-from eval.score import score
+from eval.score import score_with_statistics
 from eval.score.text_files import read_corpus
 from loda.adapters import LoDAPlus
 from loda.approx import LowRank
@@ -94,18 +94,25 @@ TEXT_FILES = st.lists(st.text(alphabet="ab .£\"'|-\r\t\u2028", max_size=12), ma
 
 
 @given(references=TEXT_FILES, hypotheses=TEXT_FILES)
+@example(references="a.a.a\n\na", hypotheses="a.a.a\na.")  # BLEU 1.08, see below
 @BUDGET
 def test_the_scorer_gives_numbers_in_their_range_or_a_sentence(references, hypotheses, tmp_path):
     paths = tmp_path / "refs", tmp_path / "hyps"
     for path, text in zip(paths, (references, hypotheses), strict=True):
         path.write_bytes(text.encode())
     try:
-        found = score(read_corpus("e2e", *paths), ["bleu", "nist"])
+        found = score_with_statistics(read_corpus("e2e", *paths), ["bleu", "nist"])
     except LodaError:
         return
-    assert 0 <= found["BLEU"] <= 1.0 + 1e-9
-    assert found["NIST"] >= 0
-    assert math.isfinite(found["NIST"])
+    (bleu, rows), (nist, _) = found["BLEU"], found["NIST"]
+    assert bleu >= 0
+    assert math.isfinite(bleu)
+    # The official script counts len - 3 four-grams in a text, also where that is negative, so that short texts take from
+    # the count of the others and BLEU can exceed 1. Where no text is that short, it cannot.
+    if min(row[-1] for row in rows) >= 0:
+        assert bleu <= 1.0 + 1e-9
+    assert nist >= 0
+    assert math.isfinite(nist)
 
 
 SETTINGS = ["optim.lr", "optim.epochs", "adapter.r", "seed", "decode.num_beams", "trainer.packing", "slices", "targets"]
