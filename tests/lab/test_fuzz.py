@@ -107,8 +107,8 @@ def test_the_scorer_gives_numbers_in_their_range_or_a_sentence(references, hypot
     (bleu, rows), (nist, _) = found["BLEU"], found["NIST"]
     assert bleu >= 0
     assert math.isfinite(bleu)
-    # The official script counts len - 3 four-grams in a text, also where that is negative, so that short texts take from
-    # the count of the others and BLEU can exceed 1. Where no text is that short, it cannot.
+    # The official script counts len - 3 four-grams in a text, also where that is negative, so that short texts take
+    # from the count of the others and BLEU can exceed 1. Where no text is that short, it cannot.
     if min(row[-1] for row in rows) >= 0:
         assert bleu <= 1.0 + 1e-9
     assert nist >= 0
