@@ -2,7 +2,7 @@
 
     python -m scripts rates real_e2e --rows LoRA LoDA
 
-Each trained row is run with the same three rates, which double from one to the next, for a few hundred updates. While
+Each trained row is run with the same three rates, which double from one to the next, for the budget of the table. While
 the best is at an end, the next rate on that side is run too. Nothing is decoded. What was tried is written to
 `results/rates/TABLE-ROW.json`, from where a search continues; the rows of the table state their rates themselves.
 """
@@ -25,7 +25,6 @@ from loda.lab.run import Run
 from loda.lab.training.train import train
 from loda.settings import read_json
 
-STEPS = 300
 RATES = (1e-3, 2e-3, 4e-3)
 FACTOR = 2.0
 
@@ -75,7 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="overrides for all runs, such as dataset.path=FOLDER")
     parser.add_argument("--profile", default="small", help="a profile of the table")
     parser.add_argument("--rows", nargs="+", help="labels of rows; default: all that are trained")
-    parser.add_argument("--steps", type=int, default=STEPS, help="updates of each training")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
     options = parser.parse_intermixed_args(arguments)
     spec = read(options.table)
@@ -84,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in spec.rows:
             if not row.trained or (options.rows and row.label not in options.rows):
                 continue
-            own = [f"seed={seeds(row, profile)[0]}", f"trainer.max_steps={options.steps}", *options.settings]
+            own = [f"seed={seeds(row, profile)[0]}", *options.settings]
             name = f"{row.label} {row.approx}".removesuffix(" No").replace(" ", "-").replace(",", "")
             path = options.results / "rates" / f"{spec.name}-{name}.json"
             print(f"{path}: optim.lr={find_rate(row, [*overrides(row, profile), *own], path):g}")
