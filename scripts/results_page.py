@@ -25,20 +25,19 @@ from loda.lab.command_line import run_command
 from loda.settings import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES = ("real_e2e", "real_webnlg", "real_r", "choices")
-BASELINE = "LoRA"
+BASELINES = {"real_e2e": "LoRA", "real_webnlg": "LoRA", "real_r": "LoRA", "choices": "LoDA+"}
+"""The tables of the page, and the row of each that the others are compared with."""
 
 
 def page(text: str, results: Path, figures: Path) -> str:
     """`text` with what stands between the marks of every table, and of the rates, written anew."""
     records = collect(results)
-    for name in TABLES:
+    for name, baseline in BASELINES.items():
         table = fill(read(name), "auto", records)
-        compared = any(row.records for row in table.rows if row.spec.label == BASELINE)
-        if compared:
-            table = with_intervals(table, results, BASELINE)
+        if any(row.records for row in table.rows if row.spec.label == baseline):
+            table = with_intervals(table, results, baseline)
         drawn = differences.draw(table)
-        picture = f"![Differences to {BASELINE}]({name}-differences.png)\n\n" if drawn is not None else ""
+        picture = f"![Differences to {baseline}]({name}-differences.png)\n\n" if drawn is not None else ""
         if drawn is not None:
             save(drawn, figures, f"{name}-differences")
         text = _between(text, name, picture + markdown(table))

@@ -159,7 +159,7 @@ def _is_bold(table: FilledTable, row: FilledRow, kind: Kind, metric: str) -> boo
 
 def _fact(row: FilledRow, kind: Kind, fact: Fact, column: FactColumn) -> str:
     """Our line says what our model has; the paper's line says what it states and does not repeat ours."""
-    settings = {"approx": row.spec.approx, "r": str(row.spec.r)}
+    settings = {"approx": row.spec.approx, "r": "-" if row.spec.r is None else str(row.spec.r)}
     stated = {"parameters": row.spec.parameters, "macs": row.spec.macs}
     if kind == "ours":
         return settings[fact] if fact in settings else _amounts(row, fact, column)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from transformers import DynamicCache, GPT2Model
 
 import loda
-from loda.adapters import FineTune, FineTuneTop2, Houlsby, Lin, Prefix
+from loda.adapters import FineTune, FineTuneTop2, FullRank, Houlsby, Lin, Prefix
 from loda.adapters.insertion import insertions
 from loda.approx import LowRank, Sparse
 from loda.checkpoint import TENSOR_FILE
@@ -49,6 +49,21 @@ def test_the_top_two_blocks_are_trained_and_nothing_else():
     after = state(model)
     changed = {name for name in after if not torch.equal(before[name][0], after[name][0])}
     assert changed == {name for name in after if name.startswith(("transformer.h.2.", "transformer.h.3."))}
+
+
+@pytest.mark.parametrize("decay", ["zero", "pretrained"])
+def test_full_rank_with_decay_to_zero_is_training_the_weight_in_place(decay):
+    model, plain = injected(FullRank(decay=decay)), tiny_gpt2()
+    weights = {name: p for name, p in plain.named_parameters() if name.endswith("c_attn.weight")}
+    for each, trained in ((model, loda.trainable_parameters(model)), (plain, weights)):
+        each(TOKENS, labels=TOKENS).loss.backward()
+        torch.optim.SGD(trained.values(), lr=0.1, weight_decay=0.5).step()
+    for name, weight in weights.items():
+        projection = model.get_submodule(name.removesuffix(".weight"))
+        for part, adapter in projection.adapters.items():
+            sought = projection.slices[part].of(weight)
+            found = projection.slices[part].of(projection.base.weight) + adapter.weight()
+            assert torch.allclose(found, sought, atol=1e-6) == (decay == "zero")
 
 
 @pytest.mark.parametrize("approx", [LowRank(rank=8), Sparse(keep=0.5)], ids=["low_rank", "sparse"])
