@@ -139,7 +139,7 @@ def test_every_row_composes(name, profile):
     spec = read(name)
     chosen = spec.profiles[profile]
     experiments = [experiment_of(overrides(row, chosen)) for row in spec.rows if seeds(row, chosen)]
-    assert len({(e.method, e.dataset, e.decode, e.optim) for e in experiments}) == len(
+    assert len({(e.method, e.dataset, e.decode, e.optim, e.trainer) for e in experiments}) == len(
         experiments
     )  # no row is run twice
     assert {e.dataset.scorer for e in experiments} == {spec.scorer}
