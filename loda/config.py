@@ -17,7 +17,7 @@ import loda.approx
 from loda.approx.dense import DenseConfig
 from loda.errors import LodaError
 from loda.interfaces import AdapterConfig, ApproxConfig
-from loda.settings import Names, load, settings
+from loda.settings import UNLESS_DEFAULT, Names, load, settings
 
 GROUPS = {"adapter": loda.adapters, "approx": loda.approx}
 
@@ -100,8 +100,11 @@ def known(group: str) -> dict[str, type[Any]]:
 
 
 def to_plain(config: AdapterConfig | ApproxConfig) -> dict[str, Any]:
-    """Return the plain data of an adapter or approximation: `{"name": NAME, **settings}`."""
-    return {"name": config.name, **dataclasses.asdict(config)}
+    """Return the plain data of an adapter or approximation: `{"name": NAME, **settings}` (see `UNLESS_DEFAULT`)."""
+    plain = {"name": config.name, **dataclasses.asdict(config)}
+    later = [field.name for field in dataclasses.fields(config) if field.metadata == UNLESS_DEFAULT]
+    unset = [name for name in later if plain[name] == getattr(type(config)(), name)]
+    return {name: value for name, value in plain.items() if name not in unset}
 
 
 def from_plain(group: str, data: Mapping[str, Any]) -> Any:
