@@ -81,6 +81,7 @@ def from_pretrained(
     *,
     approximation: Mapping[str, Tensor] | None = None,
     base_fingerprint: str | None = None,
+    autocast_adapter_dtype: bool = True,
 ) -> Model:
     """Inject the adapters saved in `path` into `model`, the base they were trained on, in place.
 
@@ -89,6 +90,7 @@ def from_pretrained(
         path: a folder that `save_pretrained` wrote.
         approximation: as for `loda.inject`; it takes precedence over a stored one.
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
+        autocast_adapter_dtype: as for `loda.inject`.
 
     Raises:
         LodaError: adapters already there, a missing or altered file, another base, or tensors that do not fit. The
@@ -109,9 +111,10 @@ def from_pretrained(
     tensors = load_tensors(folder / TENSOR_FILE)
     if APPROXIMATION_FILE in files:
         approximation = load_tensors(folder / APPROXIMATION_FILE)
-    expected = adapter_state(inject(_without_weights(model), config))
+    trial = inject(_without_weights(model), config, autocast_adapter_dtype=autocast_adapter_dtype)
+    expected = adapter_state(trial)
     check_state(tensors, expected, str(folder / TENSOR_FILE), "restore the folder from a copy")
-    fold(inject(model, config, approximation))
+    fold(inject(model, config, approximation, autocast_adapter_dtype=autocast_adapter_dtype))
     with torch.no_grad():
         for name, parameter in adapter_parameters(model).items():
             parameter.copy_(tensors[name])

@@ -21,6 +21,7 @@ from loda.approx.sparse import SparseLinear
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
 from loda.model import Model, mark_optimized, state_of
+from loda.precision import narrow
 from loda.projection import AdaptedProjection, projections
 
 
@@ -38,8 +39,10 @@ def optimize_for_inference(model: Model) -> Model:
     state_of(model)
     if model.training:
         raise LodaError("the model is in training mode; call model.eval() before loda.optimize_for_inference(model)")
+    narrow(model)
     for name, projection in projections(model).items():
         if _has_fast_form(projection):
+            projection.adapters.to(next(projection.base.parameters()).dtype)
             model.set_submodule(name, InferenceProjection(projection).eval())
     mark_optimized(model.requires_grad_(False))
     return model

@@ -22,6 +22,7 @@ from loda.architectures import ALL, TargetModule, check_slices, find_targets, or
 from loda.config import LodaConfig
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter, Reparametrised
+from loda.precision import HALF, base_dtype, cast_at_door, narrow, widen
 from loda.projection import AdaptedProjection
 from loda.projection import projections as projections  # part of this module's interface
 
@@ -50,7 +51,13 @@ class AdapterState:
     optimized: bool = False
 
 
-def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor] | None = None) -> Model:
+def inject(
+    model: Model,
+    config: LodaConfig,
+    approximation: Mapping[str, Tensor] | None = None,
+    *,
+    autocast_adapter_dtype: bool = True,
+) -> Model:
     """Replace the projections of `model` that `config` names by adapted ones, in place, and freeze everything else.
 
     Afterwards only the parameters of the adapter require gradients. Every adapter but the prefix starts as the zero
@@ -60,6 +67,8 @@ def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor]
         model: a model of an architecture in `loda.architectures`, or any with `config.targets`; without adapters.
         config: adapter, approximation and slices.
         approximation: the state dict that `loda.approximate` returned; without it the approximation is computed.
+        autocast_adapter_dtype: whether what trains is fp32 where the base is fp16 or bf16 (see `loda.precision`), as in
+            PEFT. Otherwise it has the dtype of the base.
 
     Raises:
         LodaError: an unknown architecture, adapters already there, a slice that does not exist, settings or an
@@ -81,7 +90,10 @@ def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor]
     frozen = {id(parameter) for parameter in model.parameters()}
     config.adapter.attach(model)
     trained = trainable_parameters(model)
-    _train_copies(model, [parameter for parameter in trained.values() if id(parameter) in frozen])
+    if autocast_adapter_dtype:
+        widen(parameter for parameter in trained.values() if id(parameter) not in frozen)
+    originals = [parameter for parameter in trained.values() if id(parameter) in frozen]
+    _train_copies(model, originals, autocast_adapter_dtype)
     replaced = {target.name: target.module for target in targets}
     setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, frozenset(trained)))
     return model
@@ -111,6 +123,7 @@ def unload(model: Model) -> Model:
     remove_insertions(model)
     for name, module in replaced.items():
         model.set_submodule(name, module.train(model.get_submodule(name).training))
+    narrow(model)
     for name, parameter in parameters.items():
         owner, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(owner), own_name, parameter)
@@ -131,6 +144,7 @@ def merge(model: Model) -> Model:
     refusal = _why_not_mergeable(model)
     if refusal:
         raise LodaError(f"{refusal}; use the model as it is")
+    narrow(model)
     for name, projection in projections(model).items():
         original, base = state_of(model).replaced[name], cast(DenseLinear, projection.base)
         weight = base.weight.clone()
@@ -191,10 +205,16 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         if id(parameter) not in in_use and id(parameter) not in found:
             # The model does not hold this parameter now, so moving or casting the model left it behind.
             owner = name.rpartition(".")[0]
-            in_projection = owner in attached.replaced
-            like = next(model.get_submodule(owner).parameters()) if in_projection else model.get_parameter(name)
-            if (parameter.device, parameter.dtype) != (like.device, like.dtype):
-                found[id(parameter)] = nn.Parameter(parameter.detach().to(like), parameter.requires_grad)
+            module = model.get_submodule(owner)
+            if owner in attached.replaced:
+                module = cast(AdaptedProjection, module).base
+                like = next(module.parameters())
+            else:
+                like = model.get_parameter(name)
+            dtype = base_dtype(module, like)
+            if (parameter.device, parameter.dtype) != (like.device, dtype):
+                moved = parameter.detach().to(like.device, dtype)
+                found[id(parameter)] = nn.Parameter(moved, parameter.requires_grad)
     return {name: found.get(id(parameter), parameter) for name, parameter in attached.base.items()}
 
 
@@ -238,13 +258,24 @@ def _targets(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
     return targets
 
 
-def _train_copies(model: nn.Module, originals: list[nn.Parameter]) -> None:
-    """Replace `originals` by copies; modules that share a parameter share its copy."""
+def _train_copies(model: nn.Module, originals: list[nn.Parameter], autocast: bool) -> None:
+    """Replace `originals` by copies; modules that share a parameter share its copy. `autocast` makes them fp32."""
     copies = {id(original): nn.Parameter(original.detach().clone()) for original in originals}
     for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
+        own = dict(module.named_parameters(recurse=False))
+        if copies.keys().isdisjoint(map(id, own.values())):
+            continue
+        dtype = next(iter(own.values())).dtype
+        if autocast and dtype in HALF:
+            cast_at_door(module, dtype)
+            # What stays frozen in this module computes in fp32 beside what trains.
+            beside = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in own.values()}
+            copies = beside | copies
+        for name, parameter in own.items():
             if id(parameter) in copies:
                 setattr(module, name, copies[id(parameter)])
+    if autocast:
+        widen(copies.values())
 
 
 def _forget(model: Model) -> Model:

@@ -86,6 +86,9 @@ class AdaptedProjection(nn.Module):
         if not self.adapters:
             return h
         x = self.dropout(x)
+        if x.dtype != torch.float32:
+            # Adapters of a half-precision base are fp32; their update is added in fp32 and then rounded.
+            x = x.to(next(self.adapters.parameters()).dtype)
         for name, adapter in self.adapters.items():
             # In place, so that the other slices stay bit-identical to the base.
             self.slices[name].add_(h, adapter(x))

@@ -140,17 +140,55 @@ def test_only_the_chosen_slices_are_adapted(config, slices):
             assert torch.equal(one, other) == (part not in slices), part
 
 
+@pytest.mark.parametrize(
+    ("dtype", "approx"),
+    [(torch.float16, Dense()), (torch.bfloat16, Dense()), (torch.bfloat16, LowRank(rank=8))],
+    ids=str,
+)
 @every_trained_adapter
-def test_the_adapter_follows_the_dtype_of_the_base(config):
-    model = tiny_gpt2().to(torch.bfloat16)
-    loda.inject(model, loda.LodaConfig(adapter=config))
+def test_what_trains_is_fp32_over_a_base_of_half_precision_and_adam_trains_it(config, approx, dtype, tmp_path):
+    base = logits(tiny_gpt2().to(dtype))
+    model = loda.inject(tiny_gpt2().to(dtype), loda.LodaConfig(config, approx))
+    assert {p.dtype for p in loda.trainable_parameters(model).values()} == {torch.float32}
     before = logits(model)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    assert torch.equal(before, logits(tiny_gpt2().to(torch.bfloat16))) == is_a_map(config)
-    train(model)
-    assert logits(model).dtype == torch.bfloat16
+    assert before.dtype == dtype
+    assert not (config.name in MAPS and approx == Dense()) or torch.equal(before, base)
+    train(model, steps=4)
     assert logits(model).isfinite().all()
     assert not torch.equal(logits(model), before)
+    loda.save_pretrained(model, tmp_path)
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2().to(dtype), tmp_path)), logits(model))
+    loda.unload(model)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert torch.equal(logits(model), base)
+
+
+@every_trained_adapter
+def test_the_adapter_follows_the_dtype_of_the_base_if_asked(config):
+    model = loda.inject(tiny_gpt2().bfloat16(), loda.LodaConfig(adapter=config), autocast_adapter_dtype=False)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    train(model)
+    assert logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("to", [torch.float16, torch.float32, torch.float64], ids=str)
+@every_trained_adapter
+def test_a_model_of_half_precision_may_be_cast_and_unloads_in_the_dtype_that_it_has(config, to):
+    model = perturb(loda.inject(tiny_gpt2().bfloat16(), loda.LodaConfig(config))).to(to)
+    assert logits(model).dtype == to
+    loda.unload(model)
+    assert torch.equal(logits(model), logits(tiny_gpt2().bfloat16().to(to)))
+
+
+@pytest.mark.parametrize("name", ["lora", "full_rank", "finetune", "finetune_top2"])
+def test_merging_into_half_precision_rounds_what_was_trained(name):
+    model = loda.inject(tiny_gpt2().bfloat16(), loda.LodaConfig(ADAPTERS[name]))
+    train(model)
+    trained = logits(model)
+    loda.merge(model)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(logits(model), trained, rtol=0.05, atol=0.05)
+    assert not torch.equal(logits(model), logits(tiny_gpt2().bfloat16()))
 
 
 @pytest.mark.parametrize("name", ["lora", "loda", "loda_plus"])
