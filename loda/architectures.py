@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from loda.called import check_called
 from loda.errors import LodaError
 from loda.projection import FusedSlice
 
@@ -211,8 +212,10 @@ def target_of(model: nn.Module, name: str, module: nn.Module) -> TargetModule:
     return TargetModule(name, module, {ALL: FusedSlice(0, d_out)}, None)
 
 
-def check_places(model: nn.Module, targets: Iterable[TargetModule]) -> None:
-    """Raise LodaError for a target that the model holds at two places, because only one would be replaced."""
+def check_places(model: nn.Module, targets: Sequence[TargetModule]) -> None:
+    """Raise LodaError for a target that the model holds at two places, because only one would be replaced, or that it
+    does not call.
+    """
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
@@ -221,6 +224,7 @@ def check_places(model: nn.Module, targets: Iterable[TargetModule]) -> None:
             raise LodaError(
                 f"{' and '.join(names[id(target.module)])} are one module, so it cannot be adapted; copy it"
             )
+    check_called(model, [target.name for target in targets])
 
 
 def check_slices(model: nn.Module, targets: Sequence[TargetModule], slices: Sequence[str], approximated: bool) -> None:

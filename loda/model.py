@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from loda.adapters.insertion import insertions, remove_insertions
 from loda.approx.dense import DenseLinear
@@ -85,7 +86,8 @@ def inject(
     model.requires_grad_(False)
     for target in targets:
         adapted = [name for name in dict.fromkeys((*config.slices, ALL)) if name in target.slices]
-        projection = AdaptedProjection(bases[target.name], target.slices, target.shape[0], adapted)
+        transposed = target.is_plain and not isinstance(target.module, Conv1D)
+        projection = AdaptedProjection(bases[target.name], target.slices, target.shape[0], adapted, transposed)
         model.set_submodule(target.name, projection.train(target.module.training))
     frozen = {id(parameter) for parameter in model.parameters()}
     config.adapter.attach(model)

@@ -1,0 +1,136 @@
+"""loda.inject at its edges: models that look at a weight or multiply by it, other heads, layouts, wrappers."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+import loda
+import loda.peft
+from loda.adapters import LoDAPlus, LoRA
+from loda.approx import LowRank
+from loda.errors import LodaError
+from loda.model import projections
+from tests.ecosystem.models import tiny
+from tests.library.models import APPROXIMATIONS, TOKENS, VOCABULARY, perturb, train, untouched
+
+SMALL = {"dense": APPROXIMATIONS["dense"], "low_rank": LowRank(rank=8), "sparse": APPROXIMATIONS["sparse"]}
+
+
+def whole(*targets: str, adapter=None, approx=SMALL["dense"]) -> loda.LodaConfig:
+    return loda.LodaConfig(adapter or LoRA(), approx, targets=targets, slices=("all",))
+
+
+# The face of a linear module
+
+
+def tiny_t5(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
+    tokens = {"vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration(T5Config(**sizes, **tokens, dropout_rate=0.0)).to(dtype).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("approx", SMALL.values(), ids=SMALL)
+def test_t5_looks_at_the_dtype_of_its_weights(approx, dtype):
+    model = loda.inject(tiny_t5(dtype), whole("q", "v", "wi", "wo", adapter=LoDAPlus(), approx=approx))
+    train(model)
+    assert model(input_ids=TOKENS, labels=TOKENS).loss.isfinite()
+    assert model.generate(TOKENS, max_new_tokens=3, num_beams=2).shape[0] == 2
+
+
+@pytest.mark.parametrize("approx", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gptj", "opt"])
+def test_an_adapted_projection_shows_the_weight_in_the_layout_of_the_module_that_it_replaced(kind, approx):
+    model, base = loda.inject(tiny(kind), loda.LodaConfig(LoRA(), approx)), tiny(kind)
+    for name, projection in projections(model).items():
+        module = base.get_submodule(name)
+        x = torch.eye(projection.in_features)
+        assert projection.weight.shape == module.weight.shape
+        assert approx.name != "dense" or torch.equal(projection.weight, module.weight)
+        assert (projection.bias is None) == (module.bias is None)
+        assert projection.out_features == projection(x).shape[-1]
+        module.weight = nn.Parameter(projection.weight)
+        torch.testing.assert_close(projection(x), module(x))
+
+
+def test_a_layer_of_loda_peft_shows_them_too():
+    model, base = get_peft_model(tiny("gpt2"), loda.peft.LodaConfig()), tiny("gpt2")
+    for block, plain in zip(model.base_model.model.transformer.h, base.transformer.h, strict=True):
+        layer = block.attn.c_attn
+        assert (layer.in_features, layer.out_features) == (32, 96)
+        assert torch.equal(layer.weight, plain.attn.c_attn.weight)
+        assert torch.equal(layer.bias, plain.attn.c_attn.bias)
+
+
+# Where the model multiplies by the weight itself, no adapter would be called
+
+
+def tiny_mamba(kind: str) -> PreTrainedModel:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "vocab_size": VOCABULARY}
+    sizes |= {"num_heads": 4, "head_dim": 8, "n_groups": 1} if kind == "mamba2" else {}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2)
+
+
+def tiny_wavlm() -> PreTrainedModel:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    convolutions = {"conv_dim": [4], "conv_stride": [2], "conv_kernel": [2], "num_conv_pos_embedding_groups": 2}
+    return AutoModel.from_config(AutoConfig.for_model("wavlm", **sizes, **convolutions))
+
+
+DEAD = {
+    "mamba dt_proj": (lambda: tiny_mamba("mamba"), "dt_proj"),
+    "mamba x_proj": (lambda: tiny_mamba("mamba"), "x_proj"),
+    "mamba out_proj": (lambda: tiny_mamba("mamba"), "out_proj"),
+    "mamba2 out_proj": (lambda: tiny_mamba("mamba2"), "out_proj"),
+    "falcon_mamba dt_proj": (lambda: tiny_mamba("falcon_mamba"), "dt_proj"),
+    "wavlm q_proj": (tiny_wavlm, "q_proj"),
+    "MultiheadAttention": (Attends, "out_proj"),
+    "TransformerEncoder": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 16), 1), "linear1"),
+    "attention in it": (lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 16), 1), "out_proj"),
+}
+
+
+@pytest.mark.parametrize("case", DEAD)
+def test_an_adapter_that_would_be_dead_is_refused_at_both_doors(case):
+    make, name = DEAD[case]
+    model = make()
+    modules = list(model.modules())
+    rule = rf"multiplies by the weight of .*{name} itself .* leave it out of the targets"
+    with pytest.raises(LodaError, match=rule):
+        loda.inject(model, whole(name))
+    assert list(model.modules()) == modules
+    with pytest.raises(LodaError, match=rule):
+        get_peft_model(model, loda.peft.LodaConfig(variant="lora", target_modules=[name], slices=("all",)))
+
+
+@pytest.mark.parametrize(
+    ("make", "targets"),
+    [(lambda: tiny_mamba("mamba"), ("in_proj",)), (lambda: tiny("bloom"), ("dense", "dense_4h_to_h"))],
+    ids=["mamba", "bloom"],
+)
+def test_an_adapter_that_is_called_is_not_refused(make, targets):
+    model = perturb(loda.inject(make(), whole(*targets)))
+    model(TOKENS, labels=TOKENS).loss.backward()
+    assert all(parameter.grad.any() for parameter in loda.trainable_parameters(model).values())
+
+
+def test_bloom_is_refused_where_its_configuration_makes_it_multiply_by_slices():
+    model = tiny("bloom", slow_but_exact=True, pretraining_tp=2)
+    with untouched(model), pytest.raises(LodaError, match="BloomMLP multiplies by the weight of"):
+        loda.inject(model, whole("dense_4h_to_h"))
