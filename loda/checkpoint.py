@@ -9,7 +9,7 @@ Without the last file, loading computes the approximation again, and other BLAS 
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,8 @@ def save_pretrained(
     if with_approximation and config.approx.name != "dense":
         bases = {name: projection.base for name, projection in projections(model).items()}
         tensors[APPROXIMATION_FILE] = state_dict(bases)
-    content = {**config.to_dict(), "base_fingerprint": base_fingerprint or fingerprint(model)}
+    base = base_fingerprint or fingerprint(model, config.modules_to_save or ())
+    content = {**config.to_dict(), "base_fingerprint": base}
     _write(Path(path), tensors, content)
 
 
@@ -99,7 +100,7 @@ def from_pretrained(
     check_holds_no_adapters(model)
     folder = Path(path)
     config, trained_on, files = _read_config(folder)
-    found = base_fingerprint or fingerprint(model)
+    found = base_fingerprint or fingerprint(model, config.modules_to_save or ())
     if found != trained_on:
         raise LodaError(
             f"the adapter in {folder} was trained on another base model (fingerprint {trained_on[:12]}, this one has "
@@ -121,13 +122,17 @@ def from_pretrained(
     return model
 
 
-def fingerprint(model: nn.Module) -> str:
+def fingerprint(model: nn.Module, but: Sequence[str] = ()) -> str:
     """Return the sha256 over name, shape, dtype and bytes of every parameter of the base; tied ones count once.
+
+    The parameters of the modules `but` do not count: `modules_to_save` are saved whole, and a head that is random
+    differs each time that the base is loaded.
 
     The result is the same before `loda.inject`, after it and after `loda.unload`. On the meta device there are no
     bytes, and names, shapes and dtypes are hashed.
     """
-    parameters = base_parameters(model)
+    within = tuple(f"{name}." for name in but)
+    parameters = {name: p for name, p in base_parameters(model).items() if not name.startswith(within)}
     first = {id(parameter): name for name, parameter in reversed(parameters.items())}
     return fingerprint_of({name: parameters[name] for name in first.values()})
 

@@ -22,8 +22,9 @@ from loda.approx.quantized import QuantizedLinear, keep_layout
 from loda.architectures import ALL, TargetModule, check_slices, find_targets, oriented
 from loda.config import LodaConfig
 from loda.errors import LodaError
+from loda.heads import modules_to_save
 from loda.interfaces import LinearAdapter, Reparametrised
-from loda.precision import HALF, base_dtype, cast_at_door, narrow, widen
+from loda.precision import base_dtype, narrow, train_copies, widen
 from loda.projection import AdaptedProjection
 from loda.projection import projections as projections  # part of this module's interface
 
@@ -61,8 +62,8 @@ def inject(
 ) -> Model:
     """Replace the projections of `model` that `config` names by adapted ones, in place, and freeze everything else.
 
-    Afterwards only the parameters of the adapter require gradients. Every adapter but the prefix starts as the zero
-    map, so the model computes what it did before, or what the approximated model computes.
+    Afterwards only the parameters of the adapter and of `config.modules_to_save` require gradients. Every adapter but
+    the prefix starts as the zero map, so the model computes what it did before, or what the approximated one computes.
 
     Args:
         model: a model of an architecture in `loda.architectures`, or any with `config.targets`; without adapters.
@@ -72,13 +73,14 @@ def inject(
             PEFT. Otherwise it has the dtype of the base.
 
     Raises:
-        LodaError: an unknown architecture, adapters already there, a slice that does not exist, settings or an
-            approximation that do not fit the projections, or 4-bit weights that were used (see
+        LodaError: an unknown architecture, adapters already there, a slice or a module that does not exist, settings or
+            an approximation that do not fit the projections, or 4-bit weights that were used (see
             `loda.approx.quantized.keep_layout`). The model is unchanged.
     """
     check_holds_no_adapters(model)
     targets = _targets(model, config)
     config.adapter.check(model)
+    whole = modules_to_save(model, config.modules_to_save, [target.name for target in targets])
     bases = base_projections(targets, config.approx, config.joint, approximation)
     keep_layout(model)
     base = base_parameters(model)
@@ -91,12 +93,15 @@ def inject(
         model.set_submodule(target.name, projection.train(target.module.training))
     frozen = {id(parameter) for parameter in model.parameters()}
     config.adapter.attach(model)
+    for name in whole:
+        model.get_submodule(name).requires_grad_(True)
     trained = trainable_parameters(model)
     if autocast_adapter_dtype:
         widen(parameter for parameter in trained.values() if id(parameter) not in frozen)
     originals = [parameter for parameter in trained.values() if id(parameter) in frozen]
-    _train_copies(model, originals, autocast_adapter_dtype)
+    train_copies(model, originals, autocast_adapter_dtype)
     replaced = {target.name: target.module for target in targets}
+    config = replace(config, modules_to_save=whole or config.modules_to_save)  # so that it is saved which
     setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, frozenset(trained)))
     return model
 
@@ -136,8 +141,8 @@ def unload(model: Model) -> Model:
 def merge(model: Model) -> Model:
     """Add linear adapters to the weights that they stand beside, W + Delta W, in place: an ordinary model again.
 
-    Every merged module has the class and memory layout of the base's module. Fine-tuned parameters of the base stay as
-    they are now.
+    Every merged module has the class of the base's module. Fine-tuned parameters of the base and `modules_to_save` stay
+    as they are now.
 
     Raises:
         LodaError: no adapters, a non-linear or inserted adapter (no weight equals it), a quantised or tied weight, or
@@ -241,7 +246,10 @@ def mark_optimized(model: nn.Module) -> None:
 def check_holds_no_adapters(model: nn.Module) -> None:
     """Raise LodaError if `inject` was applied to `model`."""
     if hasattr(model, ATTRIBUTE):
-        raise LodaError("this model already holds adapters; call loda.unload(model) first")
+        raise LodaError(
+            "this model already holds adapters; call loda.unload(model) first, or use loda.peft, which keeps several "
+            "named adapters in one model"
+        )
 
 
 def _targets(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
@@ -258,26 +266,6 @@ def _targets(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
             )
     check_approximation(targets, config.approx, config.joint)
     return targets
-
-
-def _train_copies(model: nn.Module, originals: list[nn.Parameter], autocast: bool) -> None:
-    """Replace `originals` by copies; modules that share a parameter share its copy. `autocast` makes them fp32."""
-    copies = {id(original): nn.Parameter(original.detach().clone()) for original in originals}
-    for module in model.modules():
-        own = dict(module.named_parameters(recurse=False))
-        if copies.keys().isdisjoint(map(id, own.values())):
-            continue
-        dtype = next(iter(own.values())).dtype
-        if autocast and dtype in HALF:
-            cast_at_door(module, dtype)
-            # What stays frozen in this module computes in fp32 beside what trains.
-            beside = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in own.values()}
-            copies = beside | copies
-        for name, parameter in own.items():
-            if id(parameter) in copies:
-                setattr(module, name, copies[id(parameter)])
-    if autocast:
-        widen(copies.values())
 
 
 def _forget(model: Model) -> Model:

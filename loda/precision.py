@@ -24,16 +24,28 @@ def widen(parameters: Iterable[nn.Parameter]) -> None:
             parameter.data = parameter.data.float()
 
 
-def cast_at_door(module: nn.Module, dtype: torch.dtype) -> None:
-    """Let `module`, a part of the base, compute in the dtype of its parameters and give out `dtype`, the base's."""
-    device = next(module.parameters(recurse=False)).device
-    module.register_buffer(_BASE, torch.empty(0, dtype=dtype, device=device), persistent=False)
-    before = module.register_forward_pre_hook(_cast_input, with_kwargs=True)
-    setattr(module, _HANDLES, (before, module.register_forward_hook(_cast_output)))
+def train_copies(model: nn.Module, originals: list[nn.Parameter], autocast: bool) -> None:
+    """Replace `originals` by copies; modules that share a parameter share its copy. `autocast` makes them fp32."""
+    copies = {id(original): nn.Parameter(original.detach().clone()) for original in originals}
+    for module in model.modules():
+        own = dict(module.named_parameters(recurse=False))
+        if copies.keys().isdisjoint(map(id, own.values())):
+            continue
+        dtype = next(iter(own.values())).dtype
+        if autocast and dtype in HALF:
+            _cast_at_door(module, dtype)
+            # What stays frozen in this module computes in fp32 beside what trains.
+            beside = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in own.values()}
+            copies = beside | copies
+        for name, parameter in own.items():
+            if id(parameter) in copies:
+                setattr(module, name, copies[id(parameter)])
+    if autocast:
+        widen(copies.values())
 
 
 def narrow(model: nn.Module) -> None:
-    """Undo `cast_at_door` everywhere in `model`; the parameters there get the base's dtype."""
+    """Undo the casts of `train_copies` in `model`; the parameters there get the base's dtype."""
     for module in model.modules():
         if hasattr(module, _BASE):
             dtype = getattr(module, _BASE).dtype
@@ -49,6 +61,14 @@ def base_dtype(module: nn.Module, like: Tensor) -> torch.dtype:
     """Return the dtype that the base has in `module`: that of its parameter `like` unless `module` casts."""
     found: Tensor = getattr(module, _BASE, like)
     return found.dtype
+
+
+def _cast_at_door(module: nn.Module, dtype: torch.dtype) -> None:
+    """Let `module`, a part of the base, compute in the dtype of its parameters and give out `dtype`, the base's."""
+    device = next(module.parameters(recurse=False)).device
+    module.register_buffer(_BASE, torch.empty(0, dtype=dtype, device=device), persistent=False)
+    before = module.register_forward_pre_hook(_cast_input, with_kwargs=True)
+    setattr(module, _HANDLES, (before, module.register_forward_hook(_cast_output)))
 
 
 def _cast_input(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:

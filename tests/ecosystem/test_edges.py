@@ -8,6 +8,9 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
     T5Config,
     T5ForConditionalGeneration,
@@ -20,7 +23,16 @@ from loda.approx import LowRank
 from loda.errors import LodaError
 from loda.model import projections
 from tests.ecosystem.models import tiny
-from tests.library.models import APPROXIMATIONS, TOKENS, VOCABULARY, perturb, train, untouched
+from tests.library.models import (
+    ADAPTERS,
+    APPROXIMATIONS,
+    TOKENS,
+    VOCABULARY,
+    logits,
+    perturb,
+    train,
+    untouched,
+)
 
 SMALL = {"dense": APPROXIMATIONS["dense"], "low_rank": LowRank(rank=8), "sparse": APPROXIMATIONS["sparse"]}
 
@@ -134,3 +146,100 @@ def test_bloom_is_refused_where_its_configuration_makes_it_multiply_by_slices():
     model = tiny("bloom", slow_but_exact=True, pretraining_tp=2)
     with untouched(model), pytest.raises(LodaError, match="BloomMLP multiplies by the weight of"):
         loda.inject(model, whole("dense_4h_to_h"))
+
+
+# Heads and other modules that are trained whole
+
+HEADS = {
+    "llama classification": (AutoModelForSequenceClassification, "llama", "score"),
+    "gpt2 classification": (AutoModelForSequenceClassification, "gpt2", "score"),
+    "gpt2 token classification": (AutoModelForTokenClassification, "gpt2", "classifier"),
+    "llama question answering": (AutoModelForQuestionAnswering, "llama", "qa_outputs"),
+}
+
+
+def with_head(case: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
+    """A model on the body of `tiny`, with a head that is random anew for each seed."""
+    automatic, kind, _ = HEADS[case]
+    body = tiny(kind, dtype=dtype)
+    body.config.pad_token_id = 0
+    torch.manual_seed(seed)
+    model = automatic.from_config(body.config, dtype=dtype).eval()
+    model.base_model.load_state_dict(body.base_model.state_dict())
+    return model
+
+
+def outputs(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(TOKENS)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_head_trains_and_travels_with_every_adapter(adapter, dtype, tmp_path):
+    case = "gpt2 classification"
+    model, base = with_head(case, dtype), outputs(with_head(case, dtype))
+    loda.inject(model, loda.LodaConfig(ADAPTERS[adapter]))
+    assert "score.weight" in loda.trainable_parameters(model)
+    optimizer = torch.optim.AdamW(loda.trainable_parameters(model).values(), lr=0.01)
+    for _ in range(3):
+        model(TOKENS, labels=torch.tensor([0, 1])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    trained = outputs(model)
+    assert trained.isfinite().all()
+    assert trained.dtype == dtype
+    loda.save_pretrained(model, tmp_path)
+    loaded = loda.from_pretrained(with_head(case, dtype, seed=1), tmp_path)  # its head has other random values
+    assert torch.equal(outputs(loaded), trained)
+    assert torch.equal(outputs(loda.unload(model)), base)
+
+
+@pytest.mark.parametrize("case", HEADS)
+def test_the_head_of_a_model_that_is_no_language_model_is_trained_by_default(case):
+    model, (_, _, head) = with_head(case), HEADS[case]
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    without = loda.cost(loda.inject(with_head(case), loda.LodaConfig(LoRA(), modules_to_save=())))
+    loda.inject(model, loda.LodaConfig(LoRA()))
+    added = sum(parameter.numel() for parameter in model.get_submodule(head).parameters())
+    assert loda.cost(model).trainable_parameters == without.trainable_parameters + added
+    assert [name for name in loda.trainable_parameters(model) if "adapters" not in name] == [
+        name for name in before if name.startswith(head)
+    ]
+    perturb(model)
+    trained = outputs(model)
+    loda.merge(model)
+    torch.testing.assert_close(outputs(model), trained, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(model.get_submodule(head).weight, before[f"{head}.weight"])
+
+
+def test_other_modules_may_be_trained_whole_also_tied_ones(tmp_path):
+    model, base = tiny("gpt2"), logits(tiny("gpt2"))
+    config = loda.LodaConfig(LoDAPlus(), modules_to_save=("lm_head", "ln_f"))
+    perturb(loda.inject(model, config))
+    assert model.lm_head.weight is model.transformer.wte.weight
+    loda.save_pretrained(model, tmp_path)
+    assert torch.equal(logits(loda.from_pretrained(tiny("gpt2"), tmp_path)), logits(model))
+    assert not torch.equal(logits(model), base)
+    assert torch.equal(logits(loda.unload(model)), base)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"modules_to_save": ("scores",)}, r"modules_to_save=\('scores',\): this model has no module named \*\.scores"),
+        ({"modules_to_save": ("c_attn",)}, "names transformer.h.0.attn.c_attn, and .* gets an adapter"),
+        ({"modules_to_save": "score"}, "modules_to_save='score': input should be a valid tuple"),
+    ],
+    ids=str,
+)
+def test_modules_that_cannot_be_trained_whole_are_refused(settings, rule):
+    model = tiny("gpt2")
+    with untouched(model), pytest.raises(LodaError, match=rule):
+        loda.inject(model, loda.LodaConfig(LoRA(), **settings))
+
+
+def test_a_second_adapter_is_refused_with_the_door_that_has_several():
+    model = loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA()))
+    with untouched(model), pytest.raises(LodaError, match=r"use loda\.peft, which keeps several named adapters"):
+        loda.inject(model, loda.LodaConfig(LoRA()))
