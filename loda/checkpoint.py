@@ -35,6 +35,7 @@ from loda.model import (
     state_of,
     trainable_parameters,
 )
+from loda.wrappers import before_wrapping, on_inner_model
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -42,6 +43,7 @@ APPROXIMATION_FILE = "approximation.safetensors"
 _STAGING = ".adapter.new"
 
 
+@on_inner_model
 def save_pretrained(
     model: nn.Module, path: str | Path, *, with_approximation: bool = False, base_fingerprint: str | None = None
 ) -> None:
@@ -76,6 +78,7 @@ def save_pretrained(
     _write(Path(path), tensors, content)
 
 
+@before_wrapping
 def from_pretrained(
     model: Model,
     path: str | Path,
@@ -122,6 +125,7 @@ def from_pretrained(
     return model
 
 
+@on_inner_model
 def fingerprint(model: nn.Module, but: Sequence[str] = ()) -> str:
     """Return the sha256 over name, shape, dtype and bytes of every parameter of the base; tied ones count once.
 

@@ -23,8 +23,10 @@ from loda.interfaces import LinearAdapter
 from loda.model import Model, mark_optimized, state_of
 from loda.precision import narrow
 from loda.projection import AdaptedProjection, projections
+from loda.wrappers import on_inner_model
 
 
+@on_inner_model
 @torch.no_grad()
 def optimize_for_inference(model: Model) -> Model:
     """Replace the adapted projections of `model` by faster ones that compute the same to rounding, in place.

@@ -27,6 +27,7 @@ from loda.interfaces import LinearAdapter, Reparametrised
 from loda.precision import base_dtype, narrow, train_copies, widen
 from loda.projection import AdaptedProjection
 from loda.projection import projections as projections  # part of this module's interface
+from loda.wrappers import before_wrapping, check_not_wrapped_in_parts, on_inner_model
 
 Model = TypeVar("Model", bound=nn.Module)
 ATTRIBUTE = "loda_adapter_state"
@@ -53,6 +54,7 @@ class AdapterState:
     optimized: bool = False
 
 
+@before_wrapping
 def inject(
     model: Model,
     config: LodaConfig,
@@ -106,6 +108,7 @@ def inject(
     return model
 
 
+@on_inner_model
 def approximate(model: nn.Module, config: LodaConfig) -> dict[str, Tensor]:
     """Return the approximation of every projection of `model` as one flat state dict, for `loda.inject`.
 
@@ -118,6 +121,7 @@ def approximate(model: nn.Module, config: LodaConfig) -> dict[str, Tensor]:
     return {} if config.approx.name == "dense" else state_dict(base_projections(targets, config.approx, config.joint))
 
 
+@on_inner_model
 def unload(model: Model) -> Model:
     """Take the adapters out of `model`, in place: it is the base model again, bit for bit, also after approximations.
 
@@ -137,6 +141,7 @@ def unload(model: Model) -> Model:
     return _forget(model)
 
 
+@on_inner_model
 @torch.no_grad()
 def merge(model: Model) -> Model:
     """Add linear adapters to the weights that they stand beside, W + Delta W, in place: an ordinary model again.
@@ -164,22 +169,26 @@ def merge(model: Model) -> Model:
     return _forget(model)
 
 
+@on_inner_model
 def is_mergeable(model: nn.Module) -> bool:
     """Whether `merge` would succeed."""
     return _why_not_mergeable(model) is None
 
 
+@on_inner_model
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that require gradients, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+@on_inner_model
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that `inject` made trainable, by name, even if they were frozen since."""
     trained = state_of(model).trained
     return {name: p for name, p in model.named_parameters() if name in trained}
 
 
+@on_inner_model
 def adapter_state(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that are saved, by name: those of the adapter, folded (see `fold`)."""
     state = adapter_parameters(model)
@@ -226,7 +235,7 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def state_of(model: nn.Module) -> AdapterState:
-    """Return what `inject` did to `model`; LodaError if it holds no adapters or was optimised for inference."""
+    """Return what `inject` did to `model`; LodaError if it holds no adapters, was optimised, or has wrapped parts."""
     found = getattr(model, ATTRIBUTE, None)
     if found is None:
         raise LodaError("this model holds no adapters; call loda.inject(model, config) first")
@@ -235,6 +244,7 @@ def state_of(model: nn.Module) -> AdapterState:
             "this model was optimised for inference, its adapters are no longer apart from the weights; "
             "load the base and the saved adapter again"
         )
+    check_not_wrapped_in_parts(model)
     return cast(AdapterState, found)
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from accelerate import Accelerator, cpu_offload, disk_offload, dispatch_model
 from peft import get_peft_model
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -30,6 +32,9 @@ from tests.library.models import (
     VOCABULARY,
     logits,
     perturb,
+    same_state,
+    state,
+    tiny_gpt2,
     train,
     untouched,
 )
@@ -243,3 +248,113 @@ def test_a_second_adapter_is_refused_with_the_door_that_has_several():
     model = loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA()))
     with untouched(model), pytest.raises(LodaError, match=r"use loda\.peft, which keeps several named adapters"):
         loda.inject(model, loda.LodaConfig(LoRA()))
+
+
+# Wrapped models
+
+
+@pytest.fixture
+def ddp(tmp_path):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'ddp'}", rank=0, world_size=1)
+    yield DistributedDataParallel
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(params=["compile", "DataParallel", "DistributedDataParallel", "compile in it", "accelerate"])
+def wrap(request):
+    """Ways in which users wrap a model."""
+    if "Distributed" in request.param or "in it" in request.param:
+        parallel = request.getfixturevalue("ddp")
+        return parallel if "Distributed" in request.param else lambda model: compiled(parallel(model))
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    return {"compile": compiled, "DataParallel": nn.DataParallel, "accelerate": accelerator.prepare}[request.param]
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")
+
+
+def test_a_wrapped_model_is_the_model_in_it(wrap, tmp_path):
+    model = perturb(loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA())))
+    expected, cost, names = logits(model), loda.cost(model), list(loda.trainable_parameters(model))
+    wrapped = wrap(model)
+    assert loda.cost(wrapped) == cost
+    assert list(loda.trainable_parameters(wrapped)) == names
+    loda.save_pretrained(wrapped, tmp_path)
+    assert torch.equal(logits(loda.from_pretrained(tiny("gpt2"), tmp_path)), expected)
+    merged = loda.merge(wrap(loda.from_pretrained(tiny("gpt2"), tmp_path)))
+    torch.testing.assert_close(merged.get_submodule("lm_head")(torch.eye(32)), model.lm_head(torch.eye(32)))
+    assert not projections(merged)
+    loda.unload(wrapped)
+    assert same_state(state(model), state(tiny("gpt2")))
+
+
+def test_adapters_may_be_added_to_a_compiled_model(tmp_path):
+    model, plain = compiled(tiny_gpt2(layers=1)), tiny_gpt2(layers=1)
+    logits(model)
+    for each in (model, plain):
+        assert perturb(loda.inject(each, loda.LodaConfig(LoDAPlus()))) is each
+    assert torch.equal(logits(model), logits(plain))
+    loda.save_pretrained(model, tmp_path)
+    loaded = loda.from_pretrained(compiled(tiny_gpt2(layers=1)), tmp_path)
+    assert same_state(state(loaded._orig_mod), state(plain))
+
+
+def test_what_would_not_see_the_adapter_is_refused(ddp, tmp_path):
+    model = tiny("gpt2")
+    loda.save_pretrained(loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA())), tmp_path / "adapter")
+    for wrapped in (nn.DataParallel(model), ddp(model), compiled(ddp(model))):
+        with untouched(model), pytest.raises(LodaError, match="DataParallel, which would not see the modules"):
+            loda.inject(wrapped, loda.LodaConfig(LoRA()))
+        with untouched(model), pytest.raises(LodaError, match="DataParallel, which would not see the modules"):
+            loda.from_pretrained(wrapped, tmp_path / "adapter")
+
+
+def test_a_wrapped_part_is_refused():
+    model, rule = tiny("gpt2"), r"transformer\.h\.0 is wrapped by OptimizedModule, .* wrap the whole model instead"
+    model.transformer.h[0] = compiled(model.transformer.h[0])
+    with pytest.raises(LodaError, match=rule):
+        loda.inject(model, loda.LodaConfig(LoRA()))
+    model = loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA()))
+    model.transformer.h[0] = compiled(model.transformer.h[0])
+    assert loda.trainable_parameters(model)
+    modules = list(model.modules())
+    for verb in (loda.unload, loda.merge, loda.cost):
+        with pytest.raises(LodaError, match=rule):
+            verb(model)
+    assert list(model.modules()) == modules
+
+
+OFFLOADED = {
+    "to the CPU": lambda model, folder: cpu_offload(model, "cpu"),
+    "to the disk": lambda model, folder: disk_offload(model, folder, "cpu"),
+    "in part": lambda model, folder: dispatch_model(
+        model, {"transformer": "cpu", "transformer.h.1": "disk", "lm_head": "cpu"}, "cpu", offload_dir=folder
+    ),
+    "by hand": lambda model, folder: model.transformer.h[1].to("meta"),
+}
+
+
+@pytest.mark.parametrize("case", OFFLOADED)
+def test_a_base_whose_weights_are_not_in_memory_is_refused(case, tmp_path):
+    model = tiny("gpt2", tie_word_embeddings=False)
+    loda.save_pretrained(loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA())), tmp_path / "adapter")
+    OFFLOADED[case](model, tmp_path / "weights")
+    modules = list(model.modules())
+    for add in (
+        lambda: loda.inject(model, loda.LodaConfig(LoRA())),
+        lambda: loda.from_pretrained(model, tmp_path / "adapter"),
+    ):
+        with pytest.raises(LodaError, match="is offloaded, so its weights are not in memory"):
+            add()
+    assert list(model.modules()) == modules
+
+
+def test_a_dispatched_model_whose_weights_are_in_memory_is_adapted(tmp_path):
+    model = dispatch_model(tiny("gpt2"), {"": "cpu"}, force_hooks=True)
+    perturb(loda.inject(model, loda.LodaConfig(LoRA())))
+    loda.save_pretrained(model, tmp_path)
+    loaded = loda.from_pretrained(dispatch_model(tiny("gpt2"), {"": "cpu"}, force_hooks=True), tmp_path)
+    assert torch.equal(logits(loaded), logits(model))
+    loda.merge(loaded)
+    torch.testing.assert_close(logits(loaded), logits(model))
