@@ -107,8 +107,14 @@ class TargetModule:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the module holds W itself and computes x W + b; subclasses, such as bitsandbytes', may not."""
-        return type(self.module) in (Conv1D, nn.Linear)
+        """Whether the module holds W itself, as a parameter, and computes x W + b; quantised ones do not."""
+        weight = dict(self.module.named_parameters(recurse=False)).get("weight")
+        return type(self.module).forward in (Conv1D.forward, nn.Linear.forward) and type(weight) is nn.Parameter
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the module is plain and holds W as (d_out, d_in), like `nn.Linear`."""
+        return self.is_plain and not isinstance(self.module, Conv1D)
 
     @property
     def weight(self) -> Tensor:

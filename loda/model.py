@@ -13,7 +13,6 @@ from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from loda.adapters.insertion import insertions, remove_insertions
 from loda.approx.dense import DenseLinear
@@ -90,8 +89,8 @@ def inject(
     model.requires_grad_(False)
     for target in targets:
         adapted = [name for name in dict.fromkeys((*config.slices, ALL)) if name in target.slices]
-        transposed = target.is_plain and not isinstance(target.module, Conv1D)
-        projection = AdaptedProjection(bases[target.name], target.slices, target.shape[0], adapted, transposed)
+        base_projection, d_in = bases[target.name], target.shape[0]
+        projection = AdaptedProjection(base_projection, target.slices, d_in, adapted, target.is_transposed)
         model.set_submodule(target.name, projection.train(target.module.training))
     frozen = {id(parameter) for parameter in model.parameters()}
     config.adapter.attach(model)
@@ -163,7 +162,7 @@ def merge(model: Model) -> Model:
         for slice_name, adapter in projection.adapters.items():
             projection.slices[slice_name].add_(weight, cast(Tensor, cast(LinearAdapter, adapter).weight()))
         # A copy of the original module, in which `memo` replaces the weight by the merged one.
-        memo: dict[int, object] = {id(original.weight): nn.Parameter(oriented(original, weight))}
+        memo: dict[int, object] = {id(original.weight): nn.Parameter(oriented(original, weight).contiguous())}
         memo |= {} if base.bias is None else {id(original.bias): base.bias}
         model.set_submodule(name, copy.deepcopy(original, memo).train(projection.training))
     return _forget(model)

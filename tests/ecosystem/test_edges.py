@@ -1,8 +1,13 @@
 """loda.inject at its edges: models that look at a weight or multiply by it, other heads, layouts, wrappers."""
 
+import copy
+import io
+
 import pytest
 import torch
 from accelerate import Accelerator, cpu_offload, disk_offload, dispatch_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import get_peft_model
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,10 +22,11 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.pytorch_utils import Conv1D
 
 import loda
 import loda.peft
-from loda.adapters import LoDAPlus, LoRA
+from loda.adapters import FineTune, FullRank, LoDAPlus, LoRA
 from loda.approx import LowRank
 from loda.errors import LodaError
 from loda.model import projections
@@ -30,6 +36,7 @@ from tests.library.models import (
     APPROXIMATIONS,
     TOKENS,
     VOCABULARY,
+    give_values,
     logits,
     perturb,
     same_state,
@@ -358,3 +365,74 @@ def test_a_dispatched_model_whose_weights_are_in_memory_is_adapted(tmp_path):
     assert torch.equal(logits(loaded), logits(model))
     loda.merge(loaded)
     torch.testing.assert_close(logits(loaded), logits(model))
+
+
+# unload and merge give the base back
+
+
+class OwnLinear(nn.Linear):
+    """A subclass that computes what its parent does."""
+
+
+LAYOUTS = {
+    "contiguous": lambda weight: weight,
+    "transposed": lambda weight: weight.T.contiguous().T,
+    "expanded": lambda weight: weight[:1].expand_as(weight),
+    "every other column": lambda weight: weight.repeat_interleave(2, dim=1)[:, ::2],
+}
+
+
+@st.composite
+def linear_modules(draw) -> nn.Module:
+    """A linear module in a model, of any class, shape, dtype and memory layout."""
+    d_in, d_out = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    kind = draw(st.sampled_from([nn.Linear, OwnLinear, Conv1D]))
+    torch.manual_seed(draw(st.integers(0, 3)))
+    module = Conv1D(d_out, d_in) if kind is Conv1D else kind(d_in, d_out, bias=draw(st.booleans()))
+    module.to(draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float64])))
+    module.weight = nn.Parameter(LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))](module.weight.detach()))
+    return nn.Sequential(module)
+
+
+@given(linear_modules(), st.sampled_from([LoRA(r=1), FullRank(), FineTune()]), st.data())
+@settings(max_examples=60, deadline=None, database=None)
+def test_a_linear_module_comes_back_as_it_was_and_merged_as_an_ordinary_one(model, adapter, data):
+    module, dtype = model[0], model[0].weight.dtype
+    d_in = module.nx if isinstance(module, Conv1D) else module.in_features
+    shape = data.draw(st.sampled_from([(d_in,), (3, d_in), (2, 3, d_in), (0, d_in)]))
+    x = torch.randn(shape, dtype=dtype)
+    weight, before, outputs = module.weight, state(model), model(x)
+    loda.inject(model, whole("0", adapter=adapter))
+    assert torch.equal(model(x), outputs)
+    give_values(loda.trainable_parameters(model))
+    adapted, description = model(x), {name: value.shape for name, (value, _) in before.items()}
+    merged = loda.merge(copy.deepcopy(model))
+    assert type(merged[0]) is type(module)
+    assert {name: tensor.shape for name, tensor in merged.state_dict().items()} == description
+    assert all(tensor.is_contiguous() and tensor.dtype == dtype for tensor in merged[0].state_dict().values())
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(merged(x), adapted, rtol=tolerance, atol=tolerance)
+    with io.BytesIO() as file:
+        torch.save(merged.state_dict(), file)
+        file.seek(0)
+        again = nn.Sequential(Conv1D(module.nf, d_in) if isinstance(module, Conv1D) else copy.deepcopy(module)).to(
+            dtype
+        )
+        again[0].weight = nn.Parameter(torch.empty_like(merged[0].weight))
+        again.load_state_dict(torch.load(file))
+    assert torch.equal(again(x), merged(x))
+    loda.unload(model)
+    assert model[0] is module
+    assert module.weight is weight
+    assert same_state(state(model), before)
+    assert torch.equal(model(x), outputs)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox"])
+def test_what_transformers_saves_after_unload_and_merge_is_an_ordinary_model(kind, tmp_path):
+    model = perturb(loda.inject(tiny(kind), loda.LodaConfig(LoRA())))
+    adapted = logits(model)
+    loda.merge(copy.deepcopy(model)).save_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), adapted)
+    loda.unload(model).save_pretrained(tmp_path / "base")
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "base")), logits(tiny(kind)))
