@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from loda.called import check_called
 from loda.errors import LodaError
 from loda.projection import FusedSlice
 
@@ -106,8 +107,14 @@ class TargetModule:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the module holds W itself and computes x W + b; subclasses, such as bitsandbytes', may not."""
-        return type(self.module) in (Conv1D, nn.Linear)
+        """Whether the module holds W itself, as a parameter, and computes x W + b; quantised ones do not."""
+        weight = dict(self.module.named_parameters(recurse=False)).get("weight")
+        return type(self.module).forward in (Conv1D.forward, nn.Linear.forward) and type(weight) is nn.Parameter
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the module is plain and holds W as (d_out, d_in), like `nn.Linear`."""
+        return self.is_plain and not isinstance(self.module, Conv1D)
 
     @property
     def weight(self) -> Tensor:
@@ -211,8 +218,10 @@ def target_of(model: nn.Module, name: str, module: nn.Module) -> TargetModule:
     return TargetModule(name, module, {ALL: FusedSlice(0, d_out)}, None)
 
 
-def check_places(model: nn.Module, targets: Iterable[TargetModule]) -> None:
-    """Raise LodaError for a target that the model holds at two places, because only one would be replaced."""
+def check_places(model: nn.Module, targets: Sequence[TargetModule]) -> None:
+    """Raise LodaError for a target that the model holds at two places, because only one would be replaced, or that it
+    does not call.
+    """
     names: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(id(module), []).append(name)
@@ -221,6 +230,7 @@ def check_places(model: nn.Module, targets: Iterable[TargetModule]) -> None:
             raise LodaError(
                 f"{' and '.join(names[id(target.module)])} are one module, so it cannot be adapted; copy it"
             )
+    check_called(model, [target.name for target in targets])
 
 
 def check_slices(model: nn.Module, targets: Sequence[TargetModule], slices: Sequence[str], approximated: bool) -> None:

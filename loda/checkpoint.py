@@ -9,7 +9,7 @@ Without the last file, loading computes the approximation again, and other BLAS 
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from loda.model import (
     state_of,
     trainable_parameters,
 )
+from loda.wrappers import before_wrapping, on_inner_model
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -42,6 +43,7 @@ APPROXIMATION_FILE = "approximation.safetensors"
 _STAGING = ".adapter.new"
 
 
+@on_inner_model
 def save_pretrained(
     model: nn.Module, path: str | Path, *, with_approximation: bool = False, base_fingerprint: str | None = None
 ) -> None:
@@ -71,16 +73,19 @@ def save_pretrained(
     if with_approximation and config.approx.name != "dense":
         bases = {name: projection.base for name, projection in projections(model).items()}
         tensors[APPROXIMATION_FILE] = state_dict(bases)
-    content = {**config.to_dict(), "base_fingerprint": base_fingerprint or fingerprint(model)}
+    base = base_fingerprint or fingerprint(model, config.modules_to_save or ())
+    content = {**config.to_dict(), "base_fingerprint": base}
     _write(Path(path), tensors, content)
 
 
+@before_wrapping
 def from_pretrained(
     model: Model,
     path: str | Path,
     *,
     approximation: Mapping[str, Tensor] | None = None,
     base_fingerprint: str | None = None,
+    autocast_adapter_dtype: bool = True,
 ) -> Model:
     """Inject the adapters saved in `path` into `model`, the base they were trained on, in place.
 
@@ -89,6 +94,7 @@ def from_pretrained(
         path: a folder that `save_pretrained` wrote.
         approximation: as for `loda.inject`; it takes precedence over a stored one.
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
+        autocast_adapter_dtype: as for `loda.inject`.
 
     Raises:
         LodaError: adapters already there, a missing or altered file, another base, or tensors that do not fit. The
@@ -97,7 +103,7 @@ def from_pretrained(
     check_holds_no_adapters(model)
     folder = Path(path)
     config, trained_on, files = _read_config(folder)
-    found = base_fingerprint or fingerprint(model)
+    found = base_fingerprint or fingerprint(model, config.modules_to_save or ())
     if found != trained_on:
         raise LodaError(
             f"the adapter in {folder} was trained on another base model (fingerprint {trained_on[:12]}, this one has "
@@ -109,22 +115,28 @@ def from_pretrained(
     tensors = load_tensors(folder / TENSOR_FILE)
     if APPROXIMATION_FILE in files:
         approximation = load_tensors(folder / APPROXIMATION_FILE)
-    expected = adapter_state(inject(_without_weights(model), config))
+    trial = inject(_without_weights(model), config, autocast_adapter_dtype=autocast_adapter_dtype)
+    expected = adapter_state(trial)
     check_state(tensors, expected, str(folder / TENSOR_FILE), "restore the folder from a copy")
-    fold(inject(model, config, approximation))
+    fold(inject(model, config, approximation, autocast_adapter_dtype=autocast_adapter_dtype))
     with torch.no_grad():
         for name, parameter in adapter_parameters(model).items():
             parameter.copy_(tensors[name])
     return model
 
 
-def fingerprint(model: nn.Module) -> str:
+@on_inner_model
+def fingerprint(model: nn.Module, but: Sequence[str] = ()) -> str:
     """Return the sha256 over name, shape, dtype and bytes of every parameter of the base; tied ones count once.
+
+    The parameters of the modules `but` do not count: `modules_to_save` are saved whole, and a head that is random
+    differs each time that the base is loaded.
 
     The result is the same before `loda.inject`, after it and after `loda.unload`. On the meta device there are no
     bytes, and names, shapes and dtypes are hashed.
     """
-    parameters = base_parameters(model)
+    within = tuple(f"{name}." for name in but)
+    parameters = {name: p for name, p in base_parameters(model).items() if not name.startswith(within)}
     first = {id(parameter): name for name, parameter in reversed(parameters.items())}
     return fingerprint_of({name: parameters[name] for name in first.values()})
 

@@ -17,7 +17,7 @@ import loda.approx
 from loda.approx.dense import DenseConfig
 from loda.errors import LodaError
 from loda.interfaces import AdapterConfig, ApproxConfig
-from loda.settings import Names, load, settings
+from loda.settings import UNLESS_DEFAULT, Names, load, settings
 
 GROUPS = {"adapter": loda.adapters, "approx": loda.approx}
 
@@ -49,6 +49,9 @@ class LodaConfig:
             columns. In an unknown architecture, where attention's projections are unknown too, give slices=("all",).
         joint: whether models with three modules for q, k and v have [W_q, W_k, W_v] approximated together, as in the
             paper. Each module then has its columns of the result. By default each weight is approximated alone.
+        modules_to_save: ends of the names of modules that are trained whole beside the adapter, as copies, and saved
+            with it. None means the head of a model that is not a language model, such as `score` of
+            LlamaForSequenceClassification, which is random before training; () means none.
 
     Raises:
         LodaError: no slice, a repeated name, or `joint` without an approximation.
@@ -59,6 +62,7 @@ class LodaConfig:
     slices: Names = ("q", "v")
     targets: Names = ()
     joint: bool = False
+    modules_to_save: Names | None = None
 
     def __post_init__(self) -> None:
         if not self.slices or len(set(self.slices)) != len(self.slices):
@@ -71,10 +75,11 @@ class LodaConfig:
             raise LodaError("joint=True needs an approximation; set approx, or leave joint out")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, which `from_dict` reads; `targets` and `joint` only if they are set."""
+        """Return plain data, which `from_dict` reads; `targets`, `joint`, `modules_to_save` only if they are set."""
         parts = {"adapter": to_plain(self.adapter), "approx": to_plain(self.approx), "slices": list(self.slices)}
         targets = {"targets": list(self.targets)} if self.targets else {}
-        return parts | targets | ({"joint": True} if self.joint else {})
+        whole = {} if self.modules_to_save is None else {"modules_to_save": list(self.modules_to_save)}
+        return parts | targets | ({"joint": True} if self.joint else {}) | whole
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LodaConfig":
@@ -100,8 +105,11 @@ def known(group: str) -> dict[str, type[Any]]:
 
 
 def to_plain(config: AdapterConfig | ApproxConfig) -> dict[str, Any]:
-    """Return the plain data of an adapter or approximation: `{"name": NAME, **settings}`."""
-    return {"name": config.name, **dataclasses.asdict(config)}
+    """Return the plain data of an adapter or approximation: `{"name": NAME, **settings}` (see `UNLESS_DEFAULT`)."""
+    plain = {"name": config.name, **dataclasses.asdict(config)}
+    later = [field.name for field in dataclasses.fields(config) if field.metadata == UNLESS_DEFAULT]
+    unset = [name for name in later if plain[name] == getattr(type(config)(), name)]
+    return {name: value for name, value in plain.items() if name not in unset}
 
 
 def from_plain(group: str, data: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from loda.architectures import is_linear, shape_of
 from loda.interfaces import BaseProjection
 from loda.model import adapter_state, is_mergeable
 from loda.projection import AdaptedProjection, projections
+from loda.wrappers import on_inner_model
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Cost:
     energy: float
 
 
+@on_inner_model
 def cost(model: nn.Module) -> Cost:
     """Count the cost of a model with adapters, module by module; on the meta device everything but `energy`.
 

@@ -21,9 +21,12 @@ from loda.approx.sparse import SparseLinear
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
 from loda.model import Model, mark_optimized, state_of
+from loda.precision import narrow
 from loda.projection import AdaptedProjection, projections
+from loda.wrappers import on_inner_model
 
 
+@on_inner_model
 @torch.no_grad()
 def optimize_for_inference(model: Model) -> Model:
     """Replace the adapted projections of `model` by faster ones that compute the same to rounding, in place.
@@ -38,8 +41,10 @@ def optimize_for_inference(model: Model) -> Model:
     state_of(model)
     if model.training:
         raise LodaError("the model is in training mode; call model.eval() before loda.optimize_for_inference(model)")
+    narrow(model)
     for name, projection in projections(model).items():
         if _has_fast_form(projection):
+            projection.adapters.to(next(projection.base.parameters()).dtype)
             model.set_submodule(name, InferenceProjection(projection).eval())
     mark_optimized(model.requires_grad_(False))
     return model

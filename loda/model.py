@@ -21,9 +21,12 @@ from loda.approx.quantized import QuantizedLinear, keep_layout
 from loda.architectures import ALL, TargetModule, check_slices, find_targets, oriented
 from loda.config import LodaConfig
 from loda.errors import LodaError
+from loda.heads import modules_to_save
 from loda.interfaces import LinearAdapter, Reparametrised
+from loda.precision import base_dtype, narrow, train_copies, widen
 from loda.projection import AdaptedProjection
 from loda.projection import projections as projections  # part of this module's interface
+from loda.wrappers import before_wrapping, check_not_wrapped_in_parts, on_inner_model
 
 Model = TypeVar("Model", bound=nn.Module)
 ATTRIBUTE = "loda_adapter_state"
@@ -50,25 +53,35 @@ class AdapterState:
     optimized: bool = False
 
 
-def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor] | None = None) -> Model:
+@before_wrapping
+def inject(
+    model: Model,
+    config: LodaConfig,
+    approximation: Mapping[str, Tensor] | None = None,
+    *,
+    autocast_adapter_dtype: bool = True,
+) -> Model:
     """Replace the projections of `model` that `config` names by adapted ones, in place, and freeze everything else.
 
-    Afterwards only the parameters of the adapter require gradients. Every adapter but the prefix starts as the zero
-    map, so the model computes what it did before, or what the approximated model computes.
+    Afterwards only the parameters of the adapter and of `config.modules_to_save` require gradients. Every adapter but
+    the prefix starts as the zero map, so the model computes what it did before, or what the approximated one computes.
 
     Args:
         model: a model of an architecture in `loda.architectures`, or any with `config.targets`; without adapters.
         config: adapter, approximation and slices.
         approximation: the state dict that `loda.approximate` returned; without it the approximation is computed.
+        autocast_adapter_dtype: whether what trains is fp32 where the base is fp16 or bf16 (see `loda.precision`), as in
+            PEFT. Otherwise it has the dtype of the base.
 
     Raises:
-        LodaError: an unknown architecture, adapters already there, a slice that does not exist, settings or an
-            approximation that do not fit the projections, or 4-bit weights that were used (see
+        LodaError: an unknown architecture, adapters already there, a slice or a module that does not exist, settings or
+            an approximation that do not fit the projections, or 4-bit weights that were used (see
             `loda.approx.quantized.keep_layout`). The model is unchanged.
     """
     check_holds_no_adapters(model)
     targets = _targets(model, config)
     config.adapter.check(model)
+    whole = modules_to_save(model, config.modules_to_save, [target.name for target in targets])
     bases = base_projections(targets, config.approx, config.joint, approximation)
     keep_layout(model)
     base = base_parameters(model)
@@ -76,17 +89,25 @@ def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor]
     model.requires_grad_(False)
     for target in targets:
         adapted = [name for name in dict.fromkeys((*config.slices, ALL)) if name in target.slices]
-        projection = AdaptedProjection(bases[target.name], target.slices, target.shape[0], adapted)
+        base_projection, d_in = bases[target.name], target.shape[0]
+        projection = AdaptedProjection(base_projection, target.slices, d_in, adapted, target.is_transposed)
         model.set_submodule(target.name, projection.train(target.module.training))
     frozen = {id(parameter) for parameter in model.parameters()}
     config.adapter.attach(model)
+    for name in whole:
+        model.get_submodule(name).requires_grad_(True)
     trained = trainable_parameters(model)
-    _train_copies(model, [parameter for parameter in trained.values() if id(parameter) in frozen])
+    if autocast_adapter_dtype:
+        widen(parameter for parameter in trained.values() if id(parameter) not in frozen)
+    originals = [parameter for parameter in trained.values() if id(parameter) in frozen]
+    train_copies(model, originals, autocast_adapter_dtype)
     replaced = {target.name: target.module for target in targets}
+    config = replace(config, modules_to_save=whole or config.modules_to_save)  # so that it is saved which
     setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, frozenset(trained)))
     return model
 
 
+@on_inner_model
 def approximate(model: nn.Module, config: LodaConfig) -> dict[str, Tensor]:
     """Return the approximation of every projection of `model` as one flat state dict, for `loda.inject`.
 
@@ -99,6 +120,7 @@ def approximate(model: nn.Module, config: LodaConfig) -> dict[str, Tensor]:
     return {} if config.approx.name == "dense" else state_dict(base_projections(targets, config.approx, config.joint))
 
 
+@on_inner_model
 def unload(model: Model) -> Model:
     """Take the adapters out of `model`, in place: it is the base model again, bit for bit, also after approximations.
 
@@ -111,18 +133,20 @@ def unload(model: Model) -> Model:
     remove_insertions(model)
     for name, module in replaced.items():
         model.set_submodule(name, module.train(model.get_submodule(name).training))
+    narrow(model)
     for name, parameter in parameters.items():
         owner, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(owner), own_name, parameter)
     return _forget(model)
 
 
+@on_inner_model
 @torch.no_grad()
 def merge(model: Model) -> Model:
     """Add linear adapters to the weights that they stand beside, W + Delta W, in place: an ordinary model again.
 
-    Every merged module has the class and memory layout of the base's module. Fine-tuned parameters of the base stay as
-    they are now.
+    Every merged module has the class of the base's module. Fine-tuned parameters of the base and `modules_to_save` stay
+    as they are now.
 
     Raises:
         LodaError: no adapters, a non-linear or inserted adapter (no weight equals it), a quantised or tied weight, or
@@ -131,34 +155,39 @@ def merge(model: Model) -> Model:
     refusal = _why_not_mergeable(model)
     if refusal:
         raise LodaError(f"{refusal}; use the model as it is")
+    narrow(model)
     for name, projection in projections(model).items():
         original, base = state_of(model).replaced[name], cast(DenseLinear, projection.base)
         weight = base.weight.clone()
         for slice_name, adapter in projection.adapters.items():
             projection.slices[slice_name].add_(weight, cast(Tensor, cast(LinearAdapter, adapter).weight()))
         # A copy of the original module, in which `memo` replaces the weight by the merged one.
-        memo: dict[int, object] = {id(original.weight): nn.Parameter(oriented(original, weight))}
+        memo: dict[int, object] = {id(original.weight): nn.Parameter(oriented(original, weight).contiguous())}
         memo |= {} if base.bias is None else {id(original.bias): base.bias}
         model.set_submodule(name, copy.deepcopy(original, memo).train(projection.training))
     return _forget(model)
 
 
+@on_inner_model
 def is_mergeable(model: nn.Module) -> bool:
     """Whether `merge` would succeed."""
     return _why_not_mergeable(model) is None
 
 
+@on_inner_model
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that require gradients, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+@on_inner_model
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that `inject` made trainable, by name, even if they were frozen since."""
     trained = state_of(model).trained
     return {name: p for name, p in model.named_parameters() if name in trained}
 
 
+@on_inner_model
 def adapter_state(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that are saved, by name: those of the adapter, folded (see `fold`)."""
     state = adapter_parameters(model)
@@ -191,15 +220,21 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         if id(parameter) not in in_use and id(parameter) not in found:
             # The model does not hold this parameter now, so moving or casting the model left it behind.
             owner = name.rpartition(".")[0]
-            in_projection = owner in attached.replaced
-            like = next(model.get_submodule(owner).parameters()) if in_projection else model.get_parameter(name)
-            if (parameter.device, parameter.dtype) != (like.device, like.dtype):
-                found[id(parameter)] = nn.Parameter(parameter.detach().to(like), parameter.requires_grad)
+            module = model.get_submodule(owner)
+            if owner in attached.replaced:
+                module = cast(AdaptedProjection, module).base
+                like = next(module.parameters())
+            else:
+                like = model.get_parameter(name)
+            dtype = base_dtype(module, like)
+            if (parameter.device, parameter.dtype) != (like.device, dtype):
+                moved = parameter.detach().to(like.device, dtype)
+                found[id(parameter)] = nn.Parameter(moved, parameter.requires_grad)
     return {name: found.get(id(parameter), parameter) for name, parameter in attached.base.items()}
 
 
 def state_of(model: nn.Module) -> AdapterState:
-    """Return what `inject` did to `model`; LodaError if it holds no adapters or was optimised for inference."""
+    """Return what `inject` did to `model`; LodaError if it holds no adapters, was optimised, or has wrapped parts."""
     found = getattr(model, ATTRIBUTE, None)
     if found is None:
         raise LodaError("this model holds no adapters; call loda.inject(model, config) first")
@@ -208,6 +243,7 @@ def state_of(model: nn.Module) -> AdapterState:
             "this model was optimised for inference, its adapters are no longer apart from the weights; "
             "load the base and the saved adapter again"
         )
+    check_not_wrapped_in_parts(model)
     return cast(AdapterState, found)
 
 
@@ -219,7 +255,10 @@ def mark_optimized(model: nn.Module) -> None:
 def check_holds_no_adapters(model: nn.Module) -> None:
     """Raise LodaError if `inject` was applied to `model`."""
     if hasattr(model, ATTRIBUTE):
-        raise LodaError("this model already holds adapters; call loda.unload(model) first")
+        raise LodaError(
+            "this model already holds adapters; call loda.unload(model) first, or use loda.peft, which keeps several "
+            "named adapters in one model"
+        )
 
 
 def _targets(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
@@ -236,15 +275,6 @@ def _targets(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
             )
     check_approximation(targets, config.approx, config.joint)
     return targets
-
-
-def _train_copies(model: nn.Module, originals: list[nn.Parameter]) -> None:
-    """Replace `originals` by copies; modules that share a parameter share its copy."""
-    copies = {id(original): nn.Parameter(original.detach().clone()) for original in originals}
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) in copies:
-                setattr(module, name, copies[id(parameter)])
 
 
 def _forget(model: Model) -> Model:

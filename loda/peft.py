@@ -154,6 +154,7 @@ class LodaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         super().__init__()
         self.target = target
         self.base_layer = target.module
+        self.in_features, self.out_features = target.shape  # PEFT adds weight and bias
         self.loda_adapters = nn.ModuleDict()  # by adapter name, then by slice
         self.loda_dropout = nn.ModuleDict()
         # A plain dictionary: what is computed from the base is not saved, counted or deleted as the adapter's.

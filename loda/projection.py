@@ -57,16 +57,23 @@ class AdaptedProjection(nn.Module):
         slices: the slices of the output by name, for example {"q": FusedSlice(0, d), ...}; together they cover it.
         d_in: width of the input.
         adapted: names of the slices that get an adapter, in the order in which the adapters are created.
+        transposed: whether `weight` shows the base's weight as (d_out, d_in), like `nn.Linear`.
     """
 
     def __init__(
-        self, base: nn.Module, slices: Mapping[str, FusedSlice], d_in: int, adapted: Sequence[str] = ()
+        self,
+        base: nn.Module,
+        slices: Mapping[str, FusedSlice],
+        d_in: int,
+        adapted: Sequence[str] = (),
+        transposed: bool = False,
     ) -> None:
         super().__init__()
         self.base = base
         self.slices = dict(slices)
         self.d_in = d_in
         self.adapted = tuple(adapted)
+        self.transposed = transposed
         self.dropout = nn.Dropout(0.0)
         self.adapters = nn.ModuleDict()
 
@@ -80,12 +87,38 @@ class AdaptedProjection(nn.Module):
         """Width of the output."""
         return sum(fused.width for fused in self.slices.values())
 
+    # Models look at these of their linear modules, T5 for example at the weight's dtype.
+
+    @property
+    def in_features(self) -> int:
+        """d_in, as in `nn.Linear`."""
+        return self.d_in
+
+    @property
+    def out_features(self) -> int:
+        """d_out, as in `nn.Linear`."""
+        return self.d_out
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the base, in the layout of the module that was replaced; without the adapters."""
+        weight = cast(Tensor, self.base.weight)
+        return weight.T if self.transposed else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the base (d_out,) or None."""
+        return cast(Tensor | None, self.base.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
         h: Tensor = self.base(x)
         if not self.adapters:
             return h
         x = self.dropout(x)
+        if x.dtype != torch.float32:
+            # Adapters of a half-precision base are fp32; their update is added in fp32 and then rounded.
+            x = x.to(next(self.adapters.parameters()).dtype)
         for name, adapter in self.adapters.items():
             # In place, so that the other slices stay bit-identical to the base.
             self.slices[name].add_(h, adapter(x))

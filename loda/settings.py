@@ -17,6 +17,9 @@ T = TypeVar("T")
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """A tuple of strings that may be given as a list."""
 
+UNLESS_DEFAULT = {"written": "unless default"}
+"""The metadata of a field that plain data leaves out at its default, so that older data and its digests stay valid."""
+
 _CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 

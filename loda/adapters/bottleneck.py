@@ -5,7 +5,10 @@ loda        f1             Delta h = s (x A + f1(x A)) B          Eq. 1: the ima
 loda_plus   f1 and f2      Delta h = s (x A B + f2(f1(x A) B))    Eq. 2: the image also leaves the range of B
 """
 
-from typing import ClassVar, Literal
+import re
+from collections.abc import Mapping
+from dataclasses import field, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from loda.adapters.nonlinear import Stack, StackConfig
 from loda.errors import LodaError
 from loda.projection import placement, projections
-from loda.settings import settings
+from loda.settings import UNLESS_DEFAULT, settings
 
 
 class Bottleneck(nn.Module):
@@ -34,20 +37,28 @@ class Bottleneck(nn.Module):
         scale: s.
         f1: between A and B, on width r.
         f2: after B, on width d_out; only with f1.
+        zero_b: whether B starts at zero; otherwise uniform in +-1/sqrt(r), as A in its width.
     """
 
     f1: Stack | None
     f2: Stack | None
 
     def __init__(
-        self, d_in: int, d_out: int, r: int, scale: float, f1: StackConfig | None = None, f2: StackConfig | None = None
+        self,
+        d_in: int,
+        d_out: int,
+        r: int,
+        scale: float,
+        f1: StackConfig | None = None,
+        f2: StackConfig | None = None,
+        zero_b: bool = True,
     ) -> None:
         super().__init__()
         bound = d_in**-0.5
         self.scale = scale
         self.A = nn.Parameter(torch.empty(d_in, r).uniform_(-bound, bound))
         self.f1 = None if f1 is None else Stack(f1, r)
-        self.B = nn.Parameter(torch.zeros(r, d_out))
+        self.B = nn.Parameter(torch.zeros(r, d_out) if zero_b else torch.empty(r, d_out).uniform_(-(r**-0.5), r**-0.5))
         self.f2 = None if f2 is None else Stack(f2, d_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,6 +85,10 @@ class Bottleneck(nn.Module):
         return self.A.numel() + inner + self.B.numel() * (1 if self.f2 is None else 2)
 
 
+Rank = Annotated[int, Field(ge=1)]
+Alpha = Annotated[float, Field(gt=0)]
+
+
 @settings
 class SliceAdapterConfig:
     """Settings of an adapter beside slices of the projections.
@@ -88,16 +103,21 @@ class SliceAdapterConfig:
         """Create the adapter of a (d_in, d_out) slice."""
         raise NotImplementedError
 
+    def for_module(self, name: str) -> Self:
+        """Return the settings that hold for the module `name`."""
+        return self
+
     def check(self, model: nn.Module) -> None:
         """Accept every model that has projections."""
 
     def attach(self, model: nn.Module) -> None:
         """Put one adapter beside each adapted slice of each projection."""
-        for projection in projections(model).values():
+        for name, projection in projections(model).items():
             device, dtype = placement(projection.base, model)
-            for name in projection.adapted:
-                adapter = self.build(projection.d_in, projection.slices[name].width)
-                projection.adapt(name, adapter.to(device, dtype), self.dropout)
+            settings = self.for_module(name)
+            for part in projection.adapted:
+                adapter = settings.build(projection.d_in, projection.slices[part].width)
+                projection.adapt(part, adapter.to(device, dtype), self.dropout)
 
 
 @settings
@@ -110,24 +130,60 @@ class LoRAConfig(SliceAdapterConfig):
             Table 3. Here alpha is 32 for every r unless set.
         init: "independent" draws every adapter anew. "reference" starts every layer from the same values, as in LoRA's
             code, which builds one block and copies it.
+        rank_pattern: other values of r by module, for example {"c_proj": 8, r"h\\.1\\..*": 2}. As in PEFT, a key is a
+            regular expression for the end of a module's name, from a dot on, and the first that fits counts.
+        alpha_pattern: the same for alpha.
+        use_rslora: s = alpha / sqrt(r) (Kalajdzievski, 2023).
+        init_weights: False starts B at random values, so that the adapter changes the model at once, for tests.
 
     Raises:
-        LodaError: r < 1, alpha <= 0, a dropout outside [0, 1) or an unknown init.
+        LodaError: r < 1, alpha <= 0, a dropout outside [0, 1), an unknown init, or a pattern that is no regular
+            expression; in `check`, a pattern that fits no module.
     """
 
     name: ClassVar[str] = "lora"
-    r: int = Field(default=4, ge=1, description="the paper uses r=4")
-    alpha: float = Field(default=32.0, gt=0, description="the paper uses alpha=32")
+    r: Rank = Field(default=4, description="the paper uses r=4")
+    alpha: Alpha = Field(default=32.0, description="the paper uses alpha=32")
     init: Literal["independent", "reference"] = "independent"
+    rank_pattern: dict[str, Rank] = field(default_factory=dict, hash=False, metadata=UNLESS_DEFAULT)
+    alpha_pattern: dict[str, Alpha] = field(default_factory=dict, hash=False, metadata=UNLESS_DEFAULT)
+    use_rslora: bool = field(default=False, metadata=UNLESS_DEFAULT)
+    init_weights: bool = field(default=True, metadata=UNLESS_DEFAULT)
+
+    def __post_init__(self) -> None:
+        for key in (*self.rank_pattern, *self.alpha_pattern):
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise LodaError(
+                    f"the pattern {key!r} is no regular expression ({error}); write the end of a module's name"
+                ) from None
+        for r in self.rank_pattern.values():
+            replace(self, r=r, rank_pattern={})  # every rule for r holds for the others too
 
     @property
     def scale(self) -> float:
-        """s = alpha / r."""
-        return self.alpha / self.r
+        """s = alpha / r, or alpha / sqrt(r) with `use_rslora`."""
+        return self.alpha / (self.r**0.5 if self.use_rslora else self.r)
+
+    def for_module(self, name: str) -> Self:
+        """Return the settings that hold for the module `name`: its r and alpha, and no patterns."""
+        r, alpha = _fitting(self.rank_pattern, name, self.r), _fitting(self.alpha_pattern, name, self.alpha)
+        return replace(self, r=r, alpha=alpha, rank_pattern={}, alpha_pattern={})
+
+    def check(self, model: nn.Module) -> None:
+        """Raise LodaError if a pattern fits no module of `model`."""
+        names = [name for name, _ in model.named_modules()]
+        for setting, pattern in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            for key in pattern:
+                if not any(_fits(key, name) for name in names):
+                    raise LodaError(
+                        f"{setting}={pattern}: {key!r} fits the name of no module; correct it or leave it out"
+                    )
 
     def build(self, d_in: int, d_out: int) -> nn.Module:
         """Create the adapter of a (d_in, d_out) slice."""
-        return Bottleneck(d_in, d_out, self.r, self.scale)
+        return Bottleneck(d_in, d_out, self.r, self.scale, zero_b=self.init_weights)
 
     def attach(self, model: nn.Module) -> None:
         """Put one adapter beside each adapted slice of each projection, and start it as `init` says."""
@@ -139,6 +195,15 @@ class LoRAConfig(SliceAdapterConfig):
                     # Modules that have the same name in their blocks, such as c_attn, start alike.
                     like = first.setdefault((name.rpartition(".")[2], part), adapter)
                     adapter.load_state_dict(like.state_dict())
+
+
+def _fits(key: str, name: str) -> bool:
+    """Whether `key` fits the end of a module's name; the rule of PEFT's `get_pattern_key`."""
+    return re.match(rf"(.*\.)?({key})$", name) is not None
+
+
+def _fitting(pattern: Mapping[str, Any], name: str, default: Any) -> Any:
+    return next((value for key, value in pattern.items() if _fits(key, name)), default)
 
 
 @settings
@@ -153,6 +218,7 @@ class LoDAConfig(LoRAConfig):
     f1: StackConfig = StackConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "linear" not in self.f1.operations:
             raise LodaError(
                 f"f1.order={self.f1.order!r} has no linear operation; f1 needs its r x r matrices, "
@@ -166,7 +232,7 @@ class LoDAConfig(LoRAConfig):
 
     def build(self, d_in: int, d_out: int) -> nn.Module:
         """Create the adapter of a (d_in, d_out) slice."""
-        return Bottleneck(d_in, d_out, self.r, self.scale, self.f1)
+        return Bottleneck(d_in, d_out, self.r, self.scale, self.f1, zero_b=self.init_weights)
 
 
 @settings
@@ -193,4 +259,4 @@ class LoDAPlusConfig(LoDAConfig):
 
     def build(self, d_in: int, d_out: int) -> nn.Module:
         """Create the adapter of a (d_in, d_out) slice."""
-        return Bottleneck(d_in, d_out, self.r, self.scale, self.f1, self.f2)
+        return Bottleneck(d_in, d_out, self.r, self.scale, self.f1, self.f2, zero_b=self.init_weights)

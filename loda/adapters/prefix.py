@@ -116,7 +116,7 @@ class PrefixAdapter(Insertion):
         cache = given.get("past_key_values")
         cache = DynamicCache(config=host.config) if cache is None else cache
         if cache.get_seq_length() == 0:
-            for layer, (keys, values) in enumerate(self().permute(1, 2, 3, 0, 4)):
+            for layer, (keys, values) in enumerate(self().to(host.dtype).permute(1, 2, 3, 0, 4)):
                 cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
         seen = cache.get_seq_length() - length
 

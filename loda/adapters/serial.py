@@ -52,7 +52,7 @@ class SerialBottleneck(Insertion):
         # Some blocks return their attention weights after the output.
         if isinstance(output, tuple):
             return (self._add(host, arguments, output[0]), *output[1:])
-        return output + self(output)
+        return output + self(output.to(self.up.weight.dtype)).to(output.dtype)
 
 
 @settings

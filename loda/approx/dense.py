@@ -20,26 +20,28 @@ class DenseConfig:
 
     def approximate(self, weight: Tensor, bias: Tensor | None) -> "DenseLinear":
         """Return the projection over `weight` (d_in, d_out) and `bias` (d_out,)."""
-        return DenseLinear.from_weight(weight, bias)
+        return DenseLinear(weight, bias)
 
 
 class DenseLinear(nn.Module):
-    """h = x W + b, bit-identical to the module it replaces: (*, d_in) -> (*, d_out)."""
+    """h = x W + b, bit-identical to the module it replaces: (*, d_in) -> (*, d_out).
+
+    The kernel is that of the module: `F.linear` if W is the `transposed` weight of an `nn.Linear`, else `addmm`, as of
+    transformers' `Conv1D`. The weight and the bias are the module's own, not copies.
+    """
 
     energy = 1.0
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> None:
         super().__init__()
         self.weight = frozen(weight)
         self.bias = None if bias is None else frozen(bias)
-
-    @classmethod
-    def from_weight(cls, weight: Tensor, bias: Tensor | None) -> "DenseLinear":
-        """Hold `weight` (d_in, d_out) and `bias` (d_out,) themselves, not copies."""
-        return cls(weight, bias)
+        self.transposed = transposed
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
+        if self.transposed:
+            return F.linear(x, self.weight.T, self.bias)
         return affine(x, self.weight, self.bias)
 
     def macs(self) -> int:
@@ -52,13 +54,7 @@ class DenseLinear(nn.Module):
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute h = x W + b with W (d_in, d_out): (*, d_in) -> (*, d_out).
-
-    The kernel is that of the module which held W: `addmm` of transformers' `Conv1D`, or `F.linear` if W is the
-    transposed view of an `nn.Linear`'s weight. So an unadapted slice is bit-identical to the base model.
-    """
-    if weight.T.is_contiguous() and not weight.is_contiguous():
-        return F.linear(x, weight.T, bias)
+    """Compute h = x W + b with W (d_in, d_out): (*, d_in) -> (*, d_out), by the kernel of transformers' `Conv1D`."""
     rows = x.reshape(-1, x.shape[-1])
     h = rows @ weight if bias is None else torch.addmm(bias, rows, weight)
     return h.view(*x.shape[:-1], weight.shape[-1])

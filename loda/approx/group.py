@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from loda.approx.dense import DenseLinear
 from loda.approx.quantized import QuantizedLinear
 from loda.architectures import TargetModule
 from loda.errors import LodaError
@@ -93,6 +94,8 @@ def _compute(
         biases = [target.bias.to("meta") if meta and target.bias is not None else target.bias for target in group]
         if len(group) == 1:
             parts: Sequence[nn.Module] = [approx.approximate(weights[0], biases[0])]
+            if isinstance(parts[0], DenseLinear):
+                parts[0].transposed = group[0].is_transposed
         else:
             whole = cast(ApproxLinear, approx.approximate(torch.cat([w.detach() for w in weights], dim=1), None))
             parts = whole.split([weight.shape[1] for weight in weights], biases)

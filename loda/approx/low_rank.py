@@ -87,6 +87,11 @@ class LowRankLinear(nn.Module):
             (s.square().sum() / exact.square().sum()).to(torch.promote_types(weight.dtype, torch.float32)),
         )
 
+    @property
+    def weight(self) -> Tensor:
+        """W_A W_B (d_in, d_out), multiplied each time that it is asked for."""
+        return self.W_A @ self.W_B
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
         return affine(x @ self.W_A, self.W_B, self.bias)

@@ -1,5 +1,7 @@
 """Quantised base projections, such as those of bitsandbytes."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from loda.errors import LodaError
@@ -17,6 +19,16 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self.module = module
         self.d_in, self.d_out = d_in, d_out
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as the module holds it, in a layout of its own."""
+        return cast(Tensor, self.module.weight)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias (d_out,) or None."""
+        return cast(Tensor | None, self.module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""

@@ -19,6 +19,7 @@ from tests.library.models import (
     logits,
     same_state,
     state,
+    train,
     untouched,
 )
 
@@ -59,11 +60,11 @@ def kind(bits):
 def fresh(folders, bits, kind):
     """Loads the quantised base anew each time it is called."""
 
-    def load() -> PreTrainedModel:
+    def load(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         quantised = BITS[bits]
         try:
             return AutoModelForCausalLM.from_pretrained(
-                folders[kind], quantization_config=quantised, device_map="cpu", dtype=torch.float32
+                folders[kind], quantization_config=quantised, device_map="cpu", dtype=dtype
             ).eval()
         except (ImportError, RuntimeError, NotImplementedError) as error:
             pytest.skip(f"bitsandbytes does not run here: {error}")
@@ -99,6 +100,15 @@ def test_an_adapter_starts_trains_saves_and_unloads_over_it(fresh, adapter, tmp_
     assert torch.equal(logits(loda.from_pretrained(fresh(), tmp_path)), logits(model))
     loda.unload(model)
     assert torch.equal(logits(model), base)
+
+
+@pytest.mark.parametrize("adapter", [LoDAPlus(), Houlsby(r=4)], ids=repr)
+def test_what_trains_is_fp32_also_where_the_rest_is_bf16(fresh, adapter):
+    model = loda.inject(fresh(torch.bfloat16), loda.LodaConfig(adapter))
+    assert {parameter.dtype for parameter in loda.trainable_parameters(model).values()} == {torch.float32}
+    train(model)
+    assert logits(model).dtype == torch.bfloat16
+    assert logits(model).isfinite().all()
 
 
 def test_a_base_whose_weights_a_forward_pass_has_laid_out_anew_is_refused(fresh, bits):

@@ -11,6 +11,7 @@ import loda
 from loda.adapters.bottleneck import SliceAdapterConfig
 from loda.adapters.insertion import insertions
 from loda.approx import Dense, LowRank
+from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
 from loda.model import projections
 from tests.library.models import (
@@ -22,6 +23,7 @@ from tests.library.models import (
     perturb,
     tiny_gpt2,
     train,
+    untouched,
 )
 
 # Adapters that stand beside slices of a projection; the others attach in their own way.
@@ -138,17 +140,55 @@ def test_only_the_chosen_slices_are_adapted(config, slices):
             assert torch.equal(one, other) == (part not in slices), part
 
 
+@pytest.mark.parametrize(
+    ("dtype", "approx"),
+    [(torch.float16, Dense()), (torch.bfloat16, Dense()), (torch.bfloat16, LowRank(rank=8))],
+    ids=str,
+)
 @every_trained_adapter
-def test_the_adapter_follows_the_dtype_of_the_base(config):
-    model = tiny_gpt2().to(torch.bfloat16)
-    loda.inject(model, loda.LodaConfig(adapter=config))
+def test_what_trains_is_fp32_over_a_base_of_half_precision_and_adam_trains_it(config, approx, dtype, tmp_path):
+    base = logits(tiny_gpt2().to(dtype))
+    model = loda.inject(tiny_gpt2().to(dtype), loda.LodaConfig(config, approx))
+    assert {p.dtype for p in loda.trainable_parameters(model).values()} == {torch.float32}
     before = logits(model)
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    assert torch.equal(before, logits(tiny_gpt2().to(torch.bfloat16))) == is_a_map(config)
-    train(model)
-    assert logits(model).dtype == torch.bfloat16
+    assert before.dtype == dtype
+    assert not (config.name in MAPS and approx == Dense()) or torch.equal(before, base)
+    train(model, steps=4)
     assert logits(model).isfinite().all()
     assert not torch.equal(logits(model), before)
+    loda.save_pretrained(model, tmp_path)
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2().to(dtype), tmp_path)), logits(model))
+    loda.unload(model)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert torch.equal(logits(model), base)
+
+
+@every_trained_adapter
+def test_the_adapter_follows_the_dtype_of_the_base_if_asked(config):
+    model = loda.inject(tiny_gpt2().bfloat16(), loda.LodaConfig(adapter=config), autocast_adapter_dtype=False)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    train(model)
+    assert logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("to", [torch.float16, torch.float32, torch.float64], ids=str)
+@every_trained_adapter
+def test_a_model_of_half_precision_may_be_cast_and_unloads_in_the_dtype_that_it_has(config, to):
+    model = perturb(loda.inject(tiny_gpt2().bfloat16(), loda.LodaConfig(config))).to(to)
+    assert logits(model).dtype == to
+    loda.unload(model)
+    assert torch.equal(logits(model), logits(tiny_gpt2().bfloat16().to(to)))
+
+
+@pytest.mark.parametrize("name", ["lora", "full_rank", "finetune", "finetune_top2"])
+def test_merging_into_half_precision_rounds_what_was_trained(name):
+    model = loda.inject(tiny_gpt2().bfloat16(), loda.LodaConfig(ADAPTERS[name]))
+    train(model)
+    trained = logits(model)
+    loda.merge(model)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(logits(model), trained, rtol=0.05, atol=0.05)
+    assert not torch.equal(logits(model), logits(tiny_gpt2().bfloat16()))
 
 
 @pytest.mark.parametrize("name", ["lora", "loda", "loda_plus"])
@@ -172,3 +212,46 @@ def test_a_starts_uniform_and_scaled_by_the_width(name):
     a = ADAPTERS[name].build(400, 400).A.detach()
     assert a.abs().max() <= 400**-0.5
     assert a.var().item() == pytest.approx(1 / (3 * 400), rel=0.1)
+
+
+BOTTLENECKS = pytest.mark.parametrize("config", [ADAPTERS[name] for name in ("lora", "loda", "loda_plus")], ids=repr)
+
+
+@BOTTLENECKS
+def test_patterns_set_r_and_alpha_of_the_modules_that_they_fit(config):
+    patterns = {
+        "rank_pattern": {r"h\.0\..*": 8, "c_attn": 2},
+        "alpha_pattern": {"attn.c_attn": 6, "h.1.attn.c_attn": 1},
+    }
+    model = loda.inject(tiny_gpt2(), loda.LodaConfig(dataclasses.replace(config, **patterns)))
+    found = [(a.A.shape[1], a.scale) for p in projections(model).values() for a in p.adapters.values()]
+    assert found == [(8, 6 / 8)] * 2 + [(2, 6 / 2)] * 2  # the first pattern that fits counts
+
+
+@BOTTLENECKS
+def test_rslora_divides_by_the_root_of_r(config):
+    assert dataclasses.replace(config, r=9, alpha=6, use_rslora=True).build(12, 12).scale == 2
+
+
+@BOTTLENECKS
+def test_without_initial_zeros_the_adapter_acts_at_once(config):
+    model = loda.inject(tiny_gpt2(), loda.LodaConfig(dataclasses.replace(config, init_weights=False)))
+    assert not torch.equal(logits(model), logits(tiny_gpt2()))
+    assert_gradients_reach_what_trains(model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"rank_pattern": {"c_atn": 8}}, "rank_pattern={'c_atn': 8}: 'c_atn' fits the name of no module"),
+        ({"alpha_pattern": {"c_attn.0": 8}}, "'c_attn.0' fits the name of no module"),
+        ({"alpha_pattern": {"(": 8}}, r"'\(' is no regular expression"),
+        ({"rank_pattern": {"c_attn": 0}}, "rank_pattern.c_attn=0: input should be greater than or equal to 1"),
+        ({"rank_pattern": {"c_attn": 1}}, "r=1 .* LayerNorm of a single number is zero"),
+    ],
+    ids=str,
+)
+def test_a_pattern_that_means_nothing_is_refused(settings, rule):
+    model = tiny_gpt2()
+    with untouched(model), pytest.raises(LodaError, match=rule):
+        loda.inject(model, loda.LodaConfig(ADAPTERS["loda_plus"].__class__(**settings)))

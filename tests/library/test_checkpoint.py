@@ -47,6 +47,16 @@ def test_a_loaded_model_gives_the_same_logits_bit_for_bit(adapter, approx, with_
     assert set(loda.trainable_parameters(loaded)) == set(adapter_state(model)) == set(load_file(tmp_path / TENSOR_FILE))
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_adapter_of_half_precision_is_saved_and_loaded_as_such(adapter, tmp_path):
+    config = loda.LodaConfig(ADAPTERS[adapter])
+    model = perturb(loda.inject(tiny_gpt2().bfloat16(), config, autocast_adapter_dtype=False))
+    loda.save_pretrained(model, tmp_path)
+    loaded = loda.from_pretrained(tiny_gpt2().bfloat16(), tmp_path, autocast_adapter_dtype=False)
+    assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
+    assert torch.equal(logits(loaded), logits(model))
+
+
 @pytest.fixture
 def saved(tmp_path):
     """A trained LoDA+ over low-rank factors of `tiny_gpt2`, saved with the factors."""

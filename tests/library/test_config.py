@@ -9,7 +9,7 @@ import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.adapters.nonlinear import StackConfig
 from loda.approx import Dense, LowRank, Sparse
-from loda.config import from_plain, known
+from loda.config import from_plain, known, to_plain
 from loda.errors import LodaError
 from tests.library.models import ADAPTERS, APPROXIMATIONS
 
@@ -22,6 +22,11 @@ CONFIGS = [
     loda.LodaConfig(LoDA(f1=StackConfig(3, "activation-linear", 0.1, 1e-6)), LowRank(rank=1), slices=["k", "q"]),
     loda.LodaConfig(LoDAPlus(f2=StackConfig(stages=1, order="norm-activation")), targets=("c_fc",)),
     loda.LodaConfig(LoRA(), LowRank(), joint=True),
+    loda.LodaConfig(LoRA(), modules_to_save=["score"]),
+    loda.LodaConfig(LoRA(), modules_to_save=()),
+    loda.LodaConfig(
+        LoDAPlus(rank_pattern={"c_attn": 8}, alpha_pattern={"0.*": 2.5}, use_rslora=True, init_weights=False)
+    ),
 ]
 
 
@@ -37,9 +42,9 @@ def test_a_config_is_frozen_and_says_what_it_is(group, name):
 
 
 def test_a_representation_as_a_person_sees_it():
-    assert repr(LoRA()) == "LoRAConfig(dropout=0.0, r=4, alpha=32.0, init='independent')"
+    assert repr(LoRA()).startswith("LoRAConfig(dropout=0.0, r=4, alpha=32.0, init='independent', rank_pattern={}")
     config = repr(loda.LodaConfig(LoRA()))
-    assert config.endswith("approx=DenseConfig(), slices=('q', 'v'), targets=(), joint=False)")
+    assert "approx=DenseConfig(), slices=('q', 'v'), targets=(), joint=False" in config
 
 
 @every_part
@@ -80,6 +85,12 @@ def test_an_unknown_part_is_refused_with_those_there_are(group, name):
 def test_a_setting_of_another_type_is_refused_by_name(settings, rule):
     with pytest.raises(LodaError, match=rule):
         loda.LodaConfig.from_dict({"adapter": settings})
+
+
+def test_settings_that_came_later_are_written_only_if_they_are_set():
+    # Digests of runs are made of plain data, and those of older runs stay valid.
+    assert to_plain(LoRA()) == {"name": "lora", "dropout": 0.0, "r": 4, "alpha": 32.0, "init": "independent"}
+    assert to_plain(LoRA(use_rslora=True, rank_pattern={"c_attn": 8})).items() >= {"use_rslora": True}.items()
 
 
 def test_a_whole_number_will_do_for_a_real_one():

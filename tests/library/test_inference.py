@@ -33,6 +33,15 @@ def test_every_part_there_is(adapter, approx):
     assert_same_outputs(adapted(ADAPTERS[adapter], APPROXIMATIONS[approx], model=wide_gpt2()))
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_base_of_half_precision_computes_in_it(adapter):
+    model = adapted(ADAPTERS[adapter], model=tiny_gpt2().bfloat16())
+    before = logits(model)
+    after = logits(loda.optimize_for_inference(model))
+    assert after.dtype == torch.bfloat16
+    torch.testing.assert_close(after, before, rtol=0.1, atol=0.02 * before.abs().max().item())
+
+
 @pytest.mark.parametrize("approx", APPROX.values(), ids=APPROX)
 @pytest.mark.parametrize("adapter", [NoAdapter(), LoRA(r=3), LoDA(r=3), LoDAPlus(r=3)], ids=repr)
 def test_all_projections_become_fast_ones(adapter, approx):

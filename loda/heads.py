@@ -1,0 +1,52 @@
+"""The modules that are trained whole beside an adapter: `modules_to_save`, by default a model's head."""
+
+from collections.abc import Sequence
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from loda.errors import LodaError
+
+
+def modules_to_save(model: nn.Module, wanted: Sequence[str] | None, adapted: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the modules of `model` to train whole.
+
+    Args:
+        model: the base.
+        wanted: ends of their names; None means the head.
+        adapted: names of the modules that get an adapter.
+
+    Raises:
+        LodaError: a name without a module, or a module that is adapted or quantised.
+    """
+    if wanted is None:
+        return tuple(head for head in heads(model) if not any(_is_in(name, head) for name in adapted))
+    named = dict(model.named_modules())
+    found = [name for name in named if any(f".{name}".endswith(f".{ending}") for ending in wanted)]
+    for ending in wanted:
+        if not any(f".{name}".endswith(f".{ending}") for name in found):
+            raise LodaError(f"modules_to_save={tuple(wanted)}: this model has no module named *.{ending}")
+    for name in found:
+        beside = [other for other in adapted if _is_in(other, name)]
+        if beside:
+            raise LodaError(f"modules_to_save names {name}, and {beside[0]} gets an adapter; choose one of the two")
+        if not all(parameter.is_floating_point() for parameter in named[name].parameters()):
+            raise LodaError(f"modules_to_save names {name}, which is quantised and cannot be trained; leave it out")
+    return tuple(found)
+
+
+def heads(model: nn.Module) -> list[str]:
+    """Return the names of the modules that a model of transformers has beside its body, such as `score`.
+
+    There are none in a bare body, in a language model, whose head is pre-trained, and in other kinds of models.
+    """
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is not None:
+        return []
+    beside = {name: child for name, child in model.named_children() if child is not model.base_model}
+    if model.base_model is model:  # a bare body, or T5ForQuestionAnswering, which has its head among its stacks
+        beside = {name: child for name, child in beside.items() if name in ("classifier", "qa_outputs", "score")}
+    return [name for name, child in beside.items() if any(True for _ in child.parameters())]
+
+
+def _is_in(name: str, other: str) -> bool:
+    return f"{name}.".startswith(f"{other}.")
