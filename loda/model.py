@@ -21,6 +21,8 @@ from loda.approx.quantized import QuantizedLinear, keep_layout
 from loda.architectures import ALL, TargetModule, check_slices, find_targets, oriented
 from loda.config import LodaConfig
 from loda.errors import LodaError
+from loda.guard import guard, release
+from loda.identity import Sample, sample
 from loda.interfaces import LinearAdapter, Reparametrised
 from loda.projection import AdaptedProjection
 from loda.projection import projections as projections  # part of this module's interface
@@ -39,6 +41,7 @@ class AdapterState:
         replaced: the base's modules that adapted projections replaced, by name.
         trained_before: names of the parameters that required gradients in the base.
         trained: names of the parameters that the adapter trains.
+        frozen: samples of the other parameters of the model, as `inject` left them.
         optimized: whether `loda.optimize_for_inference` has replaced the adapted projections.
     """
 
@@ -47,6 +50,7 @@ class AdapterState:
     replaced: Mapping[str, nn.Module]
     trained_before: frozenset[str]
     trained: frozenset[str]
+    frozen: Mapping[str, Sample]
     optimized: bool = False
 
 
@@ -83,7 +87,9 @@ def inject(model: Model, config: LodaConfig, approximation: Mapping[str, Tensor]
     trained = trainable_parameters(model)
     _train_copies(model, [parameter for parameter in trained.values() if id(parameter) in frozen])
     replaced = {target.name: target.module for target in targets}
-    setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, frozenset(trained)))
+    others = {name: sample(parameter) for name, parameter in model.named_parameters() if name not in trained}
+    setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, frozenset(trained), others))
+    guard(model)
     return model
 
 
@@ -253,6 +259,7 @@ def _forget(model: Model) -> Model:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained_before)
     delattr(model, ATTRIBUTE)
+    release(model)
     return model
 
 

@@ -35,8 +35,8 @@ from loda.architectures import (
     is_linear,
     target_of,
 )
-from loda.checkpoint import fingerprint_of
 from loda.errors import LodaError
+from loda.identity import fingerprint_of
 from loda.interfaces import LinearAdapter
 
 SUPPORTED = "0.21"
