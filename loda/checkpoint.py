@@ -103,7 +103,7 @@ def save_pretrained(
         parameters[APPROXIMATION_FILE] = state_dict(bases)
     tensors = {file: {n: whole(tensor.detach()) for n, tensor in named.items()} for file, named in parameters.items()}
     for named in tensors.values():
-        _check_finite(named, "the adapter", "train again with a smaller learning rate")
+        check_finite(named, "the adapter", "train again with a smaller learning rate")
     write_adapter(Path(path), config, tensors, base_fingerprint or fingerprint(model), base_samples(model))
 
 
@@ -133,14 +133,13 @@ def from_pretrained(
     check_holds_no_adapters(model)
     folder = Path(path)
     config, saved = read_config(folder)
-    _check_base(model, folder, saved, any_dtype, base_fingerprint)
-    with torch.device("meta"):  # what may be refused is tried without weights
-        trial = inject(_without_weights(model), config)
+    check_base(model, folder, saved, any_dtype, base_fingerprint)
+    trial = trial_of(model, config)
     stored = read_tensors(folder, saved, *([APPROXIMATION_FILE] if approximation is not None else []))
     tensors = _fitting(stored[TENSOR_FILE], adapter_state(trial), any_dtype)
     remedy = "restore the folder from a copy"
     check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), remedy)
-    _check_finite(tensors, str(folder / TENSOR_FILE), remedy)
+    check_finite(tensors, str(folder / TENSOR_FILE), remedy)
     if APPROXIMATION_FILE in stored:
         wanted = state_dict({name: projection.base for name, projection in projections(trial).items()})
         approximation = _fitting(stored[APPROXIMATION_FILE], wanted, any_dtype)
@@ -272,6 +271,41 @@ def read_tensors(folder: Path, saved: SavedAdapter, *but: str) -> dict[str, dict
     return found
 
 
+def check_base(
+    model: nn.Module, folder: Path, saved: SavedAdapter, any_dtype: bool, base_fingerprint: str | None = None
+) -> None:
+    """Raise LodaError unless `model` is the base that the adapter in `folder` was trained on."""
+    found = base_fingerprint or fingerprint(model)
+    if found == saved.base_fingerprint:
+        return
+    theirs = {name: read_sample(text) for name, text in saved.base_samples.items()}
+    ours = base_samples(model)
+    if not is_same_model(theirs, ours):
+        raise LodaError(
+            f"the adapter in {folder} was trained on another base model (fingerprint {saved.base_fingerprint[:12]}, "
+            f"this one has {found[:12]}); load the base it was trained on"
+        )
+    if not any_dtype:
+        raise LodaError(
+            f"the adapter in {folder} was trained on this model in {dtypes(theirs)}, and the model is in "
+            f"{dtypes(ours)}; load the base in the same dtype, or give any_dtype=True"
+        )
+
+
+def trial_of(model: Model, config: LodaConfig) -> Model:
+    """Return a copy of `model` on the meta device with the adapter: what may be refused is tried without weights."""
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
+    with torch.device("meta"):
+        return inject(copy.deepcopy(model, empty), config)
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str, remedy: str) -> None:
+    """Raise LodaError, about `what`, if a number in `tensors` is infinite or not a number."""
+    for name, tensor in tensors.items():
+        if not tensor.is_meta and not tensor.isfinite().all():
+            raise LodaError(f"{what}: {name} holds numbers that are not finite; {remedy}")
+
+
 def _place(folder: Path, name: str) -> Path:
     """Where a file of the newest complete adapter is: in the folder aside, if the replacement was interrupted."""
     aside = folder / _STAGING
@@ -292,26 +326,6 @@ def _finish(folder: Path) -> None:
     discard_folder(aside)
 
 
-def _check_base(
-    model: nn.Module, folder: Path, saved: SavedAdapter, any_dtype: bool, base_fingerprint: str | None
-) -> None:
-    found = base_fingerprint or fingerprint(model)
-    if found == saved.base_fingerprint:
-        return
-    theirs = {name: read_sample(text) for name, text in saved.base_samples.items()}
-    ours = base_samples(model)
-    if not is_same_model(theirs, ours):
-        raise LodaError(
-            f"the adapter in {folder} was trained on another base model (fingerprint {saved.base_fingerprint[:12]}, "
-            f"this one has {found[:12]}); load the base it was trained on"
-        )
-    if not any_dtype:
-        raise LodaError(
-            f"the adapter in {folder} was trained on this model in {dtypes(theirs)}, and the model is in "
-            f"{dtypes(ours)}; load the base in the same dtype, or give any_dtype=True"
-        )
-
-
 def _fitting(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], any_dtype: bool) -> dict[str, Tensor]:
     """Cast what is found to the dtypes that are wanted: floating numbers to wider ones, or if `any_dtype` to any."""
 
@@ -323,20 +337,8 @@ def _fitting(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], any_dtyp
     return {name: fit(name, tensor) for name, tensor in found.items()}
 
 
-def _check_finite(tensors: Mapping[str, Tensor], what: str, remedy: str) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.is_meta and not tensor.isfinite().all():
-            raise LodaError(f"{what}: {name} holds numbers that are not finite; {remedy}")
-
-
 def _distinct_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of the base by name, tied ones under the first of their names."""
     parameters = base_parameters(model)
     first = {id(parameter): name for name, parameter in reversed(parameters.items())}
     return {name: parameters[name] for name in first.values()}
-
-
-def _without_weights(model: Model) -> Model:
-    """Copy `model` to the meta device, to try there what may be refused; a refusal leaves the model unchanged."""
-    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, empty)

@@ -1,0 +1,167 @@
+"""Conversions between a folder of `loda.save_pretrained` and one of PEFT: the same tensors under other names.
+
+Both formats can hold lora, loda and loda_plus, over the base as it is or over an approximation that is computed when
+the adapter is loaded. The base is needed, because only it tells which modules the settings name, and because a folder
+of `loda.save_pretrained` says which base is the right one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+import loda.config
+from loda.adapters import LoRAConfig
+from loda.approx.group import check_state
+from loda.architectures import find_targets
+from loda.atomic import write_folder
+from loda.checkpoint import (
+    APPROXIMATION_FILE,
+    CONFIG_FILE,
+    TENSOR_FILE,
+    base_samples,
+    check_base,
+    check_finite,
+    fingerprint,
+    load_tensors,
+    read_config,
+    read_tensors,
+    save_tensors,
+    trial_of,
+    write_adapter,
+)
+from loda.errors import LodaError
+from loda.identity import fingerprint_of
+from loda.model import adapter_state, check_holds_no_adapters, projections
+from loda.settings import read_json
+
+SAID_ALIKE = {"adapter", "approx", "slices", "targets", "joint"}
+"""The settings of `loda.LodaConfig` that PEFT's format can say."""
+REMEDY = "restore the folder from a copy"
+
+
+def to_peft(folder: str | Path, out: str | Path, model: nn.Module) -> None:
+    """Write the adapter in `folder`, which `loda.save_pretrained` wrote, as PEFT's folder `out`.
+
+    `import loda.peft` and `PeftModel.from_pretrained(model, out)` then give the same function, bit for bit.
+
+    Args:
+        folder: a folder of `loda.save_pretrained`.
+        out: a folder that does not exist yet.
+        model: the base that the adapter was trained on, without adapters; it stays unchanged.
+
+    Raises:
+        LodaError: another base, an adapter that PEFT's format cannot hold, or `out` exists.
+    """
+    import loda.peft
+
+    folder, out = _checked(folder, out, model)
+    config, saved = read_config(folder)
+    check_base(model, folder, saved, any_dtype=False)
+    more = sorted(set(config.to_dict()) - SAID_ALIKE)
+    if not isinstance(config.adapter, LoRAConfig) or more or APPROXIMATION_FILE in saved.files:
+        what = f"{more[0]} is set" if more else f"adapter={config.adapter.name}, with {', '.join(saved.files)}"
+        raise LodaError(
+            f"{folder} cannot be a folder of PEFT ({what}), which holds lora, loda or loda_plus, and an approximation "
+            "by its settings alone; load it with loda.from_pretrained"
+        )
+    theirs, trial = _names(model, config)
+    tensors = read_tensors(folder, saved)[TENSOR_FILE]
+    check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), REMEDY)
+    plain = loda.config.to_plain(config.adapter)
+    dense = config.approx.name == "dense"
+    targets = {target.name: target.weight for target in find_targets(model, config.targets)} if not dense else {}
+    settings = loda.peft.LodaConfig(
+        variant=plain["name"],
+        **{name: plain[name] for name in ("r", "alpha", "dropout", "f1", "f2") if name in plain},
+        slices=config.slices,
+        target_modules=list(config.targets) or None,
+        approx=None if dense else loda.config.to_plain(config.approx),
+        joint=config.joint,
+        base_fingerprint=None if dense else fingerprint_of(targets),
+        base_model_name_or_path=getattr(model, "name_or_path", None),
+        inference_mode=True,
+    )
+
+    def fill(temporary: Path) -> None:
+        save_tensors({theirs(name): tensor for name, tensor in tensors.items()}, temporary / TENSOR_FILE)
+        settings.save_pretrained(str(temporary))
+
+    write_folder(out, fill)
+
+
+def from_peft(folder: str | Path, out: str | Path, model: nn.Module) -> None:
+    """Write the adapter in `folder`, which PEFT wrote with `loda.peft`, as the folder `out` of `loda.save_pretrained`.
+
+    `loda.from_pretrained(model, out)` then gives the same function, bit for bit. PEFT's folder does not say on which
+    base the adapter was trained (but with an approximation), so `model` is taken for it.
+
+    Args:
+        folder: a folder with PEFT's adapter_config.json, of the type LODA.
+        out: a folder that does not exist yet.
+        model: the base that the adapter was trained on, without adapters; it stays unchanged.
+
+    Raises:
+        LodaError: no such folder, settings that `loda.LodaConfig` does not have, tensors that do not fit `model`, or
+            `out` exists.
+    """
+    folder, out = _checked(folder, out, model)
+    config = _config_of(folder, model)
+    theirs, trial = _names(model, config)
+    expected = {theirs(name): tensor for name, tensor in adapter_state(trial).items()}
+    found = load_tensors(folder / TENSOR_FILE)
+    check_state(found, expected, str(folder / TENSOR_FILE), REMEDY)
+    check_finite(found, str(folder / TENSOR_FILE), REMEDY)
+    tensors = {name: found[theirs(name)] for name in adapter_state(trial)}
+    write_adapter(out, config, {TENSOR_FILE: tensors}, fingerprint(model), base_samples(model))
+
+
+def _checked(folder: str | Path, out: str | Path, model: nn.Module) -> tuple[Path, Path]:
+    check_holds_no_adapters(model)
+    if Path(out).exists():
+        raise LodaError(f"{out} exists already; give a folder that does not")
+    return Path(folder), Path(out)
+
+
+def _names(model: nn.Module, config: loda.config.LodaConfig) -> tuple[Callable[[str], str], nn.Module]:
+    """Return what PEFT calls a tensor of the adapter, and `model` with the adapter on the meta device."""
+    trial = trial_of(model, config)
+    inside = [f"{name}." for name in projections(trial)]
+
+    def theirs(name: str) -> str:
+        for prefix in inside:
+            if name.startswith(f"{prefix}adapters."):
+                name = f"{prefix}loda_{name.removeprefix(prefix)}"
+        return f"base_model.model.{name}"
+
+    return theirs, trial
+
+
+def _config_of(folder: Path, model: nn.Module) -> loda.config.LodaConfig:
+    """Read PEFT's adapter_config.json as the settings of this library."""
+    import loda.peft
+
+    path = folder / CONFIG_FILE
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("peft_type") != "LODA":
+        raise LodaError(f"{path} is not that of a LoDA adapter in PEFT; give a folder that PEFT saved with loda.peft")
+    try:
+        theirs = loda.peft.LodaConfig(**content)
+    except TypeError as error:
+        raise LodaError(f"{path} holds settings that loda.peft does not have ({error}); {REMEDY}") from error
+    said = ("variant", "r", "alpha", "dropout", "f1", "f2", "slices", "target_modules", "approx", "joint")
+    about = ("base_fingerprint", "auto_mapping", "task_type", "base_model_name_or_path", "revision", "inference_mode", "peft_version")
+    for name, default in vars(loda.peft.LodaConfig()).items():
+        value: Any = getattr(theirs, name)
+        if name not in (*said, *about) and value != default:
+            raise LodaError(f"{path} has {name}={value!r}, which loda.LodaConfig cannot say; load it with PEFT")
+    targets = theirs.target_modules
+    if isinstance(targets, str):
+        raise LodaError(f"{path} has target_modules={targets!r}, a pattern, not names; load it with PEFT")
+    config = dataclasses.replace(theirs.method, targets=tuple(sorted(targets or ())))
+    found = find_targets(model, config.targets)
+    if theirs.approx is not None and theirs.base_fingerprint != fingerprint_of({t.name: t.weight for t in found}):
+        raise LodaError(f"the adapter in {folder} was trained over another base; give the base it was trained on")
+    return config
