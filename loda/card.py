@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from loda.atomic import write_text
 
 HEADING = "## Load this LoDA adapter"
-TEXT = f"""
-{HEADING}
+TEXT = f"""{HEADING}
 
 ```python
 import loda.peft  # first: it makes PEFT know the type LODA
@@ -24,8 +23,8 @@ Without the import PEFT ends with `KeyError: 'LODA'`. `pip install 'loda[peft]'`
 def write_peft_card(folder: Path) -> None:
     """Complete README.md in `folder`, or write it; what it holds already stays."""
     path = folder / "README.md"
-    card = ModelCard.load(path) if path.is_file() else ModelCard.from_template(ModelCardData(library_name="peft"))
-    card.data.tags = sorted({*(card.data.tags or ()), "loda"})
+    card = ModelCard.load(path) if path.is_file() else ModelCard("---\nlibrary_name: peft\n---\n")
+    card.data["tags"] = sorted({*(card.data.get("tags") or ()), "loda"})
     if HEADING not in card.text:
-        card.text = card.text.rstrip() + "\n" + TEXT
+        card.text = f"\n{TEXT}\n{card.text.lstrip()}"
     write_text(path, str(card))

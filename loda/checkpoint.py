@@ -341,4 +341,4 @@ def _distinct_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of the base by name, tied ones under the first of their names."""
     parameters = base_parameters(model)
     first = {id(parameter): name for name, parameter in reversed(parameters.items())}
-    return {name: parameters[name] for name in first.values()}
+    return {name: parameter for name, parameter in parameters.items() if first[id(parameter)] == name}

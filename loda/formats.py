@@ -8,7 +8,6 @@ of `loda.save_pretrained` says which base is the right one.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -39,6 +38,12 @@ from loda.settings import read_json
 
 SAID_ALIKE = {"adapter", "approx", "slices", "targets", "joint"}
 """The settings of `loda.LodaConfig` that PEFT's format can say."""
+OF_BOTH = {"slices", "approx", "joint"}
+NO_SETTINGS = {
+    *("auto_mapping", "base_fingerprint", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version"),
+    *("revision", "task_type"),
+}
+"""What PEFT's format says beside the settings; it changes no number."""
 REMEDY = "restore the folder from a copy"
 
 
@@ -60,30 +65,33 @@ def to_peft(folder: str | Path, out: str | Path, model: nn.Module) -> None:
     folder, out = _checked(folder, out, model)
     config, saved = read_config(folder)
     check_base(model, folder, saved, any_dtype=False)
-    more = sorted(set(config.to_dict()) - SAID_ALIKE)
-    if not isinstance(config.adapter, LoRAConfig) or more or APPROXIMATION_FILE in saved.files:
-        what = f"{more[0]} is set" if more else f"adapter={config.adapter.name}, with {', '.join(saved.files)}"
+    plain = loda.config.to_plain(config.adapter)
+    adapter = {name: value for name, value in plain.items() if name not in ("name", "init")}  # init: of the start only
+    more = {*config.to_dict()} - SAID_ALIKE | {*adapter} - {
+        field.name for field in dataclasses.fields(loda.peft.LodaConfig)
+    }
+    stored = APPROXIMATION_FILE in saved.files
+    if not isinstance(config.adapter, LoRAConfig) or more or stored:
+        what = APPROXIMATION_FILE if stored else ", ".join([f"adapter={config.adapter.name}", *sorted(more)])
         raise LodaError(
-            f"{folder} cannot be a folder of PEFT ({what}), which holds lora, loda or loda_plus, and an approximation "
-            "by its settings alone; load it with loda.from_pretrained"
+            f"{folder} holds {what}, which PEFT's format cannot: lora, loda or loda_plus, and an approximation by its "
+            "settings alone; load it with loda.from_pretrained"
         )
     theirs, trial = _names(model, config)
     tensors = read_tensors(folder, saved)[TENSOR_FILE]
     check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), REMEDY)
-    plain = loda.config.to_plain(config.adapter)
-    dense = config.approx.name == "dense"
-    targets = {target.name: target.weight for target in find_targets(model, config.targets)} if not dense else {}
     settings = loda.peft.LodaConfig(
-        variant=plain["name"],
-        **{name: plain[name] for name in ("r", "alpha", "dropout", "f1", "f2") if name in plain},
-        slices=config.slices,
+        variant=config.adapter.name,
+        **adapter,
+        slices=list(config.slices),
         target_modules=list(config.targets) or None,
-        approx=None if dense else loda.config.to_plain(config.approx),
         joint=config.joint,
-        base_fingerprint=None if dense else fingerprint_of(targets),
         base_model_name_or_path=getattr(model, "name_or_path", None),
         inference_mode=True,
     )
+    if config.approx.name != "dense":
+        settings.approx = loda.config.to_plain(config.approx)
+        settings.base_fingerprint = _fingerprint_of_targets(model, config)
 
     def fill(temporary: Path) -> None:
         save_tensors({theirs(name): tensor for name, tensor in tensors.items()}, temporary / TENSOR_FILE)
@@ -151,17 +159,28 @@ def _config_of(folder: Path, model: nn.Module) -> loda.config.LodaConfig:
         theirs = loda.peft.LodaConfig(**content)
     except TypeError as error:
         raise LodaError(f"{path} holds settings that loda.peft does not have ({error}); {REMEDY}") from error
-    said = ("variant", "r", "alpha", "dropout", "f1", "f2", "slices", "target_modules", "approx", "joint")
-    about = ("base_fingerprint", "auto_mapping", "task_type", "base_model_name_or_path", "revision", "inference_mode", "peft_version")
+    kind = loda.config.known("adapter")[theirs.variant]
+    ours = {field.name for field in dataclasses.fields(kind)} & set(vars(theirs))
     for name, default in vars(loda.peft.LodaConfig()).items():
-        value: Any = getattr(theirs, name)
-        if name not in (*said, *about) and value != default:
+        value = getattr(theirs, name)
+        said = name in {"variant", "target_modules", *ours, *OF_BOTH, *NO_SETTINGS}
+        if (not said and value != default) or (name == "target_modules" and isinstance(value, str)):
             raise LodaError(f"{path} has {name}={value!r}, which loda.LodaConfig cannot say; load it with PEFT")
-    targets = theirs.target_modules
-    if isinstance(targets, str):
-        raise LodaError(f"{path} has target_modules={targets!r}, a pattern, not names; load it with PEFT")
-    config = dataclasses.replace(theirs.method, targets=tuple(sorted(targets or ())))
-    found = find_targets(model, config.targets)
-    if theirs.approx is not None and theirs.base_fingerprint != fingerprint_of({t.name: t.weight for t in found}):
+    adapter = {name: getattr(theirs, name) for name in ours if getattr(theirs, name) is not None}
+    config = loda.config.LodaConfig.from_dict(
+        {
+            "adapter": {"name": theirs.variant, **adapter},
+            "approx": theirs.approx or {"name": "dense"},
+            "slices": list(theirs.slices),
+            "targets": sorted(theirs.target_modules or ()),
+            "joint": theirs.joint,
+        }
+    )
+    if theirs.approx is not None and theirs.base_fingerprint != _fingerprint_of_targets(model, config):
         raise LodaError(f"the adapter in {folder} was trained over another base; give the base it was trained on")
     return config
+
+
+def _fingerprint_of_targets(model: nn.Module, config: loda.config.LodaConfig) -> str:
+    """What identifies the base of an approximation in PEFT's format."""
+    return fingerprint_of({target.name: target.weight for target in find_targets(model, config.targets)})

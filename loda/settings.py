@@ -17,6 +17,8 @@ T = TypeVar("T")
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 """A tuple of strings that may be given as a list."""
 
+LONGEST = 200
+"""Of a value in a message, in characters."""
 _CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
@@ -83,7 +85,15 @@ def _sentence(cls: type, error: ValidationError, where: str = "") -> str:
         return f"{name} has no value; give it as {name}=VALUE"
     field = fields.get(path[-1]) if path else None
     rule = first["msg"][0].lower() + first["msg"][1:]
-    return f"{name}={first['input']!r}: {rule}" + (f" ({field.description})" if field and field.description else "")
+    return f"{name}={_short(first['input'])}: {rule}" + (
+        f" ({field.description})" if field and field.description else ""
+    )
+
+
+def _short(value: Any) -> str:
+    """Write a value so that it does not drown the sentence."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _fields(cls: Any, path: list[str]) -> dict[str, FieldInfo]:

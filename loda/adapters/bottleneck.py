@@ -116,8 +116,8 @@ class LoRAConfig(SliceAdapterConfig):
     """
 
     name: ClassVar[str] = "lora"
-    r: int = Field(default=4, ge=1, description="the paper uses r=4")
-    alpha: float = Field(default=32.0, gt=0, description="the paper uses alpha=32")
+    r: int = Field(default=4, ge=1, le=65536, description="the paper uses r=4")
+    alpha: float = Field(default=32.0, gt=0, le=1e6, description="the paper uses alpha=32")
     init: Literal["independent", "reference"] = "independent"
 
     @property
