@@ -80,16 +80,16 @@ def to_peft(folder: str | Path, out: str | Path, model: nn.Module) -> None:
     tensors = fitting(read_tensors(folder, saved)[TENSOR_FILE], adapter_state(trial))
     check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), REMEDY)
     check_finite(tensors, str(folder / TENSOR_FILE), REMEDY)
+    dense = config.approx.name == "dense"
     settings = loda.peft.LodaConfig(
         variant=config.adapter.name,
         **plain,
+        approx=None if dense else loda.config.to_plain(config.approx),
+        base_fingerprint=None if dense else _fingerprint_of_targets(model, config),
         target_modules=list(config.targets) or None,
         base_model_name_or_path=getattr(model, "name_or_path", None),
         inference_mode=True,
     )
-    if config.approx.name != "dense":
-        settings.approx = loda.config.to_plain(config.approx)
-        settings.base_fingerprint = _fingerprint_of_targets(model, config)
 
     def fill(temporary: Path) -> None:
         save_tensors({theirs(name): tensor for name, tensor in tensors.items()}, temporary / TENSOR_FILE)
