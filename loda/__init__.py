@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from loda.checkpoint import from_pretrained, save_pretrained
     from loda.config import LodaConfig
     from loda.costs import cost
+    from loda.formats import from_peft, to_peft
     from loda.inference import optimize_for_inference
     from loda.interfaces import Adapter
     from loda.model import approximate, inject, merge, trainable_parameters, unload
@@ -43,6 +44,8 @@ __all__ = [
     "merge",
     "save_pretrained",
     "from_pretrained",
+    "to_peft",
+    "from_peft",
     "optimize_for_inference",
     "trainable_parameters",
     "cost",
@@ -54,6 +57,7 @@ _HOMES = {
     "loda.checkpoint": ("from_pretrained", "save_pretrained"),
     "loda.config": ("LodaConfig",),
     "loda.costs": ("cost",),
+    "loda.formats": ("from_peft", "to_peft"),
     "loda.inference": ("optimize_for_inference",),
     "loda.interfaces": ("Adapter",),
     "loda.model": ("approximate", "inject", "merge", "trainable_parameters", "unload"),

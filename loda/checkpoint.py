@@ -1,27 +1,41 @@
 """Save and load adapters, strictly: PEFT's two file names, safetensors and JSON, nothing pickled.
 
-    adapter_config.json         adapter, approximation, slices, fingerprint of the base model, hashes of the files
+    adapter_config.json         adapter, approximation, slices, what identifies the base, hashes of the files
     adapter_model.safetensors   the trained tensors, by parameter name
     approximation.safetensors   the approximated weights; only if asked for
 
 Without the last file, loading computes the approximation again, and other BLAS builds may round it differently.
+
+A new adapter is complete in the folder `.adapter.new` before its files replace the old ones, the configuration last. So
+while the configuration is in `.adapter.new`, every file of that adapter is there or in its place already.
 """
 
 import copy
-import hashlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from loda.approx.group import check_state, state_dict
+from loda.approx.group import base_projections, check_belongs, check_state, state_dict
+from loda.architectures import find_targets
 from loda.atomic import discard_folder, flush, wrap_os_errors, write_folder
 from loda.config import LodaConfig
 from loda.errors import LodaError
+from loda.identity import (
+    Sample,
+    dtypes,
+    fingerprint_of,
+    is_same_model,
+    name_of,
+    owners,
+    read_sample,
+    sample,
+    whole,
+)
 from loda.manifest import check_files, hash_files, read_manifest, write_manifest
 from loda.model import (
     Model,
@@ -35,12 +49,33 @@ from loda.model import (
     state_of,
     trainable_parameters,
 )
+from loda.settings import load, read_json, settings
 from loda.wrappers import before_wrapping, on_inner_model
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 APPROXIMATION_FILE = "approximation.safetensors"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NOTICE = "a folder of loda.save_pretrained: load it with loda.from_pretrained, or convert it with loda.to_peft"
 _STAGING = ".adapter.new"
+
+
+@settings
+class SavedAdapter:
+    """What adapter_config.json holds beside the settings of the adapter.
+
+    Attributes:
+        base_fingerprint: `fingerprint` of the base.
+        files: the sha256 of the files of tensors, by name.
+        base_samples: samples of the base's parameters (`loda.identity`), by name.
+        peft_type, base_model_name_or_path: what PEFT and transformers look for and then name in their errors.
+    """
+
+    base_fingerprint: str
+    files: dict[str, str]
+    base_samples: dict[str, str] = dataclasses.field(default_factory=dict)
+    peft_type: str = NOTICE
+    base_model_name_or_path: str = NOTICE
 
 
 @on_inner_model
@@ -59,23 +94,21 @@ def save_pretrained(
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
 
     Raises:
-        LodaError: no adapters, a trainable parameter that is not the adapter's and would not be saved, or a file that
-            cannot be written.
+        LodaError: no adapters, a part of the model that would not be saved (see `check_savable`), numbers that are not
+            finite, or a file that cannot be written. An older adapter in the folder stays.
     """
     config = state_of(model).config
-    others = sorted(set(trainable_parameters(model)) - set(adapter_parameters(model)))
-    if others:
-        raise LodaError(
-            f"{others[0]} requires gradients but is no part of the adapter and would not be saved; "
-            "freeze it, or save the whole model instead"
-        )
-    tensors: dict[str, Mapping[str, Tensor]] = {TENSOR_FILE: adapter_state(model)}
+    check_savable(model, with_approximation)
+    parameters: dict[str, Mapping[str, Tensor]] = {TENSOR_FILE: adapter_state(model)}
     if with_approximation and config.approx.name != "dense":
         bases = {name: projection.base for name, projection in projections(model).items()}
-        tensors[APPROXIMATION_FILE] = state_dict(bases)
-    base = base_fingerprint or fingerprint(model, config.modules_to_save or ())
-    content = {**config.to_dict(), "base_fingerprint": base}
-    _write(Path(path), tensors, content)
+        parameters[APPROXIMATION_FILE] = state_dict(bases)
+    tensors = {file: {n: whole(tensor.detach()) for n, tensor in named.items()} for file, named in parameters.items()}
+    for named in tensors.values():
+        check_finite(named, "the adapter", "train again with a smaller learning rate")
+    saved_whole = config.modules_to_save or ()
+    found = base_fingerprint or fingerprint(model, saved_whole)
+    write_adapter(Path(path), config, tensors, found, base_samples(model, saved_whole))
 
 
 @before_wrapping
@@ -83,6 +116,7 @@ def from_pretrained(
     model: Model,
     path: str | Path,
     *,
+    any_dtype: bool = False,
     approximation: Mapping[str, Tensor] | None = None,
     base_fingerprint: str | None = None,
     autocast_adapter_dtype: bool = True,
@@ -92,32 +126,33 @@ def from_pretrained(
     Args:
         model: the base model, without adapters.
         path: a folder that `save_pretrained` wrote.
+        any_dtype: whether the base may be in another dtype, or quantised, or no longer quantised. Then samples of its
+            weights identify it (`loda.identity`), tensors are cast to the dtype that they have in `model`, and an
+            approximation that is not stored is computed from the weights of `model`.
         approximation: as for `loda.inject`; it takes precedence over a stored one.
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
         autocast_adapter_dtype: as for `loda.inject`.
 
     Raises:
-        LodaError: adapters already there, a missing or altered file, another base, or tensors that do not fit. The
-            model is unchanged.
+        LodaError: adapters already there, a missing or altered file, another base, or tensors that do not fit or are
+            not finite. The model is unchanged.
     """
     check_holds_no_adapters(model)
     folder = Path(path)
-    config, trained_on, files = _read_config(folder)
-    found = base_fingerprint or fingerprint(model, config.modules_to_save or ())
-    if found != trained_on:
-        raise LodaError(
-            f"the adapter in {folder} was trained on another base model (fingerprint {trained_on[:12]}, this one has "
-            f"{found[:12]}); load the base it was trained on, in the same dtype"
-        )
-    if approximation is not None:
-        files.pop(APPROXIMATION_FILE, None)
-    check_files(folder, files)
-    tensors = load_tensors(folder / TENSOR_FILE)
-    if APPROXIMATION_FILE in files:
-        approximation = load_tensors(folder / APPROXIMATION_FILE)
-    trial = inject(_without_weights(model), config, autocast_adapter_dtype=autocast_adapter_dtype)
-    expected = adapter_state(trial)
-    check_state(tensors, expected, str(folder / TENSOR_FILE), "restore the folder from a copy")
+    config, saved = read_config(folder)
+    check_base(model, folder, config, saved, any_dtype, base_fingerprint)
+    trial = trial_of(model, config, autocast_adapter_dtype)
+    stored = read_tensors(folder, saved, *([APPROXIMATION_FILE] if approximation is not None else []))
+    tensors = fitting(stored[TENSOR_FILE], adapter_state(trial), any_dtype)
+    remedy = "restore the folder from a copy"
+    check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), remedy)
+    check_finite(tensors, str(folder / TENSOR_FILE), remedy)
+    if APPROXIMATION_FILE in stored:
+        wanted = state_dict({name: projection.base for name, projection in projections(trial).items()})
+        approximation = fitting(stored[APPROXIMATION_FILE], wanted, any_dtype)
+        targets = find_targets(model, config.targets)
+        bases = base_projections(targets, config.approx, config.joint, approximation)
+        check_belongs(targets, bases, config.joint, str(folder / APPROXIMATION_FILE))
     fold(inject(model, config, approximation, autocast_adapter_dtype=autocast_adapter_dtype))
     with torch.no_grad():
         for name, parameter in adapter_parameters(model).items():
@@ -135,22 +170,45 @@ def fingerprint(model: nn.Module, but: Sequence[str] = ()) -> str:
     The result is the same before `loda.inject`, after it and after `loda.unload`. On the meta device there are no
     bytes, and names, shapes and dtypes are hashed.
     """
-    within = tuple(f"{name}." for name in but)
-    parameters = {name: p for name, p in base_parameters(model).items() if not name.startswith(within)}
-    first = {id(parameter): name for name, parameter in reversed(parameters.items())}
-    return fingerprint_of({name: parameters[name] for name in first.values()})
+    return fingerprint_of(_distinct_parameters(model, but))
 
 
-@torch.no_grad()
-def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 over name, shape, dtype and bytes of `tensors`, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        if not tensor.is_meta:
-            data = tensor.detach().cpu().contiguous().flatten()
-            digest.update(data.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def base_samples(model: nn.Module, but: Sequence[str] = ()) -> dict[str, Sample]:
+    """Return the sample of every parameter of the base, by name; tied ones once, those of the modules `but` not."""
+    modules = {id(parameter): module for parameter, module in owners(model)}
+    return {name: sample(p, modules.get(id(p))) for name, p in _distinct_parameters(model, but).items()}
+
+
+def check_savable(model: nn.Module, with_approximation: bool) -> None:
+    """Raise LodaError if a saved adapter on a fresh base would be another model than `model`.
+
+    The parameters must be those that `inject` left, of the same names and shapes; the frozen ones must have the values
+    that they had, or those after one cast.
+    """
+    state, found = state_of(model), dict(model.named_parameters())
+    for name in sorted(set(trainable_parameters(model)) - state.trained):
+        raise LodaError(
+            f"{name} requires gradients but is no part of the adapter and would not be saved; "
+            "freeze it, or save the whole model instead"
+        )
+    now = {name: sample(parameter) for name, parameter in found.items() if name not in state.trained}
+    for name in sorted((state.trained - set(found)) | (set(state.frozen) ^ set(now))):
+        raise LodaError(
+            f"{name} is {'new' if name in found else 'gone'} since loda.inject, so a saved adapter would not give this "
+            "model again; undo that (a parametrisation, a replaced module) before saving"
+        )
+    resized = [name for name in state.trained & set(state.base) if found[name].shape != state.base[name].shape]
+    for name in resized + [name for name, then in state.frozen.items() if not then.casts_to(now[name])]:
+        raise LodaError(
+            f"{name} has changed since loda.inject, which a saved adapter would not hold; resize and change the base "
+            "before loda.inject, or save before casting it twice"
+        )
+    for name, then in state.frozen.items():
+        if then.dtype != now[name].dtype and state.config.approx.name != "dense" and not with_approximation:
+            raise LodaError(
+                f"the base was approximated in {name_of(then.dtype)} and is in {name_of(now[name].dtype)} now, where "
+                "its approximation would be another; save with_approximation=True"
+            )
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -167,39 +225,139 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise LodaError(f"{path} is not a readable safetensors file ({error}); restore it from a copy") from error
 
 
-def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], content: Mapping[str, Any]) -> None:
+def write_adapter(
+    folder: Path,
+    config: LodaConfig,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    base_fingerprint: str,
+    samples: Mapping[str, Sample],
+) -> None:
     """Write the files of `tensors` and the configuration to a folder aside, then move them into `folder`."""
 
     def fill(temporary: Path) -> None:
         for name, named in tensors.items():
             save_tensors(named, temporary / name)
-        write_manifest(temporary / CONFIG_FILE, {**content, "files": hash_files(temporary)})
+        texts = {name: str(one) for name, one in samples.items()}
+        saved = SavedAdapter(base_fingerprint, hash_files(temporary), texts)
+        write_manifest(temporary / CONFIG_FILE, config.to_dict() | dataclasses.asdict(saved))
 
-    staging = folder / _STAGING
-    discard_folder(staging)
-    write_folder(staging, fill)
-    with wrap_os_errors(folder):
-        for name in (*tensors, CONFIG_FILE):
-            (staging / name).replace(folder / name)
-        for name in {TENSOR_FILE, APPROXIMATION_FILE} - set(tensors):
-            (folder / name).unlink(missing_ok=True)
-        staging.rmdir()
-        flush(folder)
+    _finish(folder)
+    write_folder(folder / _STAGING, fill)
+    _finish(folder)
 
 
-def _read_config(folder: Path) -> tuple[LodaConfig, str, dict[str, str]]:
-    """Return the configuration of the adapter, the fingerprint of its base, and the hashes of its files."""
-    path = folder / CONFIG_FILE
+def read_config(folder: Path) -> tuple[LodaConfig, SavedAdapter]:
+    """Return the configuration of the adapter in `folder`, and what is said of its base and files.
+
+    Raises:
+        LodaError: no such file, a file of PEFT, or one that was altered or says what cannot be.
+    """
+    path = _place(folder, CONFIG_FILE)
     if not path.is_file():
         raise LodaError(f"{path} is missing; give the folder that loda.save_pretrained wrote")
+    content = read_json(path)
+    if isinstance(content, dict) and "peft_type" in content and "sha256" not in content:
+        raise LodaError(
+            f"{folder} is a folder of PEFT (peft_type={content['peft_type']!r}); import loda.peft and load it with "
+            "PeftModel.from_pretrained, or convert it with loda.from_peft"
+        )
     content = read_manifest(path)
-    if not {"base_fingerprint", "files"} <= set(content) or TENSOR_FILE not in content["files"]:
+    if not {"base_fingerprint", "files"} <= set(content):
         raise LodaError(f"{path} is not the configuration of a LoDA adapter; give a folder of loda.save_pretrained")
-    trained_on, files = content.pop("base_fingerprint"), content.pop("files")
-    return LodaConfig.from_dict(content), trained_on, files
+    own = {field.name: content.pop(field.name) for field in dataclasses.fields(SavedAdapter) if field.name in content}
+    config, saved = LodaConfig.from_dict(content), load(SavedAdapter, own, str(path))
+    allowed = {TENSOR_FILE} if config.approx.name == "dense" else {TENSOR_FILE, APPROXIMATION_FILE}
+    if TENSOR_FILE not in saved.files or set(saved.files) - allowed:
+        raise LodaError(f"{path} lists the files {', '.join(saved.files) or 'none'}; it may list {', '.join(allowed)}")
+    return config, saved
 
 
-def _without_weights(model: Model) -> Model:
-    """Copy `model` to the meta device, to try there what may be refused; a refusal leaves the model unchanged."""
+def read_tensors(folder: Path, saved: SavedAdapter, *but: str) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of the files that `saved` lists, by file, without the files named `but`."""
+    found = {}
+    for name, sha256 in saved.files.items():
+        if name not in but:
+            path = _place(folder, name)
+            check_files(path.parent, {name: sha256})
+            found[name] = load_tensors(path)
+    return found
+
+
+def check_base(
+    model: nn.Module,
+    folder: Path,
+    config: LodaConfig,
+    saved: SavedAdapter,
+    any_dtype: bool,
+    base_fingerprint: str | None = None,
+) -> None:
+    """Raise LodaError unless `model` is the base that the adapter in `folder` was trained on."""
+    saved_whole = config.modules_to_save or ()
+    found = base_fingerprint or fingerprint(model, saved_whole)
+    if found == saved.base_fingerprint:
+        return
+    theirs = {name: read_sample(text) for name, text in saved.base_samples.items()}
+    ours = base_samples(model, saved_whole)
+    if not is_same_model(theirs, ours):
+        raise LodaError(
+            f"the adapter in {folder} was trained on another base model (fingerprint {saved.base_fingerprint[:12]}, "
+            f"this one has {found[:12]}); load the base it was trained on"
+        )
+    if not any_dtype:
+        raise LodaError(
+            f"the adapter in {folder} was trained on this model in {dtypes(theirs)}, and the model is in "
+            f"{dtypes(ours)}; load the base in the same dtype, or give any_dtype=True"
+        )
+
+
+def trial_of(model: Model, config: LodaConfig, autocast_adapter_dtype: bool = True) -> Model:
+    """Return a copy of `model` on the meta device with the adapter: what may be refused is tried without weights."""
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, empty)
+    with torch.device("meta"):
+        return inject(copy.deepcopy(model, empty), config, autocast_adapter_dtype=autocast_adapter_dtype)
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str, remedy: str) -> None:
+    """Raise LodaError, about `what`, if a number in `tensors` is infinite or not a number."""
+    for name, tensor in tensors.items():
+        if not tensor.is_meta and not tensor.isfinite().all():
+            raise LodaError(f"{what}: {name} holds numbers that are not finite; {remedy}")
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where a file of the newest complete adapter is: in the folder aside, if the replacement was interrupted."""
+    aside = folder / _STAGING
+    return aside / name if (aside / CONFIG_FILE).is_file() and (aside / name).is_file() else folder / name
+
+
+def _finish(folder: Path) -> None:
+    """Move a complete adapter from the folder aside into `folder`; what else lies aside is deleted."""
+    aside = folder / _STAGING
+    if (aside / CONFIG_FILE).is_file():
+        with wrap_os_errors(folder):
+            for name in (TENSOR_FILE, APPROXIMATION_FILE, CONFIG_FILE):
+                if (aside / name).is_file():
+                    (aside / name).replace(folder / name)
+            flush(folder)
+            for name in {APPROXIMATION_FILE} - set(read_manifest(folder / CONFIG_FILE)["files"]):
+                (folder / name).unlink(missing_ok=True)
+    discard_folder(aside)
+
+
+def fitting(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], any_dtype: bool = False) -> dict[str, Tensor]:
+    """Cast what is found to the dtypes that are wanted: floating numbers to wider ones, or if `any_dtype` to any."""
+
+    def fit(name: str, tensor: Tensor) -> Tensor:
+        dtype = wanted[name].dtype if name in wanted else tensor.dtype
+        both = tensor.dtype in FLOATS and dtype in FLOATS
+        return tensor.to(dtype) if both and (any_dtype or torch.promote_types(tensor.dtype, dtype) == dtype) else tensor
+
+    return {name: fit(name, tensor) for name, tensor in found.items()}
+
+
+def _distinct_parameters(model: nn.Module, but: Sequence[str]) -> dict[str, nn.Parameter]:
+    """The parameters of the base by name, tied ones under the first of their names, without the modules `but`."""
+    within = tuple(f"{name}." for name in but)
+    parameters = {name: p for name, p in base_parameters(model).items() if not name.startswith(within)}
+    first = {id(parameter): name for name, parameter in reversed(parameters.items())}
+    return {name: parameter for name, parameter in parameters.items() if first[id(parameter)] == name}

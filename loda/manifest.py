@@ -35,7 +35,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise LodaError(f"{path} has format {found!r}, this version reads {FORMAT}; make the folder again")
     try:
         altered = path.read_bytes() != _sealed(content).encode()
-    except ValueError:  # NaN, or half a surrogate pair
+    except (ValueError, RecursionError):  # NaN, half a surrogate pair, or deep nesting
         altered = True
     if altered:
         raise LodaError(f"{path} was changed after it was written; restore it from a copy")

@@ -21,7 +21,9 @@ from loda.approx.quantized import QuantizedLinear, keep_layout
 from loda.architectures import ALL, TargetModule, check_slices, find_targets, oriented
 from loda.config import LodaConfig
 from loda.errors import LodaError
+from loda.guard import guard, release
 from loda.heads import modules_to_save
+from loda.identity import Sample, sample
 from loda.interfaces import LinearAdapter, Reparametrised
 from loda.precision import base_dtype, narrow, train_copies, widen
 from loda.projection import AdaptedProjection
@@ -42,6 +44,7 @@ class AdapterState:
         replaced: the base's modules that adapted projections replaced, by name.
         trained_before: names of the parameters that required gradients in the base.
         trained: names of the parameters that the adapter trains.
+        frozen: samples of the other parameters of the model, as `inject` left them.
         optimized: whether `loda.optimize_for_inference` has replaced the adapted projections.
     """
 
@@ -50,6 +53,7 @@ class AdapterState:
     replaced: Mapping[str, nn.Module]
     trained_before: frozenset[str]
     trained: frozenset[str]
+    frozen: Mapping[str, Sample]
     optimized: bool = False
 
 
@@ -103,7 +107,9 @@ def inject(
     train_copies(model, originals, autocast_adapter_dtype)
     replaced = {target.name: target.module for target in targets}
     config = replace(config, modules_to_save=whole or config.modules_to_save)  # so that it is saved which
-    setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, frozenset(trained)))
+    others = {name: sample(parameter) for name, parameter in model.named_parameters() if name not in trained}
+    setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, frozenset(trained), others))
+    guard(model)
     return model
 
 
@@ -283,6 +289,7 @@ def _forget(model: Model) -> Model:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained_before)
     delattr(model, ATTRIBUTE)
+    release(model)
     return model
 
 

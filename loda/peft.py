@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -35,8 +36,9 @@ from loda.architectures import (
     is_linear,
     target_of,
 )
-from loda.checkpoint import fingerprint_of
+from loda.card import write_peft_card
 from loda.errors import LodaError
+from loda.identity import fingerprint_of
 from loda.interfaces import LinearAdapter
 
 SUPPORTED = "0.21"
@@ -118,6 +120,11 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         if unknown:
             raise LodaError(f"slices={self.slices}: {unknown[0]!r} is not one of {', '.join((*QKV, ALL))}")
         _ = self.method  # so that wrong settings are refused now
+
+    def save_pretrained(self, save_directory: str, **settings: Any) -> None:
+        """Write PEFT's adapter_config.json, and the model card that says what to import."""
+        super().save_pretrained(save_directory, **settings)
+        write_peft_card(Path(save_directory))
 
     @property
     def adapter(self) -> LoRAConfig:

@@ -20,6 +20,8 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 UNLESS_DEFAULT = {"written": "unless default"}
 """The metadata of a field that plain data leaves out at its default, so that older data and its digests stay valid."""
 
+LONGEST = 200
+"""Of a value in a message, in characters."""
 _CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
@@ -86,7 +88,15 @@ def _sentence(cls: type, error: ValidationError, where: str = "") -> str:
         return f"{name} has no value; give it as {name}=VALUE"
     field = fields.get(path[-1]) if path else None
     rule = first["msg"][0].lower() + first["msg"][1:]
-    return f"{name}={first['input']!r}: {rule}" + (f" ({field.description})" if field and field.description else "")
+    return f"{name}={_short(first['input'])}: {rule}" + (
+        f" ({field.description})" if field and field.description else ""
+    )
+
+
+def _short(value: Any) -> str:
+    """Write a value so that it does not drown the sentence."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _fields(cls: Any, path: list[str]) -> dict[str, FieldInfo]:

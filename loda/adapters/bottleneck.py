@@ -85,8 +85,8 @@ class Bottleneck(nn.Module):
         return self.A.numel() + inner + self.B.numel() * (1 if self.f2 is None else 2)
 
 
-Rank = Annotated[int, Field(ge=1)]
-Alpha = Annotated[float, Field(gt=0)]
+Rank = Annotated[int, Field(ge=1, le=65536)]
+Alpha = Annotated[float, Field(gt=0, le=1e6)]
 
 
 @settings

@@ -36,10 +36,10 @@ class StackConfig:
         LodaError: an unknown or repeated operation in `order`, stages < 1 or eps <= 0.
     """
 
-    stages: int = Field(default=2, ge=1, description="for no f1 use adapter=lora")
+    stages: int = Field(default=2, ge=1, le=64, description="for no f1 use adapter=lora")
     order: str = "linear-norm-activation"
-    negative_slope: float = 0.8
-    eps: float = Field(default=1e-5, gt=0, description="the default is 1e-5")
+    negative_slope: float = Field(default=0.8, ge=-1e3, le=1e3, description="the paper uses 0.8")
+    eps: float = Field(default=1e-5, gt=0, le=1, description="the default is 1e-5")
 
     def __post_init__(self) -> None:
         if len(set(self.operations)) != len(self.operations) or not set(self.operations) <= set(OPERATIONS):

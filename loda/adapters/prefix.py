@@ -35,8 +35,8 @@ class PrefixConfig:
     """
 
     name: ClassVar[str] = "prefix"
-    length: int = Field(default=5, ge=1, description="Li & Liang use 5 and 10")
-    hidden: int = Field(default=512, ge=1, description="Li & Liang use 512")
+    length: int = Field(default=5, ge=1, le=65536, description="Li & Liang use 5 and 10")
+    hidden: int = Field(default=512, ge=1, le=65536, description="Li & Liang use 512")
     shift_positions: bool = True
 
     def check(self, model: nn.Module) -> None:

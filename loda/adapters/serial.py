@@ -67,7 +67,7 @@ class LinConfig:
     """
 
     name: ClassVar[str] = "lin"
-    r: int = Field(default=6, ge=1, description="r is the width of the bottleneck")
+    r: int = Field(default=6, ge=1, le=65536, description="r is the width of the bottleneck")
 
     def check(self, model: nn.Module) -> None:
         """Raise LodaError if the blocks of `model` are unknown."""
@@ -92,7 +92,7 @@ class HoulsbyConfig:
     """
 
     name: ClassVar[str] = "houlsby"
-    r: int = Field(default=112, ge=1, description="r is the width of the bottleneck")
+    r: int = Field(default=112, ge=1, le=65536, description="r is the width of the bottleneck")
 
     def check(self, model: nn.Module) -> None:
         """Raise LodaError if the outputs of the sub-layers are unknown."""

@@ -10,7 +10,10 @@ from loda.approx.dense import DenseLinear
 from loda.approx.quantized import QuantizedLinear
 from loda.architectures import TargetModule
 from loda.errors import LodaError
-from loda.interfaces import ApproxConfig, ApproxLinear
+from loda.interfaces import ApproxConfig, ApproxLinear, BaseProjection
+
+ROUNDING = 1e-2
+"""Of squared norms, for factors in bfloat16."""
 
 
 def check_approximation(targets: Sequence[TargetModule], approx: ApproxConfig, joint: bool) -> None:
@@ -54,6 +57,29 @@ def base_projections(
         bases[target.name].load_state_dict(state, strict=True, assign=True)
         bases[target.name].to(target.weight.device)
     return bases
+
+
+@torch.no_grad()
+def check_belongs(targets: Sequence[TargetModule], bases: Mapping[str, nn.Module], joint: bool, what: str) -> None:
+    """Raise LodaError, about `what`, unless the `bases` approximate the weights of `targets`.
+
+    Both approximations project W orthogonally, so ||W~||^2 = energy ||W||^2 and ||W - W~||^2 = (1 - energy) ||W||^2.
+    """
+    for group in _groups(targets, joint):
+        total = kept = lost = 0.0
+        for target in group:
+            module, weight = bases[target.name], target.weight.detach()
+            bias = cast(Tensor | None, module.bias)
+            if bias is not None and not torch.equal(bias, cast(Tensor, target.bias)):
+                raise LodaError(f"{what}: the bias of {target.name} is not the base's; restore it from a copy")
+            found = module(torch.eye(weight.shape[0], dtype=weight.dtype, device=weight.device))
+            found = found.double() - (0 if bias is None else bias.double())
+            total += float(weight.double().square().sum())
+            kept += float(found.square().sum())
+            lost += float((weight.double() - found).square().sum())
+        energy = float(cast(BaseProjection, bases[group[0].name]).energy)
+        if not abs(kept - energy * total) + abs(lost - (1 - energy) * total) <= ROUNDING * total:
+            raise LodaError(f"{what} does not approximate {group[0].name} of this base; restore it from a copy")
 
 
 def state_dict(bases: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -81,7 +81,7 @@ def convert(file: Path, folder: Path) -> None:
         LodaError: an unreadable file, an architecture that transformers cannot read from GGUF, or an unknown tokenizer.
     """
     # Here, because importing models takes seconds that a converted base need not wait for.
-    from transformers import AutoModelForCausalLM
+    from loda.lab.base.loading import load_model
 
     try:
         from gguf import GGUFReader
@@ -89,9 +89,9 @@ def convert(file: Path, folder: Path) -> None:
         raise LodaError(f"{file} needs the package gguf; run `pip install gguf`") from error
     try:
         field = GGUFReader(file).get_field("tokenizer.ggml.pre")
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-        )
+        model = load_model(file.parent, gguf_file=file.name, dtype=torch.float32)
+    except LodaError:
+        raise
     except Exception as error:  # gguf and transformers raise whatever comes up
         raise LodaError(f"{file} is not a GGUF file that transformers can read ({error}); give another base") from error
     save_file(dict(model.named_parameters()), folder / "model.safetensors", metadata={"format": "pt"})
@@ -110,9 +110,12 @@ def _tokenizer(file: Path, split: str | None) -> Tokenizer:
             f"{file} splits texts by the rule {split!r}, known are {', '.join(PRE_TOKENIZERS)}; put the original "
             "tokenizer.json beside it"
         )
-    from transformers import AutoTokenizer
+    from loda.lab.base.loading import load_tokenizer
 
-    made = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    try:
+        made = load_tokenizer(file.parent, gguf_file=file.name)
+    except Exception as error:  # as above
+        raise LodaError(f"{file} has no tokenizer that transformers can read ({error}); give another base") from error
     tokenizer: Tokenizer = made.backend_tokenizer
     rule = None if split is None else PRE_TOKENIZERS[split]
     if rule is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 import loda
@@ -22,6 +22,7 @@ from loda.config import LodaConfig
 from loda.costs import Cost
 from loda.errors import LodaError
 from loda.lab.base.files import find_config
+from loda.lab.base.loading import load_config, load_model, make_model
 from loda.lab.config import Experiment, ModelConfig
 
 DROPOUTS = (
@@ -131,12 +132,10 @@ def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
     """
     transformers_logging.disable_progress_bar()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded = load_model(
             folder,
             config=_shape(config, folder),
             dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -156,7 +155,7 @@ def load_base(config: ModelConfig, folder: Path) -> PreTrainedModel:
 def _shape(config: ModelConfig, folder: Path) -> PretrainedConfig:
     path = folder / "config.json"
     try:
-        shape: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        shape = load_config(folder)
     except (OSError, ValueError, KeyError) as error:
         raise LodaError(f"{path} does not describe a model of transformers: {error}") from error
     for name, value in (config.shape or {}).items():
@@ -184,7 +183,7 @@ def _known_shape(config: ModelConfig) -> PreTrainedModel | None:
 def _without_weights(config: ModelConfig, shape: PretrainedConfig) -> PreTrainedModel:
     """The model on the meta device."""
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(shape, trust_remote_code=False)
+        model: PreTrainedModel = make_model(shape)
     _check_parameters(config, model)
     return model
 
