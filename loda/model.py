@@ -224,7 +224,7 @@ def check_holds_no_adapters(model: nn.Module) -> None:
 
 def _targets(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
     """Return the modules that `config` names, after checking that it fits them."""
-    targets = find_targets(model, config.targets)
+    targets = find_targets(model, config.targets, config.exclude_modules, config.layers_to_transform)
     if config.targets:
         check_slices(model, targets, config.slices, approximated=config.approx.name != "dense")
     else:

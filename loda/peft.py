@@ -29,9 +29,9 @@ from loda.architectures import (
     ALL,
     QKV,
     TargetModule,
-    architecture,
     check_places,
     check_slices,
+    find_attention,
     is_linear,
     target_of,
 )
@@ -253,10 +253,10 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
     def _prepare_adapter_config(self, peft_config: LodaConfig, model_config: Mapping[str, Any]) -> LodaConfig:
         """Fill in the attention projections: all three where they are approximated, else those of the slices."""
         if peft_config.target_modules is None:
-            names = architecture(self.model).projections
-            if len(names) == len(QKV) and peft_config.approx is None:
-                names = tuple(name for name, part in zip(names, QKV, strict=True) if part in peft_config.slices)
-            peft_config.target_modules = set(names)
+            found = find_attention(self.model)
+            adapted = {*peft_config.slices} if peft_config.approx is None else {*QKV}
+            names = {name for name, parts in found.items() if adapted & {*parts}}
+            peft_config.target_modules = names
         return peft_config
 
     def _prepare_model(self, peft_config: LodaConfig, model: nn.Module) -> None:
