@@ -58,8 +58,11 @@ class AttentionLayout:
     def slices(self, ending: str, d_out: int, heads: int, width: int) -> dict[str, FusedSlice]:
         """Return the slices of the projection `ending`, which has `d_out` columns; {} if they do not fit.
 
-        Queries have `heads` heads of `width` columns; keys and values have equally many heads, which divide those.
+        Queries have `heads` heads of `width` columns. Keys and values have equally wide heads, whose number divides
+        that of the queries. Without a known number of heads, 0, only three modules without gate are sure.
         """
+        if not heads:
+            return {} if self.is_fused or self.gated else {QKV[self.projections.index(ending)]: FusedSlice(0, d_out)}
         if self.is_fused:
             shared = (d_out - heads * width) // (2 * width)
             if shared < 1 or heads % shared or d_out != (heads + 2 * shared) * width:
@@ -176,28 +179,31 @@ def oriented(module: nn.Module, weight: Tensor) -> Tensor:
 def find_attention(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Return the modules that compute q, k and v, with or without adapters in them: which of these, by name, in order.
 
-    Only the self-attention of the language model counts, not cross-attention or the other towers of a multimodal model.
+    Only the softmax self-attention of the language model counts, not cross-attention, linear attention or the vision
+    tower of a multimodal model.
 
     Raises:
         LodaError: an unknown architecture, with how to add it, or an encoder-decoder.
     """
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
         raise LodaError(
             f"{kind_of(model)} is an encoder-decoder, whose encoder, decoder and cross-attention each have q, k and v; "
             f"{_NAME_THEM}"
         )
-    tower, found = _language_model(model), {}
-    for name, module in model.named_modules():
-        if not name.startswith(tower) or _is_cross(model, name):
-            continue
+    kind = config.get_text_config(decoder=True).model_type if hasattr(config, "get_text_config") else None
+    modules = {n: m for n, m in model.named_modules() if kind in (None, kind_of(model, n))}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, module in modules.items():
         place = _place(model, name)
-        if place:
-            layout, ending = place
-            found[name] = QKV if layout.is_fused else (QKV[layout.projections.index(ending)],)
-        if is_linear(module) and (place or _ends_with(name, "q_proj")) and target_of(model, name, module).block is None:
+        if not (place or _ends_with(name, "q_proj")) or _is_other_attention(model, name):
+            continue
+        if place is None or (is_linear(module) and target_of(model, name, module).block is None):
             raise LodaError(_does_not_fit(model, name, module))
+        layout, ending = place
+        found[name] = QKV if layout.is_fused else (QKV[layout.projections.index(ending)],)
     if not found:
-        raise LodaError(_how_to_add(model, tower))
+        raise LodaError(_how_to_add(kind or kind_of(model), _with_stars(n for n, m in modules.items() if is_linear(m))))
     return found
 
 
@@ -208,11 +214,11 @@ def find_blocks(model: nn.Module) -> list[Block]:
     """
     attention = {_block_of(name): name for name in find_attention(model)}
     blocks = []
-    for block in dict.fromkeys(name for block in attention for name in _stack_of(model, block)):
-        module, config = model.get_submodule(block), _config(model, next(iter(attention.values())))
-        named = layout_of(model, attention[block]).outputs if block in attention else ()
-        outputs = tuple(module.get_submodule(name) for name in named) or _sublayers(module)
-        blocks.append(Block(module, outputs, config.hidden_size))
+    for name in dict.fromkeys(beside for block in attention for beside in _stack_of(model, block)):
+        block, inside = model.get_submodule(name), attention.get(name)
+        named = layout_of(model, inside).outputs if inside else ()
+        outputs = tuple(block.get_submodule(output) for output in named) or _sublayers(block)
+        blocks.append(Block(block, outputs, _config(model, f"{name}.").hidden_size))
     return blocks
 
 
@@ -239,14 +245,18 @@ def find_targets(
         _check_parameters(model, targets, exclude_modules)
         _check_names("targets", targets, linear, model)
     names = [name for name in linear if _matches(name, targets)] if targets else list(find_attention(model))
+    for name in set(names) - set(linear):
+        raise LodaError(f"{name} is a {type(_module(model, name)).__name__}, no linear module; {_NAME_THEM}")
     _check_names("exclude_modules", exclude_modules, names, model)
     names = [name for name in names if not _matches(name, exclude_modules)]
-    layers = {_layer(name) for name in names}
-    missing = set(layers_to_transform) - layers
+    layers = dict.fromkeys(layer_of(name) for name in names)
+    missing = set(layers_to_transform) - layers.keys()
     if missing:
-        found = ", ".join(map(str, sorted(layer for layer in layers if layer is not None))) or "none"
-        raise LodaError(f"layers_to_transform={min(missing)} holds none of the modules to adapt; layers with them: {found}")
-    names = [name for name in names if not layers_to_transform or _layer(name) in layers_to_transform]
+        others = ", ".join(str(layer) for layer in layers if layer is not None) or "none"
+        raise LodaError(
+            f"layers_to_transform: layer {min(missing)} holds none of the modules to adapt, but {others} do"
+        )
+    names = [name for name in names if not layers_to_transform or layer_of(name) in layers_to_transform]
     if not names:
         raise LodaError(f"exclude_modules={exclude_modules} leaves no module to adapt; exclude fewer")
     found = [target_of(model, name, model.get_submodule(name)) for name in names]
@@ -338,7 +348,7 @@ def _place(model: nn.Module, name: str) -> tuple[AttentionLayout, str] | None:
 
 
 def _heads(model: nn.Module, name: str) -> tuple[int, int]:
-    """Return the number of query heads of the attention around the module `name`, and the width of one; 0 if unknown."""
+    """Return the number of query heads of the attention around the module `name` and the width of one; 0 if unknown."""
     config = _config(model, name)
     heads = getattr(config, "num_attention_heads", None)
     if heads is None:
@@ -347,25 +357,14 @@ def _heads(model: nn.Module, name: str) -> tuple[int, int]:
     return heads, own or getattr(config, "head_dim", None) or config.hidden_size // heads
 
 
-def _language_model(model: nn.Module) -> str:
-    """Return what the names of the modules of the language model begin with; "" unless `model` is multimodal."""
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    if text is not config:
-        for name, module in model.named_modules():
-            if name and getattr(getattr(module, "config", None), "model_type", None) == text.model_type:
-                return f"{name}."
-    return ""
-
-
-def _is_cross(model: nn.Module, name: str) -> bool:
-    """Whether the module `name` belongs to cross-attention, by the names of the attention and of its class."""
+def _is_other_attention(model: nn.Module, name: str) -> bool:
+    """Whether the module `name` belongs to cross-attention or linear attention, by the names of module and class."""
     attention = name.rpartition(".")[0]
     words = f"{attention.rpartition('.')[2]} {type(_module(model, attention)).__name__}"
-    return re.search(r"(?i)cross|encoder_attn|encdec", words) is not None
+    return re.search(r"(?i)cross|encoder_attn|x_attn|linear|delta", words) is not None
 
 
-def _layer(name: str) -> int | None:
+def layer_of(name: str) -> int | None:
     """Return the number of the layer to which a module belongs: the first number after a name."""
     found = _LAYER.match(name)
     return int(found[1]) if found else None
@@ -429,8 +428,12 @@ def _check_parameters(model: nn.Module, targets: Sequence[str] | str, exclude_mo
 
 def _linear_names(model: nn.Module) -> list[str]:
     """Return the distinct names of the linear modules, with * for numbers."""
-    linear = (name for name, module in model.named_modules() if is_linear(module))
-    return list(dict.fromkeys(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name) for name in linear if name))
+    return _with_stars(name for name, module in model.named_modules() if is_linear(module))
+
+
+def _with_stars(names: Iterable[str]) -> list[str]:
+    """Return the distinct `names`, with * for numbers."""
+    return list(dict.fromkeys(re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", name) for name in names if name))
 
 
 def _does_not_fit(model: nn.Module, name: str, module: nn.Module) -> str:
@@ -438,21 +441,20 @@ def _does_not_fit(model: nn.Module, name: str, module: nn.Module) -> str:
     if not _place(model, name):
         return f"{name} has no k_proj and v_proj of its own beside it, so its attention cannot be told; {_NAME_THEM}"
     heads, width = _heads(model, name)
-    heads_text = f"{heads} heads of queries of width {width}" if heads else "known heads, because no config tells them"
+    if not heads:
+        return f"{type(model).__name__} has no config that tells the number of attention heads; {_NAME_THEM}"
     return (
-        f"{name} computes {shape_of(module)[1]} columns, which are not {heads_text}, with equally wide heads of keys "
-        f"and values; find out in the model's code what they are and add a row to ARCHITECTURES, or {_NAME_THEM}"
+        f"{name} computes {shape_of(module)[1]} columns, which are not {heads} heads of queries of width {width}, or "
+        "such heads of keys and values; find out in the model's code what they are and add a row to ARCHITECTURES, or "
+        f"{_NAME_THEM}"
     )
 
 
-def _how_to_add(model: nn.Module, tower: str) -> str:
+def _how_to_add(kind: str, names: Sequence[str]) -> str:
     """Say that the architecture is unknown, and what to do: as a program only where names tell what is q, k and v."""
-    names = [name for name in _linear_names(model) if name.startswith(tower)]
-    kind = kind_of(model, names[0]) if names else kind_of(model)
-    known = f"q_proj, k_proj and v_proj beside each other, and {', '.join(ARCHITECTURES)}"
     start = (
-        f"the architecture {kind!r} is not supported; known are {known}. "
-        f"Its linear modules are {', '.join(names) or 'none'}. "
+        f"the architecture {kind!r} is not supported; known are q_proj, k_proj and v_proj beside each other, and "
+        f"{', '.join(ARCHITECTURES)}. Its linear modules are {', '.join(names) or 'none'}. "
     )
     if any(_ends_with(name, "kv_b_proj") for name in names):
         return (
@@ -475,14 +477,13 @@ def _how_to_add(model: nn.Module, tower: str) -> str:
 
 
 def _sorted_qkv(names: Iterable[str]) -> tuple[str, ...] | None:
-    """Return the three modules of a block that are called q, k and v, in this order, if there is one such triple."""
-    triples: dict[str, dict[str, list[str]]] = {}
+    """Return the three modules of a block whose names say q, k and v, in this order, if there is one such triple."""
+    found: dict[str, list[tuple[str, str]]] = {}
     for name in names:
-        parent, _, own = name.rpartition("*.")[2].rpartition(".")
-        for letter, word in zip(QKV, ("query", "key", "value"), strict=True):
-            if re.search(rf"(?i)(^|_)({letter}|{word})(_|$)", own):
-                triples.setdefault(parent, {}).setdefault(letter, []).append(f"{parent}.{own}".lstrip("."))
-    whole = [t for t in triples.values() if set(t) == set(QKV)]
-    if len(whole) != 1 or any(len(found) != 1 for found in whole[0].values()):
-        return None
-    return tuple(whole[0][letter][0] for letter in QKV)
+        within = name.rpartition("*.")[2]
+        parent, _, own = within.rpartition(".")
+        words = set(own.lower().replace("query", "q").replace("key", "k").replace("value", "v").split("_"))
+        if words & {*QKV}:
+            found.setdefault(parent, []).append(("".join(sorted(words & {*QKV})), within))
+    triples = [dict(parts) for parts in found.values() if sorted(letters for letters, _ in parts) == sorted(QKV)]
+    return tuple(triples[0][letter] for letter in QKV) if len(triples) == 1 else None

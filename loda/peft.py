@@ -33,6 +33,7 @@ from loda.architectures import (
     check_slices,
     find_attention,
     is_linear,
+    layer_of,
     target_of,
 )
 from loda.checkpoint import fingerprint_of
@@ -253,10 +254,15 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
     def _prepare_adapter_config(self, peft_config: LodaConfig, model_config: Mapping[str, Any]) -> LodaConfig:
         """Fill in the attention projections: all three where they are approximated, else those of the slices."""
         if peft_config.target_modules is None:
-            found = find_attention(self.model)
-            adapted = {*peft_config.slices} if peft_config.approx is None else {*QKV}
-            names = {name for name, parts in found.items() if adapted & {*parts}}
-            peft_config.target_modules = names
+            wanted = {*peft_config.slices} if peft_config.approx is None else {*QKV}
+            names = {name for name, parts in find_attention(self.model).items() if wanted & {*parts}}
+            ends = {re.sub(r".*\.\d+\.", "", name) for name in names}
+            # Multimodal models have modules of these names elsewhere. PEFT takes whole names without regard to layers.
+            if any(name not in names and name.endswith(tuple(ends)) for name, _ in self.model.named_modules()):
+                layers = peft_config.layers_to_transform
+                kept = layers if isinstance(layers, list) else [layers]
+                ends = {name for name in names if layers is None or layer_of(name) in kept}
+            peft_config.target_modules = ends
         return peft_config
 
     def _prepare_model(self, peft_config: LodaConfig, model: nn.Module) -> None:
