@@ -73,6 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gpt_oss": {**_MIXTURE, **_HEADS},
     "qwen3_next": {**_MIXTURE, **_HYBRID},
     "qwen3_5_text": {**_LLAMA, **_HYBRID},
+    "qwen3_5_moe_text": {**_MIXTURE, **_HYBRID},
     "lfm2": {**_LLAMA, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "phi": _LLAMA,
     "falcon": {**_WIDE, "new_decoder_architecture": True, "num_kv_heads": 2},
