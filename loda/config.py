@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SkipValidation
+from pydantic import BeforeValidator, Field, SkipValidation, ValidationInfo
 
 import loda.adapters
 import loda.approx
@@ -36,7 +36,21 @@ def _read(group: str, kind: type) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-NamesOrPattern = Annotated[Names | str, Field(union_mode="left_to_right")]
+def _check_names(value: Any, info: ValidationInfo) -> Any:
+    """Accept distinct ends of names, or a regular expression."""
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise LodaError(f"{info.field_name}={value!r} is no regular expression ({error}); mend it") from None
+    elif not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name for name in value):
+        raise LodaError(f"{info.field_name}={value!r} must be ends of names of modules, or a regular expression")
+    elif len(set(value)) != len(value):
+        raise LodaError(f"{info.field_name}={value!r} must name each module once, by the end of its name")
+    return value
+
+
+NamesOrPattern = Annotated[Names | str, BeforeValidator(_check_names)]
 """Ends of names of modules, or a regular expression of whole names."""
 
 Layers = Annotated[tuple[int, ...], Field(strict=False), BeforeValidator(lambda v: (v,) if type(v) is int else v)]
@@ -78,8 +92,6 @@ class LodaConfig:
             raise LodaError(
                 f"slices={self.slices} must name each slice once and at least one; the paper adapts ('q', 'v')"
             )
-        for setting in ("targets", "exclude_modules"):
-            _check_names(setting, getattr(self, setting))
         if self.layers_to_transform and isinstance(self.targets, str):
             raise LodaError(
                 "layers_to_transform cannot be used with a regular expression, as in PEFT; let targets name the layers"
@@ -115,18 +127,6 @@ def known(group: str) -> dict[str, type[Any]]:
             if is_own_class and dataclasses.is_dataclass(value) and "name" in vars(value):
                 found[vars(value)["name"]] = value
     return dict(sorted(found.items()))
-
-
-def _check_names(setting: str, names: tuple[str, ...] | str) -> None:
-    """Raise LodaError unless `names` are distinct ends of names, or a regular expression."""
-    if not isinstance(names, str):
-        if len(set(names)) != len(names) or not all(names):
-            raise LodaError(f"{setting}={names} must name each module once, by the end of its name")
-        return
-    try:
-        re.compile(names)
-    except re.error as error:
-        raise LodaError(f"{setting}={names!r} is no regular expression ({error}); give a tuple of names") from None
 
 
 def to_plain(config: AdapterConfig | ApproxConfig) -> dict[str, Any]:
