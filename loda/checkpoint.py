@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loda.approx.group import base_projections, check_belongs, check_state, state_dict
-from loda.architectures import find_targets
 from loda.atomic import discard_folder, flush, wrap_os_errors, write_folder
 from loda.config import LodaConfig
 from loda.errors import LodaError
@@ -47,6 +46,7 @@ from loda.model import (
     inject,
     projections,
     state_of,
+    targets_of,
     trainable_parameters,
 )
 from loda.settings import load, read_json, settings
@@ -150,7 +150,7 @@ def from_pretrained(
     if APPROXIMATION_FILE in stored:
         wanted = state_dict({name: projection.base for name, projection in projections(trial).items()})
         approximation = fitting(stored[APPROXIMATION_FILE], wanted, any_dtype)
-        targets = find_targets(model, config.targets)
+        targets = targets_of(model, config)
         bases = base_projections(targets, config.approx, config.joint, approximation)
         check_belongs(targets, bases, config.joint, str(folder / APPROXIMATION_FILE))
     fold(inject(model, config, approximation, autocast_adapter_dtype=autocast_adapter_dtype))

@@ -7,10 +7,11 @@ of `loda/adapters/` or `loda/approx/` and takes the settings classes that define
 import dataclasses
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SkipValidation
+from pydantic import BeforeValidator, Field, SkipValidation, ValidationInfo
 
 import loda.adapters
 import loda.approx
@@ -35,6 +36,27 @@ def _read(group: str, kind: type) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def _check_names(value: Any, info: ValidationInfo) -> Any:
+    """Accept distinct ends of names, or a regular expression."""
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise LodaError(f"{info.field_name}={value!r} is no regular expression ({error}); mend it") from None
+    elif not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name for name in value):
+        raise LodaError(f"{info.field_name}={value!r} must be ends of names of modules, or a regular expression")
+    elif len(set(value)) != len(value):
+        raise LodaError(f"{info.field_name}={value!r} must name each module once, by the end of its name")
+    return value
+
+
+NamesOrPattern = Annotated[Names | str, BeforeValidator(_check_names)]
+"""Ends of names of modules, or a regular expression of whole names."""
+
+Layers = Annotated[tuple[int, ...], Field(strict=False), BeforeValidator(lambda v: (v,) if type(v) is int else v)]
+"""Numbers of layers, or one number."""
+
+
 @settings
 class LodaConfig:
     """One method of the paper: an adapter, the slices that it adapts, and the approximation of W_proj under it.
@@ -45,8 +67,11 @@ class LodaConfig:
         slices: which of q, k, v get an adapter. Adapters that do not stand beside projections (fine-tuning of blocks,
             `lin`, `houlsby`, `prefix`) ignore it.
         targets: ends of the names of the linear modules to adapt instead of attention's projections, for example
-            ("c_attn", "c_proj", "c_fc"). Of attention's projections the `slices` are adapted, of other modules all
-            columns. In an unknown architecture, where attention's projections are unknown too, give slices=("all",).
+            ("c_attn", "c_proj", "c_fc"), or a regular expression of whole names, as PEFT's `target_modules`. Of
+            attention's projections the `slices` are adapted, of other modules all columns. In an unknown architecture,
+            where attention's projections are unknown too, give slices=("all",).
+        exclude_modules: ends of names or a regular expression, for modules to leave out, as in PEFT.
+        layers_to_transform: the numbers of the layers to adapt, or one number, as in PEFT; by default all.
         joint: whether models with three modules for q, k and v have [W_q, W_k, W_v] approximated together, as in the
             paper. Each module then has its columns of the result. By default each weight is approximated alone.
         modules_to_save: ends of the names of modules that are trained whole beside the adapter, as copies, and saved
@@ -60,7 +85,9 @@ class LodaConfig:
     adapter: Annotated[AdapterConfig, SkipValidation, _read("adapter", AdapterConfig)]
     approx: Annotated[ApproxConfig, SkipValidation, _read("approx", ApproxConfig)] = DenseConfig()
     slices: Names = ("q", "v")
-    targets: Names = ()
+    targets: NamesOrPattern = ()
+    exclude_modules: NamesOrPattern = ()
+    layers_to_transform: Layers = ()
     joint: bool = False
     modules_to_save: Names | None = None
 
@@ -69,17 +96,20 @@ class LodaConfig:
             raise LodaError(
                 f"slices={self.slices} must name each slice once and at least one; the paper adapts ('q', 'v')"
             )
-        if len(set(self.targets)) != len(self.targets) or not all(self.targets):
-            raise LodaError(f"targets={self.targets} must name each module once, by the end of its name")
+        if self.layers_to_transform and isinstance(self.targets, str):
+            raise LodaError(
+                "layers_to_transform cannot be used with a regular expression, as in PEFT; let targets name the layers"
+            )
         if self.joint and self.approx.name == "dense":
             raise LodaError("joint=True needs an approximation; set approx, or leave joint out")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, which `from_dict` reads; `targets`, `joint`, `modules_to_save` only if they are set."""
+        """Return plain data, which `from_dict` reads; which modules and `joint` only if they are set."""
         parts = {"adapter": to_plain(self.adapter), "approx": to_plain(self.approx), "slices": list(self.slices)}
-        targets = {"targets": list(self.targets)} if self.targets else {}
+        modules = {name: getattr(self, name) for name in ("targets", "exclude_modules", "layers_to_transform")}
+        chosen = {name: v if isinstance(v, str) else list(v) for name, v in modules.items() if v}
         whole = {} if self.modules_to_save is None else {"modules_to_save": list(self.modules_to_save)}
-        return parts | targets | ({"joint": True} if self.joint else {}) | whole
+        return parts | chosen | ({"joint": True} if self.joint else {}) | whole
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LodaConfig":

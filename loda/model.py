@@ -83,7 +83,7 @@ def inject(
             `loda.approx.quantized.keep_layout`). The model is unchanged.
     """
     check_holds_no_adapters(model)
-    targets = _targets(model, config)
+    targets = targets_of(model, config)
     config.adapter.check(model)
     whole = modules_to_save(model, config.modules_to_save, [target.name for target in targets])
     bases = base_projections(targets, config.approx, config.joint, approximation)
@@ -122,7 +122,7 @@ def approximate(model: nn.Module, config: LodaConfig) -> dict[str, Tensor]:
     Raises:
         LodaError: an unknown architecture, or settings that do not fit.
     """
-    targets = _targets(model, config)
+    targets = targets_of(model, config)
     return {} if config.approx.name == "dense" else state_dict(base_projections(targets, config.approx, config.joint))
 
 
@@ -267,9 +267,9 @@ def check_holds_no_adapters(model: nn.Module) -> None:
         )
 
 
-def _targets(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
+def targets_of(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
     """Return the modules that `config` names, after checking that it fits them."""
-    targets = find_targets(model, config.targets)
+    targets = find_targets(model, config.targets, config.exclude_modules, config.layers_to_transform)
     if config.targets:
         check_slices(model, targets, config.slices, approximated=config.approx.name != "dense")
     else:

@@ -30,10 +30,11 @@ from loda.architectures import (
     ALL,
     QKV,
     TargetModule,
-    architecture,
     check_places,
     check_slices,
+    find_attention,
     is_linear,
+    layer_of,
     target_of,
 )
 from loda.card import write_peft_card
@@ -261,10 +262,15 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
     def _prepare_adapter_config(self, peft_config: LodaConfig, model_config: Mapping[str, Any]) -> LodaConfig:
         """Fill in the attention projections: all three where they are approximated, else those of the slices."""
         if peft_config.target_modules is None:
-            names = architecture(self.model).projections
-            if len(names) == len(QKV) and peft_config.approx is None:
-                names = tuple(name for name, part in zip(names, QKV, strict=True) if part in peft_config.slices)
-            peft_config.target_modules = set(names)
+            wanted = {*peft_config.slices} if peft_config.approx is None else {*QKV}
+            names = {name for name, parts in find_attention(self.model).items() if wanted & {*parts}}
+            ends = {re.sub(r".*\.\d+\.", "", name) for name in names}
+            # Multimodal models have modules of these names elsewhere. PEFT takes whole names without regard to layers.
+            if any(name not in names and name.endswith(tuple(ends)) for name, _ in self.model.named_modules()):
+                layers = peft_config.layers_to_transform
+                kept = layers if isinstance(layers, list) else [layers]
+                ends = {name for name in names if layers is None or layer_of(name) in kept}
+            peft_config.target_modules = ends
         return peft_config
 
     def _prepare_model(self, peft_config: LodaConfig, model: nn.Module) -> None:

@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import loda
-from tests.library.models import VOCABULARY, give_values
+from tests.library.models import VOCABULARY, give_values, logits
 
 D = 32
 
@@ -21,6 +23,22 @@ _WINDOW: dict[str, Any] = {"sliding_window": 4}
 _QWEN: dict[str, Any] = {**_LLAMA, **_WINDOW, "use_sliding_window": True, "max_window_layers": 1}
 # Heads that are together wider than the model.
 _HEADS: dict[str, Any] = {"head_dim": 16}
+_MIXTURE: dict[str, Any] = {
+    **_LLAMA,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+_HYBRID: dict[str, Any] = {
+    **_HEADS,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "gpt2": _GPT,
@@ -44,12 +62,40 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gemma": {**_LLAMA, **_HEADS},
     "gemma2": {**_LLAMA, **_WINDOW, **_HEADS, "query_pre_attn_scalar": 16},
     "gemma3_text": {**_LLAMA, **_WINDOW, **_HEADS, "query_pre_attn_scalar": 16},
+    "gemma3": {
+        "text_config": {**_COMMON, **_LLAMA, **_WINDOW, **_HEADS, "query_pre_attn_scalar": 16},
+        "vision_config": {**_WIDE, "intermediate_size": 48, "image_size": 8, "patch_size": 4},
+        "mm_tokens_per_image": 4,
+    },
+    "mixtral": _MIXTURE,
+    "qwen2_moe": _MIXTURE,
+    "qwen3_moe": {**_MIXTURE, **_HEADS},
+    "gpt_oss": {**_MIXTURE, **_HEADS},
+    "qwen3_next": {**_MIXTURE, **_HYBRID},
+    "qwen3_5_text": {**_LLAMA, **_HYBRID},
+    "qwen3_5_moe_text": {**_MIXTURE, **_HYBRID},
+    "lfm2": {**_LLAMA, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "phi": _LLAMA,
+    "falcon": {**_WIDE, "new_decoder_architecture": True, "num_kv_heads": 2},
+    "gpt_bigcode": _GPT,
+    "starcoder2": _LLAMA,
+    "olmo2": _LLAMA,
+    "granite": _LLAMA,
+    "cohere2": {**_LLAMA, **_WINDOW},
+    "smollm3": {**_LLAMA, "no_rope_layers": [1, 0]},
+    "glm4": {**_LLAMA, **_HEADS},
+    "stablelm": _LLAMA,
+    "mpt": {"d_model": D, "n_layers": 2, "n_heads": 4, "max_seq_len": 32},
+    "persimmon": {**_WIDE, "intermediate_size": 48, "max_position_embeddings": 32},
+    "xglm": {"d_model": D, "num_layers": 2, "attention_heads": 4, "ffn_dim": 48, "max_position_embeddings": 32},
+    "biogpt": {**_WIDE, "intermediate_size": 48, "max_position_embeddings": 32},
 }
 
 
 def tiny(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **settings: Any) -> PreTrainedModel:
     """Two layers, random weights large enough that the logits depend on every part; no dropout; eval mode."""
-    config = AutoConfig.for_model(kind, **_COMMON | SETTINGS[kind] | settings)
+    common = {} if "text_config" in SETTINGS[kind] else _COMMON
+    config = AutoConfig.for_model(kind, **common | SETTINGS[kind] | settings)
     for name in vars(config):
         if "drop" in name or name.endswith("pdrop"):
             setattr(config, name, 0.0)
@@ -71,41 +117,64 @@ def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
     return model
 
 
-def parts(model: PreTrainedModel, kind: str, x: Tensor) -> list[dict[str, Tensor]]:
-    """What q, k and v of each block compute for x, cut out of the projections by the models' own rules.
+def attentions(model: PreTrainedModel) -> list[dict[str, Tensor]]:
+    """The queries, keys and values that meet in each attention of `model`, every one of which is given the same inputs.
 
-    Written anew from the attention code of each model, not from `loda.architectures`.
+    They are taken from the model's own code: the operands of the products with which it computes attention.
     """
-    blocks = []
-    for block in model.get_submodule(BLOCKS[kind]).children():
-        modules = {name.rpartition(".")[2]: module for name, module in block.named_modules()}
-        heads, width = model.config.num_attention_heads, model.config.hidden_size
-        if kind == "gpt2":  # GPT2Attention: c_attn(x).split(width)
-            values = modules["c_attn"](x).split(width, dim=-1)
-        elif kind in ("gpt_neox", "bloom"):  # view(heads, 3 * head_dim).chunk(3); view(heads, 3, head_dim)
-            fused = modules["query_key_value"](x).view(*x.shape[:-1], heads, 3, width // heads)
-            values = fused.unbind(-2)
-        elif kind == "phi3":  # query_pos, then num_key_value_heads * head_dim twice
-            few = model.config.num_key_value_heads * width // heads
-            values = modules["qkv_proj"](x).split([width, few, few], dim=-1)
-        else:
-            values = [modules[f"{name}_proj"](x) for name in "qkv"]
-        blocks.append(dict(zip("qkv", values, strict=True)))
-    return blocks
+    recorder = _Products()
+    hooks = [
+        hook
+        for module in model.modules()
+        if "Attention" in type(module).__name__
+        for hook in (
+            module.register_forward_pre_hook(recorder.enter, with_kwargs=True),
+            module.register_forward_hook(recorder.leave),
+        )
+    ]
+    with recorder:
+        logits(model)
+    for hook in hooks:
+        hook.remove()
+    found = iter(recorder.operands)
+    return [dict(zip("qkv", three, strict=True)) for three in zip(found, found, found, strict=True)]
 
 
-def changed_parts(kind: str, model: PreTrainedModel) -> list[set[str]]:
-    """Which of q, k, v compute other numbers than the base's, bit for bit, in each block."""
-    x = torch.randn(2, 5, D, dtype=model.dtype)
-    pairs = zip(parts(tiny(kind, dtype=model.dtype), kind, x), parts(model, kind, x), strict=True)
-    return [{name for name in "qkv" if not torch.equal(base[name], found[name])} for base, found in pairs]
+class _Products(TorchFunctionMode):
+    """Records q, k, v of softmax(q k^T) v, computed in one call or in two products of batches of matrices."""
+
+    two = ("matmul", "__matmul__", "bmm", "baddbmm")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth, self.operands = 0, list[Tensor]()
+
+    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Replace the inputs of an attention by the same random ones everywhere."""
+        self.depth += 1
+        x = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        x = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.dtype)
+        return (args, kwargs | {"hidden_states": x}) if "hidden_states" in kwargs else ((x, *args[1:]), kwargs)
+
+    def leave(self, *_: Any) -> None:
+        """Stop recording."""
+        self.depth -= 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, Tensor)]
+        if self.depth and func is F.scaled_dot_product_attention:
+            self.operands += [operand.clone() for operand in given[:3]]
+        elif self.depth and func.__name__ in self.two and min(operand.ndim for operand in given) > 2:
+            # The first product is q k^T, the second has v on its right.
+            self.operands += [operand.clone() for operand in given[-2 + len(self.operands) % 3 // 2 :]]
+        return func(*args, **(kwargs or {}))
 
 
-BLOCKS = {
-    "gpt2": "transformer.h",
-    "gpt_neo": "transformer.h",
-    "gptj": "transformer.h",
-    "gpt_neox": "gpt_neox.layers",
-    "opt": "model.decoder.layers",
-    "bloom": "transformer.h",
-} | dict.fromkeys(("phi3", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), "model.layers")
+def changed_parts(base: PreTrainedModel, model: PreTrainedModel) -> list[set[str]]:
+    """Which of q, k and v of each attention are other than the base's, everywhere; the others are so bit for bit."""
+    changed = []
+    for before, after in zip(attentions(base), attentions(model), strict=True):
+        share = {name: (before[name] != after[name]).double().mean().item() for name in "qkv"}
+        assert all(value == 0 or value > 0.9 for value in share.values()), share
+        changed.append({name for name, value in share.items() if value})
+    return changed

@@ -19,11 +19,11 @@ import loda
 import loda.peft
 from loda.adapters import FineTune, FineTuneTop2, FullRank, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import LowRank, Sparse
-from loda.architectures import ARCHITECTURES
+from loda.architectures import find_attention, layout_of
 from loda.atomic import write_text
 from loda.errors import LodaError
 from loda.interfaces import AdapterConfig, ApproxConfig
-from tests.ecosystem.models import changed_parts, tiny
+from tests.ecosystem.models import SETTINGS, changed_parts, tiny
 from tests.library.models import give_values, logits, perturb
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -63,8 +63,8 @@ def in_peft(kind: str) -> bool:
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         again = logits(PeftModel.from_pretrained(tiny(kind), folder))
-    changed = changed_parts(kind, model.get_base_model())
-    return torch.equal(start, logits(tiny(kind))) and changed == [{"q", "v"}] * 2 and _same(start, logits(model), again)
+    in_place = _only_qv(changed_parts(tiny(kind), model.get_base_model()))
+    return torch.equal(start, logits(tiny(kind))) and in_place and _same(start, logits(model), again)
 
 
 COLUMNS: dict[str, Probe] = {
@@ -88,14 +88,17 @@ def cell(kind: str, column: str) -> str:
 
 def form(kind: str) -> str:
     """How the architecture holds q, k and v."""
-    layout = ARCHITECTURES[kind]
-    return "three modules" if len(layout.projections) > 1 else "one, by head" if layout.by_head else "one module"
+    model = tiny(kind)
+    layout = layout_of(model, next(iter(find_attention(model))))
+    if layout.is_fused:
+        return "one, by head" if layout.by_head else "one module"
+    return "three, q with a gate" if layout.gated else "three modules"
 
 
 def table() -> str:
     """The table in Markdown."""
     rows = [["`model_type`", "q, k, v", *COLUMNS], ["---"] * (len(COLUMNS) + 2)]
-    rows += [[f"`{kind}`", form(kind), *(cell(kind, column) for column in COLUMNS)] for kind in ARCHITECTURES]
+    rows += [[f"`{kind}`", form(kind), *(cell(kind, column) for column in COLUMNS)] for kind in SETTINGS]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -109,8 +112,13 @@ def _works(
     with TemporaryDirectory() as folder:
         loda.save_pretrained(model, folder)
         again = logits(loda.from_pretrained(tiny(kind, dtype=dtype), folder))
-    in_place = not in_qv or changed_parts(kind, model) == [{"q", "v"}] * 2
+    in_place = not in_qv or _only_qv(changed_parts(tiny(kind, dtype=dtype), model))
     return torch.equal(start, base) is starts_as_base and in_place and _same(start, logits(model), again)
+
+
+def _only_qv(changed: list[set[str]]) -> bool:
+    """Whether q and v of every attention changed and nothing else."""
+    return bool(changed) and all(parts == {"q", "v"} for parts in changed)
 
 
 def _same(start: Tensor, changed: Tensor, again: Tensor) -> bool:

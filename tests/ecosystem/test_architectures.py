@@ -1,15 +1,18 @@
 """Every supported architecture: only the named slices change, and everything else works as on GPT-2."""
 
+import copy
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, FalconConfig, FalconForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 import loda
 from eval.decode.beam import beam_search
 from loda.adapters import FineTune, FineTuneTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import Dense, LowRank, Sparse
-from loda.architectures import ARCHITECTURES, AttentionLayout
+from loda.architectures import ARCHITECTURES, AttentionLayout, find_blocks
 from loda.errors import LodaError
 from loda.lab.base.model import Base
 from loda.lab.config import ModelConfig, compose
@@ -33,15 +36,15 @@ from tests.library.models import (
 
 every_architecture = pytest.mark.parametrize("kind", SETTINGS)
 WINDOWED = ["mistral", "phi3", "qwen2", "qwen3", "gemma3_text"]
-SPLIT = [kind for kind in SETTINGS if len(ARCHITECTURES[kind].projections) == 3]
+SPLIT = ["gpt_neo", "opt", "llama", "qwen3_next", "gemma3", "xglm"]
 
 
 def adapted(kind: str, config: loda.LodaConfig) -> nn.Module:
     return perturb(loda.inject(tiny(kind), config))
 
 
-def test_every_row_of_the_table_is_tested():
-    assert set(SETTINGS) == set(ARCHITECTURES)
+def test_every_row_is_tested():
+    assert set(ARCHITECTURES) <= set(SETTINGS)
 
 
 @pytest.mark.parametrize("kind", ["gpt_neo", "phi3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"])
@@ -53,7 +56,71 @@ def test_the_windows_of_these_models_hide_something(kind):
 @every_architecture
 def test_only_the_named_slices_change(kind):
     # q and v, the default, are in the table of what is supported.
-    assert changed_parts(kind, adapted(kind, loda.LodaConfig(LoDAPlus(), slices=("k",)))) == [{"k"}] * 2
+    changed = changed_parts(tiny(kind), adapted(kind, loda.LodaConfig(LoDAPlus(), slices=("k",))))
+    assert set(map(frozenset, changed)) == {frozenset("k")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("falcon", {"new_decoder_architecture": False, "multi_query": True}),
+        ("falcon", {"new_decoder_architecture": False, "multi_query": False, "num_kv_heads": 4, "alibi": True}),
+        ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 4}),
+        ("gpt_bigcode", {"multi_query": False}),
+        ("gpt_neox", {"rotary_pct": 0.5}),
+        ("phi", {"qk_layernorm": True}),
+        ("stablelm", {"use_qkv_bias": True, "qk_layernorm": True}),
+        ("cohere2", {"num_key_value_heads": 1}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("slices", [("q",), ("k",), ("v",), ("q", "v")], ids="".join)
+def test_only_the_named_slices_change_whatever_the_configuration(kind, settings, slices):
+    model = perturb(loda.inject(tiny(kind, **settings), loda.LodaConfig(LoDAPlus(), slices=slices)))
+    assert changed_parts(tiny(kind, **settings), model) == [set(slices)] * 2
+
+
+@pytest.mark.parametrize(("slices", "changed"), [(("q",), [True, False]), (("gate",), [False, True])], ids=str)
+def test_queries_and_their_gate_are_two_slices(slices, changed):
+    x, own = torch.randn(2, 5, D), []
+    for model in (tiny("qwen3_5_text"), adapted("qwen3_5_text", loda.LodaConfig(LoDAPlus(), slices=slices))):
+        # Qwen3NextAttention: torch.chunk(q_proj(x).view(*x.shape[:-1], -1, 2 * head_dim), 2, dim=-1)
+        own.append(model.model.layers[1].self_attn.q_proj(x).view(2, 5, 4, 32).chunk(2, dim=-1))
+    assert [not torch.equal(*pair) for pair in zip(*own, strict=True)] == changed
+
+
+def test_only_the_language_model_of_a_multimodal_model_is_adapted():
+    model = loda.inject(tiny("gemma3"), loda.LodaConfig(LoRA()))
+    assert all(name.startswith("model.language_model.") for name in projections(model))
+    assert any(name.endswith("q_proj") and "vision_tower" in name for name, _ in model.named_modules())
+
+
+def test_cross_attention_is_not_adapted():
+    model = loda.inject(tiny("xglm", add_cross_attention=True), loda.LodaConfig(LoRA()))
+    assert {name.split(".")[-2] for name in projections(model)} == {"self_attn"}
+    assert any(name.endswith("encoder_attn.q_proj") for name, _ in model.named_modules())
+
+
+def test_the_blocks_of_a_hybrid_model_without_attention_are_blocks_too():
+    blocks = find_blocks(tiny("qwen3_next"))
+    assert [type(module).__name__ for block in blocks for module in block.outputs[:1]] == [
+        "Qwen3NextGatedDeltaNet",
+        "Qwen3NextAttention",
+    ]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SETTINGS if kind != "olmo2"])  # whose norms follow
+def test_the_outputs_of_a_block_are_what_its_sublayers_add_to_the_residual_stream(kind):
+    # Norms precede the sub-layers, so a larger stream does not make what is added to it larger.
+    model, found = tiny(kind), []
+    block = find_blocks(model)[0]
+    for output in block.outputs:
+        output.register_forward_hook(lambda *a: found.append(a[-1][0] if isinstance(a[-1], tuple) else a[-1]))
+    for factor in (1, 1000):
+        block.module.register_forward_pre_hook(lambda module, args, factor=factor: (args[0] * factor, *args[1:]))
+        logits(model)
+    assert len(found) == 4
+    assert all(after.norm() < 100 * before.norm() for before, after in zip(found[:2], found[2:], strict=True))
 
 
 @every_architecture
@@ -76,7 +143,9 @@ def test_generating_with_a_cache_gives_what_generating_without_one_gives(kind):
     assert_a_cache_changes_nothing(adapted(kind, loda.LodaConfig(LoDAPlus(), LowRank(rank=8))), beams=2)
 
 
-@every_architecture
+@pytest.mark.parametrize(
+    "kind", ["gpt2", "gpt_neo", "opt", "bloom", "phi3", "llama", "mixtral", "qwen3_next", "falcon"]
+)
 @pytest.mark.parametrize("adapter", [LoDAPlus(), Houlsby(r=4), Lin(r=4), FineTune(), FineTuneTop2()], ids=repr)
 def test_gradients_reach_every_adapter_parameter_and_no_other(kind, adapter):
     assert_gradients_reach_what_trains(adapted(kind, loda.LodaConfig(adapter)))
@@ -96,15 +165,12 @@ def test_a_prefix_is_refused_outside_gpt2(kind):
 @pytest.mark.parametrize("approx", [LowRank(rank=8), Sparse(keep=0.4)], ids=repr)
 def test_joint_approximates_the_concatenation_and_the_default_each_part(kind, approx):
     # The oracle is the approximation of the matrix itself; rows of an nn.Linear's weight are columns here.
-    names = ARCHITECTURES[kind].projections
     alone, together = (
         projections(loda.inject(tiny(kind), loda.LodaConfig(LoRA(), approx, joint=joint))) for joint in (False, True)
     )
     base = tiny(kind)
-    for block in range(2):
-        keys = [name for name in alone if f".{block}." in name]
-        assert [key.endswith(name) for key, name in zip(sorted(keys), sorted(names), strict=True)] == [True] * 3
-        ordered = [next(key for key in keys if key.endswith(name)) for name in names]
+    for attention in {name.rpartition(".")[0] for name in alone}:
+        ordered = [f"{attention}.{name}_proj" for name in "qkv"]
         weights = [base.get_submodule(key).weight.T for key in ordered]
         for key, weight in zip(ordered, weights, strict=True):
             assert torch.equal(weight_of(alone[key].base), weight_of(approx.approximate(weight, None)))
@@ -166,78 +232,174 @@ def test_a_target_that_is_not_there_is_refused_with_those_that_are():
         loda.inject(tiny("llama"), loda.LodaConfig(LoRA(), targets=("c_fc",)))
 
 
-# An architecture that is not in the table.
+def chosen(base: nn.Module, **settings: object) -> set[str]:
+    """The modules that `inject` adapts, where PEFT's LoRA adapts the same."""
+    found = set(
+        projections(loda.inject(copy.deepcopy(base), loda.LodaConfig(LoRA(), slices=("q", "k", "v"), **settings)))
+    )
+    settings["target_modules"] = settings.pop("targets", ("q_proj", "k_proj", "v_proj"))
+    named = {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
+    assert set(get_peft_model(base, LoraConfig(**named)).targeted_module_names) == found
+    return found
 
 
-FALCONS = {
-    "side by side, one head of keys": ({"multi_query": True}, False),
-    "head by head": ({"multi_query": False}, True),
-    "group by group": ({"new_decoder_architecture": True, "num_kv_heads": 2}, True),
-}
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"targets": r".*\.1\..*(k|down)_proj"}, {"model.layers.1.self_attn.k_proj", "model.layers.1.mlp.down_proj"}),
+        ({"targets": ("k_proj",), "layers_to_transform": 1}, {"model.layers.1.self_attn.k_proj"}),
+        ({"layers_to_transform": (0,)}, {f"model.layers.0.self_attn.{name}_proj" for name in "qkv"}),
+        ({"targets": ("k_proj",), "exclude_modules": ("0.self_attn.k_proj",)}, {"model.layers.1.self_attn.k_proj"}),
+        (
+            {"targets": ("up_proj", "k_proj"), "exclude_modules": r".*(0\.self_attn|1\.mlp).*"},
+            {"model.layers.0.mlp.up_proj", "model.layers.1.self_attn.k_proj"},
+        ),
+    ],
+    ids=str,
+)
+def test_modules_are_chosen_as_in_peft(settings, expected, tmp_path):
+    assert chosen(tiny("llama"), **settings) == expected
+    model = adapted("llama", loda.LodaConfig(LoRA(), slices=("q", "k", "v"), **settings))
+    loda.save_pretrained(model, tmp_path)
+    again = loda.from_pretrained(tiny("llama"), tmp_path)
+    assert set(projections(again)) == expected
+    assert torch.equal(logits(again), logits(model))
 
 
-def falcon(**settings: object) -> FalconForCausalLM:
-    sizes = {"vocab_size": 64, "hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4}
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"targets": "q_proj"}, r"targets: no linear module named q_proj was found"),
+        ({"targets": "("}, r"targets='\(' is no regular expression"),
+        ({"targets": 5}, "targets=5 must be ends of names of modules"),
+        ({"exclude_modules": ("c_fc",)}, r"exclude_modules: no linear module named \*\.c_fc was found"),
+        ({"exclude_modules": ".*"}, r"exclude_modules=\.\* leaves no module to adapt"),
+        ({"layers_to_transform": (1, 2)}, "layer 2 holds none of the modules to adapt, but 0, 1 do"),
+        ({"layers_to_transform": "1"}, "layers_to_transform='1': input should be"),
+        ({"targets": ".*q_proj", "layers_to_transform": 1}, "layers_to_transform cannot be used with a regular"),
+    ],
+    ids=str,
+)
+def test_a_choice_of_modules_that_chooses_nothing_is_refused(settings, rule):
+    model = tiny("llama")
+    with untouched(model), pytest.raises(LodaError, match=rule):
+        loda.inject(model, loda.LodaConfig(LoRA(), **settings))
+
+
+@pytest.mark.parametrize("targets", [("experts",), ("experts.gate_up_proj",), ("down_proj",), ".*experts.*"], ids=str)
+def test_fused_experts_are_refused(targets):
+    model = tiny("qwen3_moe")
+    with untouched(model), pytest.raises(LodaError, match=r"proj, a parameter of shape \(4, .*\) and no linear module"):
+        loda.inject(model, loda.LodaConfig(LoRA(), targets=targets))
+
+
+# An architecture that is not known.
+
+
+def causal(kind: str, **settings: object) -> PreTrainedModel:
+    """A model of another architecture."""
     torch.manual_seed(0)
-    return FalconForCausalLM(FalconConfig(**sizes, **settings)).eval()
+    sizes = {"hidden_size": D, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+    common = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes | common | settings)).eval()
 
 
-def three_lines(error: object) -> str:
-    """The program at the end of an error about an unknown architecture."""
-    lines = [line.strip() for line in str(error).splitlines()[1:]]
-    assert len(lines) == 3
-    return "\n".join(lines)
-
-
-@pytest.mark.parametrize(("settings", "by_head"), FALCONS.values(), ids=list(FALCONS))
-def test_an_unknown_architecture_is_refused_with_its_modules_and_the_lines_that_add_it(settings, by_head, monkeypatch):
-    monkeypatch.setattr("loda.architectures.ARCHITECTURES", dict(ARCHITECTURES))
-    model = falcon(**settings)
-    with pytest.raises(LodaError, match=r"'falcon' is not supported; known are gpt2") as error:
+def refusal(model: nn.Module) -> str:
+    with untouched(model), pytest.raises(LodaError) as error:
         loda.inject(model, loda.LodaConfig(LoRA()))
-    assert "transformer.h.*.self_attention.query_key_value" in str(error.value)
-    # The lines work as they stand, but for what only a reader of the model's code knows: the order of its columns.
-    exec(three_lines(error.value).replace("by_head=False", f"by_head={by_head}"))
-    perturb(loda.inject(model, loda.LodaConfig(LoDAPlus())))
-    x = torch.randn(2, 5, D)
-    for block, base in zip(model.transformer.h, falcon(**settings).transformer.h, strict=True):
-        # Falcon's own rule for what is q, k and v.
-        cut = [one.self_attention._split_heads(one.self_attention.query_key_value(x)) for one in (base, block)]
-        assert [torch.equal(*pair) for pair in zip(*cut, strict=True)] == [False, True, False]
+    return str(error.value)
 
 
-def test_a_row_that_does_not_fit_the_columns_is_refused(monkeypatch):
-    monkeypatch.setitem(ARCHITECTURES, "falcon", AttentionLayout(("self_attention.query_key_value",)))
-    model = falcon(multi_query=True)
+class Backwards(nn.Module):
+    """An attention whose modules are in another order than q, k, v."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value_lin, self.key_lin, self.query_lin = (nn.Linear(8, 8) for _ in range(3))
+
+
+def test_the_advice_works_as_printed(monkeypatch):
+    monkeypatch.setattr("loda.architectures.ARCHITECTURES", dict(ARCHITECTURES))
+    for kind in ("bert", "roberta", "electra"):
+        model, base = (causal(kind, intermediate_size=48, is_decoder=True, embedding_size=D) for _ in range(2))
+        exec("\n".join(line.strip() for line in refusal(model).splitlines()[1:]))
+        perturb(loda.inject(model, loda.LodaConfig(LoDAPlus())))
+        assert changed_parts(base, model) == [{"q", "v"}] * 2
+    layers = nn.ModuleList([nn.ModuleDict({"attn": Backwards()})])
+    with pytest.raises(LodaError, match=r"qkv = \('attn\.query_lin', 'attn\.key_lin', 'attn\.value_lin'\)"):
+        loda.inject(layers, loda.LodaConfig(LoRA()))
+
+
+CODEGEN = {"n_embd": D, "n_layer": 2, "n_head": 4, "rotary_dim": 4}
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "rule", "targets"),
+    [
+        ("codegen", CODEGEN, "only the model's code tells", "qkv_proj"),
+        ("openai-gpt", {"n_embd": D, "n_layer": 2, "n_head": 4}, "only the model's code tells", "c_attn"),
+        ("gpt_neox_japanese", {}, "only the model's code tells", "query_key_value"),
+        ("deepseek_v3", {**LATENT, "num_key_value_heads": 4}, "come from one low-rank projection", "q_b_proj"),
+        ("bart", {"is_encoder_decoder": True}, "is an encoder-decoder", "self_attn.out_proj"),
+    ],
+    ids=str,
+)
+def test_no_advice_guesses_what_only_the_code_tells(kind, settings, rule, targets):
+    make = AutoModelForSeq2SeqLM if kind == "bart" else AutoModelForCausalLM
+    config = AutoConfig.for_model(kind, **{"vocab_size": 64, "hidden_size": D, **settings})
+    config.num_hidden_layers = 2
+    model = make.from_config(config)
+    with pytest.raises(LodaError, match=rule) as error:
+        loda.inject(model, loda.LodaConfig(LoRA()))
+    assert len(str(error.value).splitlines()) == 1
+    assert "slices=('all',)" in str(error.value)
+    loda.inject(model, loda.LodaConfig(LoRA(), targets=(targets,), slices=("all",)))
+    assert {part for projection in projections(model).values() for part in projection.adapters} == {"all"}
+
+
+def test_columns_that_are_more_than_queries_are_refused(monkeypatch):
+    monkeypatch.delitem(ARCHITECTURES, "qwen3_5_text")
+    assert "layers.1.self_attn.q_proj computes 128 columns, which are not 4 heads of queries of width 16" in refusal(
+        tiny("qwen3_5_text")
+    )
+    model = tiny("phi3")
     model.config.num_attention_heads = 5
-    with pytest.raises(LodaError, match="48 columns, which are not 5 heads of queries of width 6"):
+    with pytest.raises(LodaError, match=r"self_attn\.qkv_proj computes 64 columns, which are not 5 heads of queries"):
         loda.inject(model, loda.LodaConfig(LoRA()))
     with pytest.raises(LodaError, match="must name one module that computes q, k and v, or three"):
         AttentionLayout(("q", "kv"))
 
 
-def test_slices_of_a_module_that_nobody_knows_are_refused(monkeypatch):
+def test_keys_without_values_beside_them_are_refused():
+    # Later layers of Gemma 4 share the keys and values of earlier ones.
+    sizes = {"head_dim": 8, "global_head_dim": 8, "num_key_value_heads": 2, "intermediate_size": 48}
+    model = causal("gemma4_text", **sizes, layer_types=["full_attention"] * 2, num_kv_shared_layers=1)
+    assert "layers.1.self_attn.q_proj has no k_proj and v_proj of its own beside it" in refusal(model)
+
+
+def test_slices_of_a_module_that_nobody_knows_are_refused():
     # Adapting the module as a whole would adapt k as well (peft#852).
-    model = falcon()
-    for targets in (("query_key_value",), ("dense", "query_key_value")):
+    model = causal("codegen", **CODEGEN)
+    for targets in (("qkv_proj",), ("fc_in", "qkv_proj"), ".*qkv_proj"):
         with (
             untouched(model),
-            pytest.raises(LodaError, match=r"slices=\('q', 'v'\) of .*query_key_value: .*slices=\('all',\)"),
+            pytest.raises(LodaError, match=r"slices=\('q', 'v'\) of .*: .*slices=\('all',\)"),
         ):
             loda.inject(model, loda.LodaConfig(LoRA(), targets=targets))
-    wrapped = nn.Sequential(tiny("gpt2"))
-    with pytest.raises(LodaError, match="'Sequential' is not supported") as error:
-        loda.inject(wrapped, loda.LodaConfig(LoRA(), targets=("c_attn",)))
-    assert "('attn.c_attn',)" in three_lines(error.value)
-    monkeypatch.setitem(ARCHITECTURES, "Sequential", AttentionLayout(("attn.c_attn",)))
-    with pytest.raises(LodaError, match="Sequential has no config"):
-        loda.inject(wrapped, loda.LodaConfig(LoRA()))
+
+
+def test_a_wrapper_changes_nothing():
+    wrapped = loda.inject(nn.Sequential(tiny("gpt2")), loda.LodaConfig(LoRA()))
+    assert {name.removeprefix("0.") for name in projections(wrapped)} == set(
+        projections(loda.inject(tiny("gpt2"), loda.LodaConfig(LoRA())))
+    )
 
 
 def test_an_unknown_architecture_is_adapted_by_the_names_of_its_modules():
-    before = logits(falcon())
-    config = loda.LodaConfig(LoDAPlus(), targets=("self_attention.dense", "query_key_value"), slices=("all",))
-    model = loda.inject(falcon(), config)
+    before = logits(causal("codegen", **CODEGEN))
+    config = loda.LodaConfig(LoDAPlus(), targets=("attn.out_proj", "qkv_proj"), slices=("all",))
+    model = loda.inject(causal("codegen", **CODEGEN), config)
     assert torch.equal(logits(model), before)
     assert [set(projection.adapters) for projection in projections(model).values()] == [{"all"}] * 4
 
@@ -264,8 +426,9 @@ def test_the_dropouts_of_a_base_are_switched_off(kind, tmp_path):
 
 @every_architecture
 def test_the_loss_is_that_of_the_model_itself(kind):
-    # Gemma 2 caps its logits outside of its head.
-    model = tiny(kind, **({"final_logit_softcapping": 1.0} if kind == "gemma2" else {}))
+    # These cap or scale their logits outside of their head.
+    more = {"gemma2": {"final_logit_softcapping": 1.0}, "granite": {"logits_scaling": 3.0}}
+    model = tiny(kind, **more.get(kind, {}))
     batch = collate([Example(TOKENS[0].tolist(), 4), Example(TOKENS[1, :7].tolist(), 2)])
     labels = batch.inputs.clone()
     labels[:, 1:][~batch.mask[:, :-1]] = -100

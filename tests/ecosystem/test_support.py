@@ -2,7 +2,7 @@
 
 import pytest
 
-from loda.architectures import ARCHITECTURES
+from tests.ecosystem.models import SETTINGS
 from tests.ecosystem.support_table import BEGIN, COLUMNS, END, README, cell, form
 
 
@@ -16,10 +16,10 @@ def rows() -> list[list[str]]:
 
 def test_the_table_has_every_architecture_and_method(rows):
     assert rows[0][2:] == list(COLUMNS)
-    assert [row[:2] for row in rows[2:]] == [[f"`{kind}`", form(kind)] for kind in ARCHITECTURES]
+    assert [row[:2] for row in rows[2:]] == [[f"`{kind}`", form(kind)] for kind in SETTINGS]
 
 
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("column", COLUMNS)
 def test_a_cell_is_true(column, kind, rows):
     (row,) = (row for row in rows if row[0] == f"`{kind}`")

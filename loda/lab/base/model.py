@@ -29,6 +29,8 @@ DROPOUTS = (
     *("attn_pdrop", "embd_pdrop", "resid_pdrop"),  # GPT-2, GPT-J, Phi-3
     *("attention_dropout", "embed_dropout", "resid_dropout", "hidden_dropout"),  # GPT-Neo, GPT-NeoX, BLOOM, Llama, ...
     *("dropout", "activation_dropout", "layerdrop"),  # OPT
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BioGPT
+    *("residual_dropout", "embedding_dropout"),  # StarCoder 2
 )
 
 

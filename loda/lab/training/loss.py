@@ -29,8 +29,10 @@ def target_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float, nu
     """
     hidden = model.base_model(input_ids=batch.inputs, use_cache=False, **batch.layout).last_hidden_state
     logits = model.get_output_embeddings()(hidden[batch.mask]).float()
+    # Parts of a head that are no modules: Cohere's scale, Granite's, and the cap of Gemma 2.
+    logits = logits * getattr(model, "logit_scale", 1.0) / getattr(model.config, "logits_scaling", 1.0)
     cap = getattr(model.config, "final_logit_softcapping", None)
-    if cap is not None:  # Gemma 2: a part of the head that is no module
+    if cap is not None:
         logits = cap * (logits / cap).tanh()
     targets = batch.targets[batch.mask]
     total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
