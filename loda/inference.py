@@ -20,7 +20,7 @@ from loda.approx.low_rank import LowRankLinear
 from loda.approx.sparse import SparseLinear
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
-from loda.model import Model, mark_optimized, state_of
+from loda.model import Model, fold, mark_optimized, state_of
 from loda.projection import AdaptedProjection, projections
 
 
@@ -41,7 +41,7 @@ def optimize_for_inference(model: Model) -> Model:
     for name, projection in projections(model).items():
         if _has_fast_form(projection):
             model.set_submodule(name, InferenceProjection(projection).eval())
-    mark_optimized(model.requires_grad_(False))
+    mark_optimized(fold(model).requires_grad_(False))
     return model
 
 
