@@ -20,7 +20,7 @@ from loda.approx.low_rank import LowRankLinear
 from loda.approx.sparse import SparseLinear
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
-from loda.model import Model, mark_optimized, state_of
+from loda.model import Model, fold, mark_optimized, state_of
 from loda.precision import narrow
 from loda.projection import AdaptedProjection, projections
 from loda.wrappers import on_inner_model
@@ -46,7 +46,7 @@ def optimize_for_inference(model: Model) -> Model:
         if _has_fast_form(projection):
             projection.adapters.to(next(projection.base.parameters()).dtype)
             model.set_submodule(name, InferenceProjection(projection).eval())
-    mark_optimized(model.requires_grad_(False))
+    mark_optimized(fold(model).requires_grad_(False))
     return model
 
 

@@ -1,6 +1,6 @@
 """Modules that `lin`, `houlsby` and `prefix` insert into the base model elsewhere than beside a projection.
 
-An `Insertion` is a child of the module that it changes, its host, and acts through a hook on the host. It replaces no
+An `Insertion` is a child of the module that it changes, its host, and acts through hooks on the host. It replaces no
 module of the base, so all names stay.
 """
 
@@ -16,15 +16,15 @@ NAME = "inserted"
 class Insertion(nn.Module):
     """A module that changes what its host computes. Subclasses define the change in `hook`."""
 
-    handle: RemovableHandle
+    handles: list[RemovableHandle]
 
     def insert(self, host: nn.Module, model: nn.Module) -> None:
-        """Become a child of `host`, a module of `model`, and register the hook."""
+        """Become a child of `host`, a module of `model`, and register the hooks."""
         host.add_module(NAME, self.to(*placement(host, model)).train(host.training))
-        self.handle = self.hook(host)
+        self.handles = self.hook(host)
 
-    def hook(self, host: nn.Module) -> RemovableHandle:
-        """Register the change on `host` and return the handle that removes it."""
+    def hook(self, host: nn.Module) -> list[RemovableHandle]:
+        """Register the change on `host` and return the handles that remove it."""
         raise NotImplementedError
 
     def macs(self) -> int:
@@ -40,5 +40,6 @@ def insertions(model: nn.Module) -> dict[str, Insertion]:
 def remove_insertions(model: nn.Module) -> None:
     """Take every insertion out of its host."""
     for name, insertion in insertions(model).items():
-        insertion.handle.remove()
+        for handle in insertion.handles:
+            handle.remove()
         delattr(model.get_submodule(name.removesuffix(NAME).removesuffix(".")), NAME)

@@ -40,9 +40,9 @@ class SerialBottleneck(Insertion):
         normed = y if self.norm is None else self.norm(y)
         return cast(Tensor, self.up(self.activation(self.down(normed))))
 
-    def hook(self, host: nn.Module) -> RemovableHandle:
+    def hook(self, host: nn.Module) -> list[RemovableHandle]:
         """Add f(y) to the output of `host`."""
-        return host.register_forward_hook(self._add)
+        return [host.register_forward_hook(self._add)]
 
     def macs(self) -> int:
         """Multiply-accumulates per token: 2rd."""

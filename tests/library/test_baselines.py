@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import DynamicCache, GPT2Model
+from transformers import DynamicCache, GPT2Config, GPT2Model
 
 import loda
 from loda.adapters import FineTune, FineTuneTop2, FullRank, Houlsby, Lin, Prefix
@@ -180,11 +180,25 @@ def test_a_prefix_that_takes_more_positions_than_there_are_is_refused():
     injected(Prefix(length=3, shift_positions=False))(tokens)
 
 
+def test_a_prepared_attention_mask_hides_no_prefix():
+    model = perturb(injected(Prefix(length=3)))
+    causal = torch.ones(12, 12, dtype=torch.bool).tril().expand(2, 1, -1, -1)
+    hidden = torch.zeros(causal.shape).masked_fill(~causal, float("-inf"))
+    with torch.no_grad():
+        for mask in (causal, hidden):
+            torch.testing.assert_close(model(TOKENS, attention_mask=mask).logits, logits(model), rtol=1e-5, atol=1e-5)
+
+
 def test_what_would_lose_a_prefix_is_refused():
     model = injected(Prefix()).train()
-    with pytest.raises(LodaError, match="attention mask of"):
-        model(TOKENS, attention_mask=torch.ones(2, 1, 12, 12, dtype=torch.bool))
+    with pytest.raises(LodaError, match=r"attention mask of .* Tensor of \(2, 12, 12\)"):
+        model(TOKENS, attention_mask=torch.ones(2, 12, 12, dtype=torch.bool))
+    with pytest.raises(LodaError, match=r"call model\.generate"):
+        model(TOKENS, cache="the paged cache of generate_batch")
     model.gradient_checkpointing_enable()
     with pytest.raises(LodaError, match="gradient checkpointing drops the cache"):
         model(TOKENS)
     model.eval()(TOKENS)
+    crossed = GPT2Model(GPT2Config(n_layer=1, n_head=1, n_embd=4, vocab_size=8, add_cross_attention=True))
+    with pytest.raises(LodaError, match="cross-attention"):
+        loda.inject(crossed, loda.LodaConfig(Prefix()))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import loda
-from loda.adapters import LoDA, LoDAPlus, LoRA, NoAdapter
+from loda.adapters import LoDA, LoDAPlus, LoRA, NoAdapter, Prefix
 from loda.adapters.nonlinear import StackConfig
 from loda.approx import Dense, LowRank, Sparse
 from loda.errors import LodaError
@@ -48,6 +48,11 @@ def test_all_projections_become_fast_ones(adapter, approx):
     model = loda.optimize_for_inference(adapted(adapter, approx))
     assert not projections(model)
     assert len([m for m in model.modules() if isinstance(m, InferenceProjection)]) == 2
+
+
+def test_a_prefix_is_computed_once_and_not_for_every_token():
+    model = loda.optimize_for_inference(adapted(Prefix()))
+    assert not [name for name, _ in model.named_parameters() if "inserted.mlp" in name]
 
 
 @pytest.mark.parametrize("slices", [("q",), ("k", "v"), ("v", "q"), ("v", "k", "q")])
