@@ -16,9 +16,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 import loda.config
@@ -39,6 +40,7 @@ from loda.architectures import (
 from loda.checkpoint import fingerprint_of
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
+from loda.settings import settings
 
 SUPPORTED = "0.21"
 """The release series of PEFT that this module is tested with; it uses PEFT's internals, which change."""
@@ -95,15 +97,25 @@ def _refuse_unknown_settings(cls: type[T]) -> type[T]:
     init = made.__init__
 
     @wraps(init)
-    def __init__(self: Any, *args: Any, **settings: Any) -> None:  # noqa: N807
+    def __init__(self: Any, *args: Any, **values: Any) -> None:  # noqa: N807
         known = [f.name for f in fields(made)]
-        for name in settings:
+        for name in values:
             if name not in known:
                 raise LodaError(f"{name} is not a setting; {INSTEAD.get(name, 'there are ' + ', '.join(known))}")
-        init(self, *args, **settings)
+        init(self, *args, **values)
 
     made.__init__ = __init__
     return cls
+
+
+@settings
+class _Patterns:
+    """The types of settings that the library's configuration does not have."""
+
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]]
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]]
+    use_rslora: bool
+    init_weights: bool
 
 
 @_refuse_unknown_settings
@@ -164,9 +176,9 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         if unknown:
             raise LodaError(f"slices={self.slices}: {unknown[0]!r} is not one of {', '.join((*QKV, ALL))}")
         # So that wrong settings are refused now.
+        _Patterns(self.rank_pattern, self.alpha_pattern, self.use_rslora, self.init_weights)
         _ = self.method
         _ = [self._adapter(r, self.alpha) for r in self.rank_pattern.values()]
-        _ = [self._adapter(self.r, alpha) for alpha in self.alpha_pattern.values()]
 
     def adapter_of(self, module: str) -> LoRAConfig:
         """The library's settings of the adapter of the module of this name."""
