@@ -281,10 +281,11 @@ class LodaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def _add(self, name: str, x: Tensor, h: Tensor) -> Tensor:
         """Compute h[slice] += adapter(dropout(x)) in place for every slice of the adapter `name`, and return h."""
         adapters = self.adapters(name)
-        dropped = self.loda_dropout[name](x) if adapters else x
-        for part, adapter in adapters.items():
-            dtype = next(adapter.parameters()).dtype
-            self.target.slices[part].add_(h, adapter(self._cast_input_dtype(dropped, dtype)))
+        if adapters:
+            dropped = self.loda_dropout[name](x)
+            for part, adapter in adapters.items():
+                dtype = next(adapter.parameters()).dtype
+                self.target.slices[part].add_(h, adapter(self._cast_input_dtype(dropped, dtype)))
         return h
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
