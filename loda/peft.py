@@ -12,13 +12,15 @@ no plug-in mechanism, so a process that loads such an adapter must import this m
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields, replace
+from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 import loda.config
@@ -41,6 +43,7 @@ from loda.card import write_peft_card
 from loda.errors import LodaError
 from loda.identity import fingerprint_of
 from loda.interfaces import LinearAdapter
+from loda.settings import settings
 
 SUPPORTED = "0.21"
 """The release series of PEFT that this module is tested with; it uses PEFT's internals, which change."""
@@ -58,19 +61,67 @@ def _check_version() -> None:
 
 
 _check_version()
-from peft import PeftConfig  # noqa: E402
+from peft import PeftConfig, get_peft_model_state_dict  # noqa: E402
+from peft.tuners.lora.model import _adapter_names_pre_forward_hook, _get_encoder  # noqa: E402
 from peft.tuners.tuners_utils import (  # noqa: E402
     BaseTuner,
     BaseTunerLayer,
     _maybe_include_all_linear_layers,
+    cast_adapter_dtype,
     check_adapters_to_merge,
 )
-from peft.utils import register_peft_method  # noqa: E402
+from peft.utils import AuxiliaryTrainingWrapper, load_peft_weights, register_peft_method  # noqa: E402
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND  # noqa: E402
 from peft.utils.integrations import skip_init_on_device  # noqa: E402
+from peft.utils.other import get_pattern_key  # noqa: E402
 from peft.utils.peft_types import PeftType  # noqa: E402
 
+T = TypeVar("T")
+INSTEAD = {
+    "lora_alpha": "write alpha",
+    "lora_dropout": "write dropout",
+    "init_lora_weights": "write init_weights",
+    "target_parameters": (
+        "LoDA adapts linear modules and not single parameters, such as the fused experts of a mixture; name modules "
+        "in target_modules"
+    ),
+}
+"""What to do instead of settings of PEFT's LoRA."""
+BASE = "__base__"
+"""PEFT's name, in `adapter_names`, for a row without an adapter."""
 
+
+def _refuse_unknown_settings(cls: type[T]) -> type[T]:
+    """Make the dataclass `cls` raise LodaError, and not TypeError, for a setting that it does not have.
+
+    PEFT drops such settings of a saved adapter with a warning, but they may change the map.
+    """
+    made: Any = cls
+    init = made.__init__
+
+    @wraps(init)
+    def __init__(self: Any, *args: Any, **values: Any) -> None:  # noqa: N807
+        known = [f.name for f in fields(made)]
+        for name in values:
+            if name not in known:
+                raise LodaError(f"{name} is not a setting; {INSTEAD.get(name, 'there are ' + ', '.join(known))}")
+        init(self, *args, **values)
+
+    made.__init__ = __init__
+    return cls
+
+
+@settings
+class _Patterns:
+    """The types of settings that the library's configuration does not have."""
+
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]]
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]]
+    use_rslora: bool
+    init_weights: bool
+
+
+@_refuse_unknown_settings
 @dataclass
 class LodaConfig(PeftConfig):  # type: ignore[misc]
     """Settings of a LoDA adapter in PEFT.
@@ -79,6 +130,9 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         variant: "lora", "loda" or "loda_plus".
         r: width of the bottleneck.
         alpha: the update is scaled by alpha / r.
+        rank_pattern, alpha_pattern: r and alpha of modules whose names match, as in PEFT.
+        use_rslora: whether the update is scaled by alpha / sqrt(r) instead.
+        init_weights: False starts B at random, so that the adapter is not the zero map; for tests.
         dropout: on the input of the adapters; one mask for all slices of a module.
         f1: settings of f1 that differ from the defaults, such as {"order": "norm-linear-activation"}.
         f2: the same for f2; only for loda_plus.
@@ -100,6 +154,10 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
     variant: str = "loda_plus"
     r: int = 4
     alpha: float = 32.0
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    use_rslora: bool = False
+    init_weights: bool = True
     dropout: float = 0.0
     f1: dict[str, Any] | None = None
     f2: dict[str, Any] | None = None
@@ -120,35 +178,44 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         unknown = sorted(set(self.slices) - {*QKV, ALL})
         if unknown:
             raise LodaError(f"slices={self.slices}: {unknown[0]!r} is not one of {', '.join((*QKV, ALL))}")
-        _ = self.method  # so that wrong settings are refused now
+        # So that wrong settings are refused now.
+        _Patterns(self.rank_pattern, self.alpha_pattern, self.use_rslora, self.init_weights)
+        _ = self.method
+        _ = [self._adapter(r, self.alpha) for r in self.rank_pattern.values()]
 
     def save_pretrained(self, save_directory: str, **settings: Any) -> None:
         """Write PEFT's adapter_config.json, and the model card that says what to import."""
         super().save_pretrained(save_directory, **settings)
         write_peft_card(Path(save_directory))
 
-    @property
-    def adapter(self) -> LoRAConfig:
-        """The library's settings of the adapter."""
+    def adapter_of(self, module: str) -> LoRAConfig:
+        """The library's settings of the adapter of the module of this name."""
+        r = self.rank_pattern.get(get_pattern_key(self.rank_pattern, module), self.r)
+        alpha = self.alpha_pattern.get(get_pattern_key(self.alpha_pattern, module), self.alpha)
+        return self._adapter(r, alpha)
+
+    def _adapter(self, r: int, alpha: float) -> LoRAConfig:
         variants = [name for name, cls in loda.config.known("adapter").items() if issubclass(cls, LoRAConfig)]
         if self.variant not in variants:
             raise LodaError(f"variant={self.variant!r} is not one of {', '.join(variants)}")
         stacks = {name: getattr(self, name) for name in ("f1", "f2") if getattr(self, name) is not None}
-        plain = {"name": self.variant, "r": self.r, "alpha": self.alpha, "dropout": self.dropout, **stacks}
-        return cast(LoRAConfig, loda.config.from_plain("adapter", plain))
+        plain = {"name": self.variant, "r": r, "alpha": alpha, "dropout": self.dropout, **stacks}
+        made = cast(LoRAConfig, loda.config.from_plain("adapter", plain))
+        return replace(made, alpha=made.alpha * made.r**0.5) if self.use_rslora else made
 
     @property
     def method(self) -> loda.config.LodaConfig:
         """The library's settings of adapter, approximation and slices."""
         approx = DenseConfig() if self.approx is None else loda.config.from_plain("approx", self.approx)
-        return loda.config.LodaConfig(self.adapter, approx, tuple(self.slices), joint=self.joint)
+        adapter = self._adapter(self.r, self.alpha)
+        return loda.config.LodaConfig(adapter, approx, tuple(self.slices), joint=self.joint)
 
 
 class LodaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """h = base(x), then h[slice] += adapter(dropout(x)) for every adapted slice of every active adapter.
 
-    The base layer is kept under an approximation, so that adapters can be switched off and removed. PEFT's "all-linear"
-    recognises a layer that holds adapters by "Linear" in the name of its class.
+    Under an approximation the base layer is kept, so that `unload` gives it back; switching adapters off keeps the
+    approximation. PEFT's "all-linear" recognises a layer that holds adapters by "Linear" in the name of its class.
     """
 
     base_layer: nn.Module
@@ -171,36 +238,63 @@ class LodaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._disable_adapters = False
 
     def update_layer(self, name: str, config: LodaConfig) -> None:
-        """Add the adapter `name`, which starts as the zero map."""
+        """Add the adapter `name`, in fp32 over a half-precision base; it starts as the zero map."""
         d_in, _ = self.target.shape
         adapted = {part: fused for part, fused in self.target.slices.items() if part in (*config.slices, ALL)}
-        build = config.adapter.build
+        build = config.adapter_of(self.target.name).build
         self.loda_adapters[name] = nn.ModuleDict({part: build(d_in, fused.width) for part, fused in adapted.items()})
         self.loda_dropout[name] = nn.Dropout(config.dropout)
+        if not config.init_weights:
+            for adapter in self.adapters(name).values():
+                matrix = cast(Tensor, adapter.B)
+                nn.init.uniform_(matrix, -(len(matrix) ** -0.5), len(matrix) ** -0.5)
         self._move_adapter_to_device_of_base_layer(name)
+        cast_adapter_dtype(self, name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def adapters(self, name: str) -> dict[str, nn.Module]:
         """The adapter `name` by slice; empty if this layer has none."""
         return dict(cast(nn.ModuleDict, self.loda_adapters[name]).items()) if name in self.loda_adapters else {}
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Map (*, d_in) to (*, d_out)."""
+    def forward(self, x: Tensor, *args: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Tensor:
+        """Map (*, d_in) to (*, d_out), with the active adapters or, for each row, the one of `adapter_names`."""
+        if adapter_names is not None and len(adapter_names) != len(x):
+            raise LodaError(
+                "Length of `adapter_names` should be the same as the number of inputs, but got "
+                f"{len(adapter_names)} and {len(x)} respectively; give one name for each row, and the number of beams "
+                "as num_beams=..."
+            )
         if self.disable_adapters and self.merged:
             self.unmerge()
-        if self.disable_adapters or self.merged:
+        if self.merged:
             return cast(Tensor, self.base_layer(x, *args, **kwargs))
-        base = next((a for n, a in self.loda_approximations.items() if n in self.active_adapters), self.base_layer)
-        h: Tensor = base(x, *args, **kwargs)
+        h: Tensor = self._base(adapter_names or [])(x, *args, **kwargs)
+        if self.disable_adapters:
+            return h
         if not self.target.is_plain:
             h = h.clone()  # as in `loda.approx.quantized.QuantizedLinear`
-        for name in self.active_adapters:
-            adapters = self.adapters(name)
-            if adapters:
-                dropped = self.loda_dropout[name](x)
-                for part, adapter in adapters.items():
-                    dtype = next(adapter.parameters()).dtype
-                    self.target.slices[part].add_(h, adapter(self._cast_input_dtype(dropped, dtype)))
+        if adapter_names is None:
+            for name in self.active_adapters:
+                self._add(name, x, h)
+        else:
+            for name in dict.fromkeys(adapter_names):
+                rows = [row for row, other in enumerate(adapter_names) if other == name]
+                h[rows] = self._add(name, x[rows], h[rows])
+        return h
+
+    def _base(self, adapter_names: Sequence[str]) -> nn.Module:
+        """Return what stands under these adapters, or under the active ones if there are none."""
+        names = [name for name in adapter_names if name != BASE] or self.active_adapters
+        return next((a for name, a in self.loda_approximations.items() if name in names), self.base_layer)
+
+    def _add(self, name: str, x: Tensor, h: Tensor) -> Tensor:
+        """Compute h[slice] += adapter(dropout(x)) in place for every slice of the adapter `name`, and return h."""
+        adapters = self.adapters(name)
+        if adapters:
+            dropped = self.loda_dropout[name](x)
+            for part, adapter in adapters.items():
+                dtype = next(adapter.parameters()).dtype
+                self.target.slices[part].add_(h, adapter(self._cast_input_dtype(dropped, dtype)))
         return h
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -363,15 +457,69 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
         _check_one_base(adapter_name, [name for name, c in self.peft_config.items() if c.approx is not None])
         super().set_adapter(adapter_name, inference_mode)
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Keep the adapter in fp32 over a half-precision base, as the layers made it, or cast it to the base's dtype.
+
+        Transformers' `add_adapter`, which does not ask, thus gets what `get_peft_model` gives by default.
+        """
+        if autocast_adapter_dtype:
+            super()._cast_adapter_dtype(adapter_name)
+        else:
+            for layer in self._layers():
+                layer._move_adapter_to_device_of_base_layer(adapter_name)
+
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Refuse PEFT's argument `adapter_names` of the forward pass."""
-        if kwargs.get("adapter_names") is not None:
+        """Hand `adapter_names`, an adapter for each row, to the layers during a forward pass or `generate`."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        self._check_rows(names)
+        # A decoder sees each row once for each beam, the encoder before it once.
+        by_beam = [name for name in names for _ in range(kwargs.get("num_beams") or 1)]
+        encoder = _get_encoder(self.model)
+        in_encoder = set() if encoder is None else set(encoder.modules())
+        with ExitStack() as hooks:
+            for module in self.model.modules():
+                if isinstance(module, (LodaLinear, AuxiliaryTrainingWrapper)):
+                    rows = names if module in in_encoder else by_beam
+                    hook = partial(_adapter_names_pre_forward_hook, adapter_names=rows)
+                    hooks.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
+            yield
+
+    def _check_rows(self, adapter_names: Sequence[str]) -> None:
+        """Raise LodaError where `adapter_names` cannot be used. The sentences begin as PEFT's do."""
+        names = sorted({*adapter_names} - {BASE})
+        unknown = [name for name in names if name not in self.peft_config]
+        if unknown:
             raise LodaError(
-                "adapter_names=[...] asks for another adapter for each row, which LoDA does not support; pass the rows "
-                "of each adapter separately, after model.set_adapter(name)"
+                f"Trying to infer with non-existing adapter(s): {', '.join(unknown)}; there are "
+                f"{', '.join(self.peft_config)} and {BASE}"
             )
-        yield
+        if self.training:
+            raise LodaError(
+                "Cannot pass `adapter_names` when the model is in training mode. Call model.eval(), or train one "
+                "adapter at a time"
+            )
+        if any(layer.merged for layer in self._layers()):
+            raise LodaError(
+                "Cannot pass `adapter_names` when there are merged adapters, please call `unmerge_adapter` first."
+            )
+        for name in names:
+            if self._base_of(name) != self._base_of(names[0]):
+                raise LodaError(
+                    f"adapter_names: {names[0]} and {name} stand over different approximations of the base, so one "
+                    "batch cannot serve both; pass their rows separately"
+                )
+
+    def _base_of(self, name: str) -> tuple[Any, ...]:
+        """What tells whether two adapters stand over the same base."""
+        method = self.peft_config[name].method
+        return method.approx, method.joint, [name in layer.loda_approximations for layer in self._layers()]
+
+    def _layers(self) -> list[LodaLinear]:
+        return [module for module in self.model.modules() if isinstance(module, LodaLinear)]
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge linear adapters into the base.
@@ -388,7 +536,7 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
         return cast(nn.Module, super()._unload_and_optionally_merge(merge, **settings))
 
     def _check_mergeable(self, adapter_names: list[str] | None) -> None:
-        layers = [layer for layer in self.model.modules() if isinstance(layer, LodaLinear)]
+        layers = self._layers()
         for name in adapter_names or self.active_adapters:
             config = self.peft_config[name]
             adapters = [adapter for layer in layers for adapter in layer.adapters(name).values()]
@@ -403,6 +551,65 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
                 raise LodaError(
                     "an adapter over a quantised base cannot be merged: the sum would be rounded again; use it as it is"
                 )
+            self._check_not_tied([layer for layer in layers if layer.adapters(name)])
+
+    def _check_not_tied(self, layers: Sequence[LodaLinear]) -> None:
+        """Raise LodaError for a weight that the model uses elsewhere too, such as that of a tied `lm_head`."""
+        parameters = list(self.model.named_parameters(remove_duplicate=False))
+        for layer in layers:
+            own = f"{layer.target.name}.base_layer.weight"
+            others = [name for name, p in parameters if p is layer.base_layer.weight and name != own]
+            if others:
+                raise LodaError(
+                    f"the weight of {layer.target.name} is {others[0]} too, which merging would change; use the "
+                    "adapter as it is"
+                )
+
+
+SETTINGS_OF_THE_MAP = (
+    *("variant", "r", "alpha", "rank_pattern", "alpha_pattern", "use_rslora", "f1", "f2", "slices"),
+    *("approx", "joint", "base_fingerprint"),
+)
+"""The settings that change the map and that the shapes of the weights do not tell."""
+
+
+@torch.no_grad()
+def hotswap_adapter(
+    model: nn.Module, model_name_or_path: str, adapter_name: str, torch_device: str | None = None, **kwargs: Any
+) -> None:
+    """Replace the weights of the adapter `adapter_name` by those of a saved one, in place.
+
+    No module and no tensor is exchanged, so a compiled model need not be compiled again. The function has the arguments
+    of `peft.utils.hotswap.hotswap_adapter`, which is for LoRA alone.
+
+    Raises:
+        LodaError: no such adapter, a merged one, or a saved adapter with other settings or shapes. The model is
+            unchanged.
+    """
+    configs = cast(Mapping[str, PeftConfig], model.peft_config)
+    if adapter_name not in configs:
+        raise LodaError(f"adapter_name={adapter_name!r} is not an adapter of the model; it has {', '.join(configs)}")
+    if any(adapter_name in m.merged_adapters for m in model.modules() if isinstance(m, LodaLinear)):
+        raise LodaError(f"adapter {adapter_name} is merged into the base; call unmerge_adapter() before a swap")
+    config = PeftConfig.from_pretrained(model_name_or_path, **kwargs)
+    for name in SETTINGS_OF_THE_MAP:
+        old, new = (getattr(c, name, None) for c in (configs[adapter_name], config))
+        if old != new:
+            raise LodaError(
+                f"{name}={new!r} of the saved adapter is {old!r} in the model, so it cannot be swapped in; load it "
+                "with model.load_adapter"
+            )
+    saved = load_peft_weights(model_name_or_path, device=torch_device, **kwargs)
+    held = get_peft_model_state_dict(model, adapter_name=adapter_name, unwrap_compiled=True)
+    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (saved, held)]
+    if shapes[0] != shapes[1]:
+        name = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())[0]
+        raise LodaError(
+            f"{name} has the shape {shapes[0].get(name)} in the saved adapter and {shapes[1].get(name)} in the model, "
+            "so it cannot be swapped in; load it with model.load_adapter"
+        )
+    for name, tensor in held.items():
+        tensor.copy_(saved[name])
 
 
 def _register() -> None:

@@ -26,8 +26,9 @@ def config(**settings: object) -> loda.peft.LodaConfig:
     return loda.peft.LodaConfig(**{"task_type": "CAUSAL_LM", **settings})
 
 
-def adapted(kind: str = "gpt2", seed: int = 1, **settings: object) -> PeftModel:
-    return perturb(get_peft_model(tiny(kind), config(**settings)), seed).eval()
+def adapted(kind: str = "gpt2", seed: int = 1, tie_word_embeddings: bool = False, **settings: object) -> PeftModel:
+    base = tiny(kind, tie_word_embeddings=True) if tie_word_embeddings else tiny(kind)
+    return perturb(get_peft_model(base, config(**settings)), seed).eval()
 
 
 def test_a_layer_computes_what_the_library_computes_with_as_many_parameters():
@@ -154,13 +155,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_touched(make, settings,
         get_peft_model(base, config(**settings))
 
 
-def test_adapters_by_row_are_refused():
-    model = adapted(variant="lora")
-    for call in (model, partial(model.generate, max_new_tokens=1)):
-        with pytest.raises(LodaError, match="another adapter for each row"):
-            call(input_ids=TOKENS, adapter_names=["default", "__base__"])
-
-
 def test_an_unknown_architecture_is_refused_with_its_modules():
     base = CodeGenForCausalLM(CodeGenConfig(vocab_size=64, n_embd=D, n_layer=2, n_head=4, rotary_dim=4))
     for settings in ({}, {"target_modules": ["qkv_proj"]}):
@@ -180,9 +174,12 @@ def test_several_adapters_are_set_disabled_and_deleted():
     assert not torch.equal(first, second)
     assert all(".second." in name for name in loda.trainable_parameters(model))
     with model.disable_adapter():
-        assert torch.equal(logits(model), logits(tiny("gpt2")))
+        approximated = get_peft_model(tiny("gpt2"), config(approx=LOWRANK))
+        assert torch.equal(logits(model), logits(approximated))
     assert torch.equal(logits(model), second)
     model.set_adapter("default")
+    with model.disable_adapter():
+        assert torch.equal(logits(model), logits(tiny("gpt2")))
     model.delete_adapter("second")
     assert torch.equal(logits(model), first)
     assert not any("second" in name for name, _ in model.named_parameters())
@@ -240,6 +237,39 @@ def test_what_cannot_be_merged_is_refused_before_anything_is_touched(settings, c
         getattr(model, call)()
 
 
+def test_a_tied_weight_is_not_merged():
+    model = adapted("llama", variant="lora", target_modules=["lm_head"], slices=("all",), tie_word_embeddings=True)
+    with untouched(model), pytest.raises(LodaError, match=r"of lm_head is model\.embed_tokens\.weight too"):
+        model.merge_and_unload()
+    model.delete_adapter("default")
+    model.add_adapter("other", config(variant="lora"))  # beside the tied weight, not on it
+    model.set_adapter("other")
+    assert not isinstance(model.merge_and_unload(), PeftModel)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "low_rank"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"autocast_adapter_dtype": False}, None], ids=["fp32", "half", "transformers"]
+)
+def test_over_a_half_precision_base_adapters_are_fp32_unless_asked_otherwise(dtype, approx, settings):
+    model = tiny("llama", dtype=dtype)
+    if settings is None:
+        model.add_adapter(config(approx=approx))
+    else:
+        model = get_peft_model(model, config(approx=approx), **settings)
+    adapters = loda.trainable_parameters(model)
+    assert {p.dtype for p in adapters.values()} == {dtype if settings else torch.float32}
+    before = model(TOKENS, labels=TOKENS)
+    assert before.logits.dtype == dtype
+    optimizer = torch.optim.AdamW(adapters.values(), lr=0.01, eps=1e-8 if not settings else 1e-4)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(TOKENS, labels=TOKENS).loss.backward()
+        optimizer.step()
+    assert model(TOKENS, labels=TOKENS).loss < before.loss
+
+
 @pytest.mark.parametrize("approx", [None, LOWRANK], ids=["dense", "low_rank"])
 def test_transformers_adds_saves_and_loads_it_by_itself(approx, tmp_path):
     model = tiny("llama")
@@ -251,7 +281,7 @@ def test_transformers_adds_saves_and_loads_it_by_itself(approx, tmp_path):
     loaded.load_adapter(str(tmp_path), adapter_name="yours")
     assert torch.equal(logits(loaded), expected)
     loaded.disable_adapters()
-    assert torch.equal(logits(loaded), logits(tiny("llama")))
+    assert torch.equal(logits(loaded), logits(get_peft_model(tiny("llama"), config(approx=approx))))
     loaded.enable_adapters()
     assert torch.equal(logits(loaded), expected)
     loaded.delete_adapter("yours")
@@ -338,12 +368,47 @@ def test_other_modules_are_adapted_as_a_whole():
         ({"f1": {"orders": "norm"}}, "adapter.f1.orders is not a setting"),
         ({"approx": {"name": "low_rank", "rank": 0}}, r"approx\.rank=0: input should be greater"),
         ({"joint": True}, "joint=True needs an approximation"),
+        ({"rank_pattern": {"c_attn": 0}}, r"rank_pattern\.c_attn=0: input should be greater than or equal to 1"),
+        ({"rank_pattern": {"c_attn": 1}}, "r=1 with f1.order"),
+        ({"rank_pattern": ["c_attn"]}, "rank_pattern=.*: input should be a valid dictionary"),
+        ({"alpha_pattern": {"c_attn": -1}}, r"alpha_pattern\.c_attn=-1: input should be greater"),
+        ({"use_rslora": "no"}, "use_rslora='no': input should be a valid boolean"),
+        ({"lora_alpha": 16}, "lora_alpha is not a setting; write alpha"),
+        ({"lora_dropout": 0.1}, "lora_dropout is not a setting; write dropout"),
+        ({"init_lora_weights": False}, "init_lora_weights is not a setting; write init_weights"),
+        ({"target_parameters": ["experts.gate"]}, "target_parameters is not a setting; LoDA adapts linear modules"),
+        ({"use_dora": True}, "use_dora is not a setting; there are .*, variant, r, alpha"),
     ],
     ids=str,
 )
 def test_wrong_settings_are_refused_when_they_are_made(settings, rule):
     with pytest.raises(LodaError, match=rule):
         config(**settings)
+
+
+def test_patterns_and_rslora_give_each_module_its_rank_and_scale(tmp_path):
+    settings = {"rank_pattern": {"q_proj": 8, r"layers\.1\.self_attn\.v_proj": 2}, "alpha_pattern": {"v_proj": 3.0}}
+    model = adapted("llama", **settings, use_rslora=True)
+    layers = [m for m in model.modules() if isinstance(m, loda.peft.LodaLinear)]
+    adapters = [adapter for layer in layers for adapter in layer.adapters("default").values()]
+    assert [adapter.A.shape[1] for adapter in adapters] == [8, 4, 8, 2]
+    assert [adapter.scale for adapter in adapters] == pytest.approx([32 / 8**0.5, 3 / 4**0.5, 32 / 8**0.5, 3 / 2**0.5])
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(tiny("llama"), tmp_path)), logits(model))
+
+
+def test_without_init_weights_the_adapter_is_not_the_zero_map():
+    for starts_at_zero in (True, False):
+        model = get_peft_model(tiny("gpt2"), config(init_weights=starts_at_zero))
+        assert torch.equal(logits(model), logits(tiny("gpt2"))) == starts_at_zero
+
+
+def test_a_saved_setting_that_is_unknown_is_refused(tmp_path):
+    adapted().save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"use_dora": True}))
+    with pytest.raises(LodaError, match="use_dora is not a setting"):
+        PeftModel.from_pretrained(tiny("gpt2"), tmp_path)
 
 
 @pytest.mark.parametrize("version", ["0.20.0", "0.22.0"])
