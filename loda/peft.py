@@ -13,14 +13,13 @@ no plug-in mechanism, so a process that loads such an adapter must import this m
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 import loda.config
@@ -43,7 +42,6 @@ from loda.card import write_peft_card
 from loda.errors import LodaError
 from loda.identity import fingerprint_of
 from loda.interfaces import LinearAdapter
-from loda.settings import settings
 
 SUPPORTED = "0.21"
 """The release series of PEFT that this module is tested with; it uses PEFT's internals, which change."""
@@ -73,7 +71,6 @@ from peft.tuners.tuners_utils import (  # noqa: E402
 from peft.utils import AuxiliaryTrainingWrapper, load_peft_weights, register_peft_method  # noqa: E402
 from peft.utils.constants import INCLUDE_LINEAR_LAYERS_SHORTHAND  # noqa: E402
 from peft.utils.integrations import skip_init_on_device  # noqa: E402
-from peft.utils.other import get_pattern_key  # noqa: E402
 from peft.utils.peft_types import PeftType  # noqa: E402
 
 T = TypeVar("T")
@@ -87,6 +84,8 @@ INSTEAD = {
     ),
 }
 """What to do instead of settings of PEFT's LoRA."""
+OF_THE_ADAPTER = ("r", "alpha", "dropout", "rank_pattern", "alpha_pattern", "use_rslora", "init_weights")
+"""The settings that the library's adapters have under the same name."""
 BASE = "__base__"
 """PEFT's name, in `adapter_names`, for a row without an adapter."""
 
@@ -109,16 +108,6 @@ def _refuse_unknown_settings(cls: type[T]) -> type[T]:
 
     made.__init__ = __init__
     return cls
-
-
-@settings
-class _Patterns:
-    """The types of settings that the library's configuration does not have."""
-
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]]
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]]
-    use_rslora: bool
-    init_weights: bool
 
 
 @_refuse_unknown_settings
@@ -178,37 +167,28 @@ class LodaConfig(PeftConfig):  # type: ignore[misc]
         unknown = sorted(set(self.slices) - {*QKV, ALL})
         if unknown:
             raise LodaError(f"slices={self.slices}: {unknown[0]!r} is not one of {', '.join((*QKV, ALL))}")
-        # So that wrong settings are refused now.
-        _Patterns(self.rank_pattern, self.alpha_pattern, self.use_rslora, self.init_weights)
-        _ = self.method
-        _ = [self._adapter(r, self.alpha) for r in self.rank_pattern.values()]
+        _ = self.method  # so that wrong settings are refused now
 
     def save_pretrained(self, save_directory: str, **settings: Any) -> None:
         """Write PEFT's adapter_config.json, and the model card that says what to import."""
         super().save_pretrained(save_directory, **settings)
         write_peft_card(Path(save_directory))
 
-    def adapter_of(self, module: str) -> LoRAConfig:
-        """The library's settings of the adapter of the module of this name."""
-        r = self.rank_pattern.get(get_pattern_key(self.rank_pattern, module), self.r)
-        alpha = self.alpha_pattern.get(get_pattern_key(self.alpha_pattern, module), self.alpha)
-        return self._adapter(r, alpha)
-
-    def _adapter(self, r: int, alpha: float) -> LoRAConfig:
+    @property
+    def adapter(self) -> LoRAConfig:
+        """The library's settings of the adapter."""
         variants = [name for name, cls in loda.config.known("adapter").items() if issubclass(cls, LoRAConfig)]
         if self.variant not in variants:
             raise LodaError(f"variant={self.variant!r} is not one of {', '.join(variants)}")
         stacks = {name: getattr(self, name) for name in ("f1", "f2") if getattr(self, name) is not None}
-        plain = {"name": self.variant, "r": r, "alpha": alpha, "dropout": self.dropout, **stacks}
-        made = cast(LoRAConfig, loda.config.from_plain("adapter", plain))
-        return replace(made, alpha=made.alpha * made.r**0.5) if self.use_rslora else made
+        plain = {name: getattr(self, name) for name in OF_THE_ADAPTER}
+        return cast(LoRAConfig, loda.config.from_plain("adapter", {"name": self.variant, **plain, **stacks}))
 
     @property
     def method(self) -> loda.config.LodaConfig:
         """The library's settings of adapter, approximation and slices."""
         approx = DenseConfig() if self.approx is None else loda.config.from_plain("approx", self.approx)
-        adapter = self._adapter(self.r, self.alpha)
-        return loda.config.LodaConfig(adapter, approx, tuple(self.slices), joint=self.joint)
+        return loda.config.LodaConfig(self.adapter, approx, tuple(self.slices), joint=self.joint)
 
 
 class LodaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
@@ -241,13 +221,9 @@ class LodaLinear(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """Add the adapter `name`, in fp32 over a half-precision base; it starts as the zero map."""
         d_in, _ = self.target.shape
         adapted = {part: fused for part, fused in self.target.slices.items() if part in (*config.slices, ALL)}
-        build = config.adapter_of(self.target.name).build
+        build = config.adapter.for_module(self.target.name).build
         self.loda_adapters[name] = nn.ModuleDict({part: build(d_in, fused.width) for part, fused in adapted.items()})
         self.loda_dropout[name] = nn.Dropout(config.dropout)
-        if not config.init_weights:
-            for adapter in self.adapters(name).values():
-                matrix = cast(Tensor, adapter.B)
-                nn.init.uniform_(matrix, -(len(matrix) ** -0.5), len(matrix) ** -0.5)
         self._move_adapter_to_device_of_base_layer(name)
         cast_adapter_dtype(self, name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
