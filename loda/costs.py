@@ -29,7 +29,7 @@ class Cost:
 
     Attributes:
         trainable_parameters: for each adapted matrix 2rd with LoRA, 2(rd + r^2) with LoDA and LoDA+. Of a prefix,
-            those that are saved, without the MLP that produces them in training.
+            those that are saved, without the MLP that produces them in training. With those of `modules_to_save`.
         macs_per_token: MACs for Q, K and V of all layers, with adapter and approximation.
         merged_macs_per_token: the same after `merge`; None if the adapter cannot be merged.
         base_macs_per_token: the same without adapter and approximation, 3d^2 per layer.

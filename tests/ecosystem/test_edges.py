@@ -30,7 +30,7 @@ from loda.adapters import FineTune, FullRank, LoDAPlus, LoRA
 from loda.approx import LowRank
 from loda.errors import LodaError
 from loda.model import projections
-from tests.ecosystem.models import tiny
+from tests.ecosystem.models import SETTINGS, tiny
 from tests.library.models import (
     ADAPTERS,
     APPROXIMATIONS,
@@ -51,6 +51,23 @@ SMALL = {"dense": APPROXIMATIONS["dense"], "low_rank": LowRank(rank=8), "sparse"
 
 def whole(*targets: str, adapter=None, approx=SMALL["dense"]) -> loda.LodaConfig:
     return loda.LodaConfig(adapter or LoRA(), approx, targets=targets, slices=("all",))
+
+
+# Half precision
+
+
+@pytest.mark.parametrize("adapter", [LoDAPlus(), FineTune()], ids=["loda_plus", "finetune"])
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_adam_trains_over_fp16_in_every_architecture(kind, adapter):
+    model, base = tiny(kind, dtype=torch.float16), logits(tiny(kind, dtype=torch.float16))
+    loda.inject(model, loda.LodaConfig(adapter))
+    start = logits(model)
+    assert torch.equal(start, base) or adapter == FineTune()  # which computes in fp32 now, and rounds less
+    torch.testing.assert_close(start, base, rtol=0.01, atol=0.01 * base.abs().max().item())
+    train(model)
+    assert logits(model).isfinite().all()
+    assert not torch.equal(logits(model), start)
+    assert torch.equal(logits(loda.unload(model)), base)
 
 
 # The face of a linear module
