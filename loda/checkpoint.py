@@ -136,13 +136,13 @@ def from_pretrained(
     check_base(model, folder, saved, any_dtype, base_fingerprint)
     trial = trial_of(model, config)
     stored = read_tensors(folder, saved, *([APPROXIMATION_FILE] if approximation is not None else []))
-    tensors = _fitting(stored[TENSOR_FILE], adapter_state(trial), any_dtype)
+    tensors = fitting(stored[TENSOR_FILE], adapter_state(trial), any_dtype)
     remedy = "restore the folder from a copy"
     check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), remedy)
     check_finite(tensors, str(folder / TENSOR_FILE), remedy)
     if APPROXIMATION_FILE in stored:
         wanted = state_dict({name: projection.base for name, projection in projections(trial).items()})
-        approximation = _fitting(stored[APPROXIMATION_FILE], wanted, any_dtype)
+        approximation = fitting(stored[APPROXIMATION_FILE], wanted, any_dtype)
         targets = find_targets(model, config.targets)
         bases = base_projections(targets, config.approx, config.joint, approximation)
         check_belongs(targets, bases, config.joint, str(folder / APPROXIMATION_FILE))
@@ -186,12 +186,13 @@ def check_savable(model: nn.Module, with_approximation: bool) -> None:
             f"{name} is {'new' if name in found else 'gone'} since loda.inject, so a saved adapter would not give this "
             "model again; undo that (a parametrisation, a replaced module) before saving"
         )
+    resized = [name for name in state.trained & set(state.base) if found[name].shape != state.base[name].shape]
+    for name in resized + [name for name, then in state.frozen.items() if not then.casts_to(now[name])]:
+        raise LodaError(
+            f"{name} has changed since loda.inject, which a saved adapter would not hold; resize and change the base "
+            "before loda.inject, or save before casting it twice"
+        )
     for name, then in state.frozen.items():
-        if not then.casts_to(now[name]):
-            raise LodaError(
-                f"{name} has changed since loda.inject, which a saved adapter would not hold; resize and change the "
-                "base before loda.inject, or save before casting it twice"
-            )
         if then.dtype != now[name].dtype and state.config.approx.name != "dense" and not with_approximation:
             raise LodaError(
                 f"the base was approximated in {name_of(then.dtype)} and is in {name_of(now[name].dtype)} now, where "
@@ -326,7 +327,7 @@ def _finish(folder: Path) -> None:
     discard_folder(aside)
 
 
-def _fitting(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], any_dtype: bool) -> dict[str, Tensor]:
+def fitting(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], any_dtype: bool = False) -> dict[str, Tensor]:
     """Cast what is found to the dtypes that are wanted: floating numbers to wider ones, or if `any_dtype` to any."""
 
     def fit(name: str, tensor: Tensor) -> Tensor:

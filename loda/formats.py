@@ -8,6 +8,7 @@ of `loda.save_pretrained` says which base is the right one.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -24,6 +25,7 @@ from loda.checkpoint import (
     check_base,
     check_finite,
     fingerprint,
+    fitting,
     load_tensors,
     read_config,
     read_tensors,
@@ -36,9 +38,8 @@ from loda.identity import fingerprint_of
 from loda.model import adapter_state, check_holds_no_adapters, projections
 from loda.settings import read_json
 
-SAID_ALIKE = {"adapter", "approx", "slices", "targets", "joint"}
-"""The settings of `loda.LodaConfig` that PEFT's format can say."""
-OF_BOTH = {"slices", "approx", "joint"}
+RENAMED = {"adapter", "approx", "targets"}
+"""Settings of `loda.LodaConfig` that PEFT's format says otherwise; those of the same name are the same."""
 NO_SETTINGS = {
     *("auto_mapping", "base_fingerprint", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version"),
     *("revision", "task_type"),
@@ -65,33 +66,30 @@ def to_peft(folder: str | Path, out: str | Path, model: nn.Module) -> None:
     folder, out = _checked(folder, out, model)
     config, saved = read_config(folder)
     check_base(model, folder, saved, any_dtype=False)
-    plain = loda.config.to_plain(config.adapter)
-    adapter = {name: value for name, value in plain.items() if name not in ("name", "init")}  # init: of the start only
-    more = {*config.to_dict()} - SAID_ALIKE | {*adapter} - {
-        field.name for field in dataclasses.fields(loda.peft.LodaConfig)
-    }
+    plain = loda.config.to_plain(config.adapter) | config.to_dict()
+    plain = {name: value for name, value in plain.items() if name not in {"name", "init", *RENAMED}}  # init: no number
+    more = sorted(set(plain) - {field.name for field in dataclasses.fields(loda.peft.LodaConfig)})
     stored = APPROXIMATION_FILE in saved.files
     if not isinstance(config.adapter, LoRAConfig) or more or stored:
-        what = APPROXIMATION_FILE if stored else ", ".join([f"adapter={config.adapter.name}", *sorted(more)])
+        what = APPROXIMATION_FILE if stored else ", ".join([f"adapter={config.adapter.name}", *more])
         raise LodaError(
             f"{folder} holds {what}, which PEFT's format cannot: lora, loda or loda_plus, and an approximation by its "
             "settings alone; load it with loda.from_pretrained"
         )
     theirs, trial = _names(model, config)
-    tensors = read_tensors(folder, saved)[TENSOR_FILE]
+    tensors = fitting(read_tensors(folder, saved)[TENSOR_FILE], adapter_state(trial))
     check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), REMEDY)
+    check_finite(tensors, str(folder / TENSOR_FILE), REMEDY)
+    dense = config.approx.name == "dense"
     settings = loda.peft.LodaConfig(
         variant=config.adapter.name,
-        **adapter,
-        slices=list(config.slices),
+        **plain,
+        approx=None if dense else loda.config.to_plain(config.approx),
+        base_fingerprint=None if dense else _fingerprint_of_targets(model, config),
         target_modules=list(config.targets) or None,
-        joint=config.joint,
         base_model_name_or_path=getattr(model, "name_or_path", None),
         inference_mode=True,
     )
-    if config.approx.name != "dense":
-        settings.approx = loda.config.to_plain(config.approx)
-        settings.base_fingerprint = _fingerprint_of_targets(model, config)
 
     def fill(temporary: Path) -> None:
         save_tensors({theirs(name): tensor for name, tensor in tensors.items()}, temporary / TENSOR_FILE)
@@ -119,7 +117,7 @@ def from_peft(folder: str | Path, out: str | Path, model: nn.Module) -> None:
     config = _config_of(folder, model)
     theirs, trial = _names(model, config)
     expected = {theirs(name): tensor for name, tensor in adapter_state(trial).items()}
-    found = load_tensors(folder / TENSOR_FILE)
+    found = fitting(load_tensors(folder / TENSOR_FILE), expected)
     check_state(found, expected, str(folder / TENSOR_FILE), REMEDY)
     check_finite(found, str(folder / TENSOR_FILE), REMEDY)
     tensors = {name: found[theirs(name)] for name in adapter_state(trial)}
@@ -157,28 +155,32 @@ def _config_of(folder: Path, model: nn.Module) -> loda.config.LodaConfig:
         raise LodaError(f"{path} is not that of a LoDA adapter in PEFT; give a folder that PEFT saved with loda.peft")
     try:
         theirs = loda.peft.LodaConfig(**content)
+        config = loda.config.LodaConfig.from_dict(_settings_of(theirs))
     except TypeError as error:
         raise LodaError(f"{path} holds settings that loda.peft does not have ({error}); {REMEDY}") from error
-    kind = loda.config.known("adapter")[theirs.variant]
-    ours = {field.name for field in dataclasses.fields(kind)} & set(vars(theirs))
-    for name, default in vars(loda.peft.LodaConfig()).items():
-        value = getattr(theirs, name)
-        said = name in {"variant", "target_modules", *ours, *OF_BOTH, *NO_SETTINGS}
-        if (not said and value != default) or (name == "target_modules" and isinstance(value, str)):
-            raise LodaError(f"{path} has {name}={value!r}, which loda.LodaConfig cannot say; load it with PEFT")
-    adapter = {name: getattr(theirs, name) for name in ours if getattr(theirs, name) is not None}
-    config = loda.config.LodaConfig.from_dict(
-        {
-            "adapter": {"name": theirs.variant, **adapter},
-            "approx": theirs.approx or {"name": "dense"},
-            "slices": list(theirs.slices),
-            "targets": sorted(theirs.target_modules or ()),
-            "joint": theirs.joint,
-        }
-    )
     if theirs.approx is not None and theirs.base_fingerprint != _fingerprint_of_targets(model, config):
         raise LodaError(f"the adapter in {folder} was trained over another base; give the base it was trained on")
     return config
+
+
+def _settings_of(theirs: Any) -> dict[str, Any]:
+    """Return the plain data of `loda.LodaConfig` that says what PEFT's settings say."""
+    plain, defaults = vars(theirs), vars(type(theirs)())
+    adapter = {field.name for field in dataclasses.fields(loda.config.known("adapter")[theirs.variant])}
+    common = {field.name for field in dataclasses.fields(loda.config.LodaConfig)} - RENAMED
+    given = {name for name, value in plain.items() if value != defaults[name]} - NO_SETTINGS
+    unsaid = sorted(given - adapter - common - {"variant", "target_modules", "approx"})
+    if unsaid or isinstance(theirs.target_modules, str):
+        name = unsaid[0] if unsaid else "target_modules"
+        raise LodaError(
+            f"{name}={plain[name]!r} is a setting of PEFT that loda.LodaConfig cannot say; load it with PEFT"
+        )
+    return {
+        "adapter": {"name": theirs.variant} | {name: plain[name] for name in sorted(given & adapter)},
+        "approx": theirs.approx or {"name": "dense"},
+        "targets": list(theirs.target_modules or ()),
+        **{name: plain[name] for name in sorted(given & common)},
+    }
 
 
 def _fingerprint_of_targets(model: nn.Module, config: loda.config.LodaConfig) -> str:

@@ -57,7 +57,8 @@ class Sample:
 
     def __str__(self) -> str:
         """One line, which `read_sample` reads: `[64,32] float32 0.1 -0.25 ...`."""
-        values = " ".join(f"{value:.9g}" for value in self.values.double().tolist())
+        digits = 17 if self.dtype == torch.float64 else 9  # as many as give the same number again
+        values = " ".join(f"{value:.{digits}g}" for value in self.values.double().tolist())
         return f"{json.dumps(self.shape, separators=(',', ':'))} {name_of(self.dtype)} {values}".strip()
 
     def _unknown(self, other: "Sample") -> bool:
@@ -85,7 +86,8 @@ def read_sample(text: str) -> Sample:
         numbers = torch.tensor([float(value) for value in values], dtype=torch.float64)
         if not isinstance(found, torch.dtype) or len(values) not in (0, PLACES):
             raise ValueError
-        return Sample(tuple(int(n) for n in json.loads(shape)), found, numbers)
+        values_dtype = found if found.is_floating_point else torch.float32
+        return Sample(tuple(int(n) for n in json.loads(shape)), found, numbers.to(values_dtype))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise LodaError(f"{text[:80]!r} is not the sample of a parameter; restore the folder from a copy") from error
 

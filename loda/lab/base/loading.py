@@ -4,6 +4,8 @@ A model's folder may name Python files of its own (`auto_map`). Without `trust_r
 the terminal whether to run them; here they never run, whatever is typed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ LOCAL: dict[str, Any] = {"local_files_only": True, **NO_CODE}
 
 def load_config(folder: Path) -> PretrainedConfig:
     """The configuration in `folder`."""
-    config: PretrainedConfig = AutoConfig.from_pretrained(folder, **LOCAL)
+    with _explained(folder):
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, **LOCAL)
     return config
 
 
@@ -29,7 +32,8 @@ def load_model(folder: Path, **settings: Any) -> Any:
     """
     if (folder / "adapter_config.json").is_file():
         raise LodaError(f"{folder} holds an adapter_config.json, so it is not a base alone; move the adapter elsewhere")
-    return AutoModelForCausalLM.from_pretrained(folder, **settings, **LOCAL)
+    with _explained(folder):
+        return AutoModelForCausalLM.from_pretrained(folder, **settings, **LOCAL)
 
 
 def make_model(config: PretrainedConfig) -> Any:
@@ -39,4 +43,18 @@ def make_model(config: PretrainedConfig) -> Any:
 
 def load_tokenizer(folder: Path, **settings: Any) -> Any:
     """The tokenizer in `folder`, with these settings of transformers."""
-    return AutoTokenizer.from_pretrained(folder, **settings, **LOCAL)
+    with _explained(folder):
+        return AutoTokenizer.from_pretrained(folder, **settings, **LOCAL)
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Replace transformers' advice to trust the code."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise LodaError(
+            f"{folder} needs Python code of its own (auto_map), which is never run; give a base that transformers knows"
+        ) from error
