@@ -14,8 +14,8 @@ import loda
 from loda.adapters import LoDAPlus
 
 name = sys.argv[1] if len(sys.argv) > 1 else Path(loda.__file__).parent / "lab" / "toy" / "base"
-tokenizer = AutoTokenizer.from_pretrained(name)
-model = AutoModelForCausalLM.from_pretrained(name, dtype="float32")
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+model = AutoModelForCausalLM.from_pretrained(name, dtype="float32", trust_remote_code=False)
 loda.inject(model, loda.LodaConfig(LoDAPlus(r=4)))
 print(loda.cost(model))
 
@@ -30,5 +30,6 @@ for step in range(20):
 
 folder = tempfile.mkdtemp()
 loda.save_pretrained(model, folder)
-again = loda.from_pretrained(AutoModelForCausalLM.from_pretrained(name, dtype="float32"), folder)
+base = AutoModelForCausalLM.from_pretrained(name, dtype="float32", trust_remote_code=False)
+again = loda.from_pretrained(base, folder)
 print("same logits:", torch.equal(again.eval()(**batch).logits, model.eval()(**batch).logits))
