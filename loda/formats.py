@@ -178,7 +178,7 @@ def _settings_of(theirs: Any) -> dict[str, Any]:
     return {
         "adapter": {"name": theirs.variant} | {name: plain[name] for name in sorted(given & adapter)},
         "approx": theirs.approx or {"name": "dense"},
-        "targets": list(theirs.target_modules or ()),
+        "targets": sorted(theirs.target_modules or ()),
         **{name: plain[name] for name in sorted(given & common)},
     }
 

@@ -77,7 +77,7 @@ def test_what_the_other_format_cannot_say_is_refused_and_nothing_is_written(tmp_
         with pytest.raises(LodaError, match=rule):
             loda.from_peft(tmp_path / "theirs", tmp_path / "out", base)
     get_peft_model(tiny("llama"), loda.peft.LodaConfig()).save_pretrained(tmp_path / "theirs")
-    for other, rule in ((tiny("llama", hidden_size=16), "shape"), (tiny("gpt2"), "v_proj")):
+    for other, rule in ((tiny("llama", hidden_size=16), "shape"), (tiny("gpt2"), "q_proj")):
         with pytest.raises(LodaError, match=rule):
             loda.from_peft(tmp_path / "theirs", tmp_path / "out", other)
     tensors = load_tensors(tmp_path / "theirs" / TENSOR_FILE)

