@@ -39,7 +39,8 @@ def test_a_config_is_frozen_and_says_what_it_is(group, name):
 def test_a_representation_as_a_person_sees_it():
     assert repr(LoRA()) == "LoRAConfig(dropout=0.0, r=4, alpha=32.0, init='independent')"
     config = repr(loda.LodaConfig(LoRA()))
-    assert config.endswith("approx=DenseConfig(), slices=('q', 'v'), targets=(), joint=False)")
+    modules = "targets=(), exclude_modules=(), layers_to_transform=()"
+    assert config.endswith(f"approx=DenseConfig(), slices=('q', 'v'), {modules}, joint=False)")
 
 
 @every_part
@@ -89,7 +90,7 @@ def test_a_whole_number_will_do_for_a_real_one():
 def test_a_configuration_needs_an_adapter_and_takes_no_unknown_key():
     with pytest.raises(LodaError, match="adapter has no value"):
         loda.LodaConfig.from_dict({"approx": {"name": "dense"}})
-    with pytest.raises(LodaError, match="rank is not a setting; there are adapter, approx, slices, targets, joint"):
+    with pytest.raises(LodaError, match="rank is not a setting; there are adapter, approx, slices, targets, exclude_"):
         loda.LodaConfig.from_dict({"adapter": {"name": "lora"}, "rank": 4})
     with pytest.raises(LodaError, match="adapter=4 is not the settings of one of"):
         loda.LodaConfig(4)
