@@ -44,7 +44,8 @@ def test_a_config_is_frozen_and_says_what_it_is(group, name):
 def test_a_representation_as_a_person_sees_it():
     assert repr(LoRA()).startswith("LoRAConfig(dropout=0.0, r=4, alpha=32.0, init='independent', rank_pattern={}")
     config = repr(loda.LodaConfig(LoRA()))
-    assert "approx=DenseConfig(), slices=('q', 'v'), targets=(), joint=False" in config
+    modules = "targets=(), exclude_modules=(), layers_to_transform=()"
+    assert f"approx=DenseConfig(), slices=('q', 'v'), {modules}, joint=False" in config
 
 
 @every_part
@@ -100,7 +101,7 @@ def test_a_whole_number_will_do_for_a_real_one():
 def test_a_configuration_needs_an_adapter_and_takes_no_unknown_key():
     with pytest.raises(LodaError, match="adapter has no value"):
         loda.LodaConfig.from_dict({"approx": {"name": "dense"}})
-    with pytest.raises(LodaError, match="rank is not a setting; there are adapter, approx, slices, targets, joint"):
+    with pytest.raises(LodaError, match="rank is not a setting; there are adapter, approx, slices, targets, exclude_"):
         loda.LodaConfig.from_dict({"adapter": {"name": "lora"}, "rank": 4})
     with pytest.raises(LodaError, match="adapter=4 is not the settings of one of"):
         loda.LodaConfig(4)
