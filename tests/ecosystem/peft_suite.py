@@ -125,7 +125,7 @@ def rows(module: str) -> dict[str, list[Any]]:
     several: list[Any] = []
     mixed: list[Any] = []
     for variant in VARIANTS:
-        common = {"variant": variant, "slices": ("all",), "r": 4, "alpha": 16.0}
+        common = {"variant": variant, "slices": ("all",), "r": 4, "alpha": 4.0}
         lin0, lin1 = ({"target_modules": [name], "init_weights": False, **common} for name in ("lin0", "lin1"))
         for model, settings in (
             ("MLP", {"target_modules": "lin0"}),

@@ -363,7 +363,7 @@ def test_other_modules_are_adapted_as_a_whole():
         ({"joint": True}, "joint=True needs an approximation"),
         ({"rank_pattern": {"c_attn": 0}}, r"rank_pattern\.c_attn=0: input should be greater than or equal to 1"),
         ({"rank_pattern": {"c_attn": 1}}, "r=1 with f1.order"),
-        ({"rank_pattern": ["c_attn"]}, "rank_pattern=.*: input should be a valid dictionary"),
+        ({"rank_pattern": ["c_attn"]}, "rank_pattern=.*: input should be a"),
         ({"alpha_pattern": {"c_attn": -1}}, r"alpha_pattern\.c_attn=-1: input should be greater"),
         ({"use_rslora": "no"}, "use_rslora='no': input should be a valid boolean"),
         ({"lora_alpha": 16}, "lora_alpha is not a setting; write alpha"),
