@@ -125,7 +125,7 @@ def rows(module: str) -> dict[str, list[Any]]:
     several: list[Any] = []
     mixed: list[Any] = []
     for variant in VARIANTS:
-        common = {"variant": variant, "slices": ("all",), "r": 4, "alpha": 16.0}
+        common = {"variant": variant, "slices": ("all",), "r": 4, "alpha": 4.0}
         lin0, lin1 = ({"target_modules": [name], "init_weights": False, **common} for name in ("lin0", "lin1"))
         for model, settings in (
             ("MLP", {"target_modules": "lin0"}),
@@ -133,7 +133,10 @@ def rows(module: str) -> dict[str, list[Any]]:
             ("MLP", {"target_modules": ["lin0", "lin1"]}),
             ("MLP", {"target_modules": ["lin0"], "modules_to_save": ["lin1"]}),
             ("MLP", {"target_modules": ["lin0"], "dropout": 0.1}),
-            ("MLP", {"target_modules": ["lin0", "lin1"], "rank_pattern": {"lin1": 3}, "use_rslora": True}),
+            (
+                "MLP",
+                {"target_modules": ["lin0", "lin1"], "rank_pattern": {"lin1": 3}, "use_rslora": True, "alpha": 2.0},
+            ),
             ("EmbConv1D", {"target_modules": ["conv1d"]}),
         ):
             custom.append((f"{variant} {len(custom)}", model, LodaConfig, {**common, **settings}))
