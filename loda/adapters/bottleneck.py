@@ -116,7 +116,7 @@ class LoRAConfig(SliceAdapterConfig):
     """
 
     name: ClassVar[str] = "lora"
-    r: int = Field(default=4, ge=1, description="the paper uses r=4")
+    r: int = Field(default=4, ge=1, le=2**16, description="the paper uses r=4")
     alpha: float = Field(default=32.0, gt=0, description="the paper uses alpha=32")
     init: Literal["independent", "reference"] = "independent"
 
