@@ -27,7 +27,8 @@ def explain(
         rest = [override for override in overrides if override.partition("=")[0] != found[1]]
         return _missing_setting(found[1], compose(rest))
     if found := re.match(r"Ambiguous value for argument '(([^=]+)=(.*?))'", message):
-        return f"{found[1]} has several values; add -m to run each of them, or write '{found[2]}=[{found[3]}]' for one list"
+        whole, name, values = found.groups()
+        return f"{whole} has several values; add -m to run each of them, or write '{name}=[{values}]' for one list"
     return message
 
 
