@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
-from loda.lab.config import Experiment, compose, resolve, without_search_path
+from loda.lab.config import Experiment, compose, explain, resolve
 from loda.lab.interrupt import listening
 from loda.lab.processes import is_main_process, process_count
 from loda.lab.run import Run
@@ -67,7 +67,7 @@ def sweep_with_hydra() -> None:
     try:
         run_job()
     except HydraException as error:
-        raise LodaError(without_search_path(error)) from error
+        raise LodaError(explain(error)) from error
 
 
 @hydra.main(config_path="configs", config_name="train", version_base="1.3")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from eval.score import add_up, load_by_key
 from loda.atomic import sha256, write_file, write_text
 from loda.costs import Cost
 from loda.errors import LodaError
@@ -140,6 +141,24 @@ def read_statistics(root: str | Path, record: Record) -> dict[str, NDArray[np.fl
     check_files(Path(root) / record.place, read_stage(Path(root), record.place).files)
     arrays: dict[str, NDArray[np.float64]] = load_file(Path(root) / record.place / STATISTICS)
     return arrays
+
+
+def check_scores(root: str | Path, record: Record) -> None:
+    """Check that the scores of a record are those of its statistics.
+
+    Raises:
+        LodaError: one is not, or the statistics are missing or altered.
+    """
+    statistics = read_statistics(root, record)
+    found = {name: load_by_key(name).combine(add_up(rows.tolist()), record.scorer) for name, rows in statistics.items()}
+    for name, value in record.scores.items():
+        if found.get(name, value) != value:
+            raise LodaError(
+                f"{record.run}, {record.checkpoint}: {name} {value} is not that of its statistics, {found[name]}; "
+                "delete the scores and run the same command again"
+            )
+    if any(len(rows) != record.contexts for rows in statistics.values()):
+        raise LodaError(f"{record.run}, {record.checkpoint}: the statistics are not of {record.contexts} contexts")
 
 
 def summary(record: Record) -> str:

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from loda.config import LodaConfig
 from loda.errors import LodaError
+from loda.lab import hydra_errors
 from loda.settings import Names, load, settings
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
@@ -287,12 +288,16 @@ def compose(overrides: Sequence[str], config_folder: Path = CONFIG_FOLDER) -> Ex
     Raises:
         LodaError: an override that names nothing or has an impossible value.
     """
+    return resolve(_compose(overrides, config_folder))
+
+
+def _compose(overrides: Sequence[str], config_folder: Path = CONFIG_FOLDER) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_folder), version_base="1.3"):
-            return resolve(hydra_compose("train", overrides=list(overrides)))
+            return hydra_compose("train", overrides=list(overrides))
     except HydraException as error:
-        raise LodaError(f"the settings {' '.join(overrides)} do not compose: {without_search_path(error)}") from error
+        raise LodaError(explain(error, overrides)) from error
 
 
 def resolve(config: DictConfig) -> Experiment:
@@ -317,9 +322,10 @@ def _model(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": re.sub(r"[^\w.]+", "_", Path(model["path"]).resolve().name), "path": model["path"]}
 
 
-def without_search_path(error: HydraException) -> str:
-    """Hydra's message in one line, with the options of a group or the command that shows the settings."""
-    message = " ".join(str(error).partition("Config search path")[0].split())
-    return re.sub(
-        r" To append to your config use .*", " The settings are shown by `python train.py --cfg job`", message
-    )
+def explain(error: HydraException, overrides: Sequence[str] = ()) -> str:
+    """Say in one sentence what Hydra finds wrong with a command line; `overrides` without the wrong one compose."""
+    return hydra_errors.explain(error, overrides, lambda others: _plain(_compose(others)))
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(config))

@@ -7,7 +7,7 @@
      "files": {"predictions.jsonl": "..."},                 sha256 of each file
      "content": {...}, "provenance": {...}, "format": 2, "sha256": "..."}
 
-Complete: the manifest is there and names this place. Current: key and inputs are those asked for. Sound: the files hash
+Complete: manifest and files are there, and it names this place. Current: key and inputs are those asked for. Sound: the files hash
 to what it says. No other module asks these questions. A sound folder in another's place is refused, as git would.
 """
 
@@ -73,7 +73,7 @@ class Stage:
         return self.root / self.place
 
     def find(self) -> Manifest | None:
-        """The manifest, if the stage is complete and current; the files are not read.
+        """The manifest, if the stage is complete and current; the files must be there and are not read.
 
         Raises:
             LodaError: the manifest is damaged or of another place.
@@ -83,7 +83,8 @@ class Stage:
         found = read_stage(self.root, self.place)
         if found.stage != self.kind:
             raise LodaError(f"{self.path} holds a {found.stage} where a {self.kind} belongs; move it away")
-        return found if (found.key, found.inputs) == (self.key, self._inputs) else None
+        is_current = (found.key, found.inputs) == (self.key, self._inputs)
+        return found if is_current and all((self.path / name).is_file() for name in found.files) else None
 
     def load(self) -> Manifest:
         """The manifest of a complete, current and sound stage.
@@ -93,7 +94,7 @@ class Stage:
         """
         found = self.find()
         if found is None:
-            why = "was made from something else" if (self.path / MANIFEST).exists() else "is not there"
+            why = "lacks a file or was made from something else" if (self.path / MANIFEST).exists() else "is not there"
             raise LodaError(f"{self.path} {why}; run the same command again")
         check_files(self.path, found.files)
         return found

@@ -1,20 +1,23 @@
 """Altered, missing and swapped artefacts of a real run: named by `verify`, refused or made again by what reads them."""
 
+import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from eval.pipeline import find_records
-from eval.results import collect
+from eval.results import SCORES, collect
 from loda.checkpoint import APPROXIMATION_FILE, load_tensors, save_tensors
 from loda.errors import LodaError
 from loda.lab.base import approximation
 from loda.lab.config import compose
 from loda.lab.run import Run
-from loda.lab.stage import all_places, read_stage
+from loda.lab.stage import MANIFEST, all_places, read_stage
 from loda.lab.training import loop
 from loda.lab.training.state import load_state
+from loda.manifest import hash_files, write_manifest
 from scripts import verify
 from tests.conftest import run_experiment
 
@@ -181,6 +184,30 @@ def test_what_is_missing_is_made_again_and_the_scores_are_the_same(kind, outputs
     (after,) = run_experiment(run.experiment)
     assert after.scores == before[0].scores
     assert find_records(run) == [after]
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "decoding", "scoring", "examples", "approximation"])
+def test_a_stage_that_lacks_a_file_is_made_again(kind, outputs):
+    run = run_in(outputs)
+    before, stage = find_records(run), read_stage(outputs, places(outputs, 0)[kind])
+    for name in stage.files:
+        (outputs / stage.place / name).unlink()
+    shutil.rmtree(run.path / "training")  # so that the examples and the approximation are needed
+    (after,) = run_experiment(run.experiment)
+    assert after.scores == before[0].scores
+    assert verify.main([str(outputs)]) == 0
+
+
+def test_a_score_that_is_not_that_of_its_statistics_is_found_under_a_new_seal(outputs, capsys):
+    manifest = read_stage(outputs, places(outputs, 0)["scoring"])
+    path = outputs / manifest.place / SCORES
+    record = json.loads(path.read_text())
+    record["scores"]["BLEU"] += 1e-12
+    path.write_text(json.dumps(record))
+    content = asdict(manifest) | {"files": hash_files(path.parent, MANIFEST)}
+    write_manifest(path.parent / MANIFEST, content)
+    assert verify.main([str(outputs)]) == 1
+    assert "is not that of its statistics" in capsys.readouterr().out
 
 
 def test_what_a_killed_process_left_is_listed_and_cleared_away_by_the_next(outputs, capsys):

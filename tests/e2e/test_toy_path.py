@@ -118,8 +118,8 @@ def test_what_does_not_fit_the_base_is_refused_before_anything_is_written(overri
     ("overrides", "sentences"),
     [
         (["dataset.path=/nowhere"], ["test.txt (or test.txt.gz) is not in dataset.path=/nowhere"]),
-        (["adapter.rr=4"], ["Could not override 'adapter.rr'"]),
-        (["adapter=lodaa"], ["adapter/lodaa"]),
+        (["adapter.rr=4"], ["adapter.rr is not a setting"]),
+        (["adapter=lodaa"], ["adapter=lodaa is not an option"]),
         (["-m", *SHORT, "model.path=/nowhere", "adapter=lora,loda"], [*[NO_BASE] * 2, "at least one job of the sweep"]),
     ],
     ids=["data", "setting", "group", "sweep"],

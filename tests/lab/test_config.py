@@ -65,9 +65,14 @@ def test_dart_has_its_own_hyper_parameters():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["adapter=lodaa"], ["adapter/lodaa"]),
-        (["adapter.rank=3"], ["adapter.rank"]),
+        (["adapter=lodaplus"], ["loda, loda_plus, lora", "did you mean loda_plus?"]),
+        (["adapter.rank=3"], ["adapter.rank", "has name, r, alpha"]),
+        (["adapter.rank=3", "approx=rank250"], ["approx=low_rank approx.rank=250"]),
+        (["adapter.r=2,4"], ["add -m"]),
+        (["epochs=1"], ["did you mean optim.epochs?"]),
+        (["dataset.path=my (old) data"], ["two pairs of quotes"]),
         (["+adapter.rank=3"], ["adapter", "rank"]),
+        (["adapter.r=1000000"], ["adapter.r=1000000", "less than or equal to 65536"]),
         (["adapter.r=0"], ["adapter.r=0", "greater than or equal to 1"]),
         (["approx=keep40", "approx.keep=1.2"], ["approx.keep=1.2", "less than or equal to 1"]),
         (["slices=qv"], ["slices='qv'", "array"]),
