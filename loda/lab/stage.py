@@ -7,8 +7,9 @@
      "files": {"predictions.jsonl": "..."},                 sha256 of each file
      "content": {...}, "provenance": {...}, "format": 2, "sha256": "..."}
 
-Complete: manifest and files are there, and it names this place. Current: key and inputs are those asked for. Sound: the files hash
-to what it says. No other module asks these questions. A sound folder in another's place is refused, as git would.
+Complete: manifest and files are there, and it names this place. Current: key and inputs are those asked for. Sound: the
+files hash to what it says. No other module asks these questions. A sound folder in another's place is refused, as git
+would.
 """
 
 import hashlib
