@@ -1,4 +1,4 @@
-"""Write the table of what is supported into the README: python -m tests.ecosystem.support_table
+"""Write the table of what is supported into docs/ecosystem.md: python -m tests.ecosystem.support_table
 
 Every cell is tried on a tiny random model of the architecture. "yes" means: the model starts as the base (a prefix and
 an approximation change it), other values of the trained parameters change what it computes, beside projections only q
@@ -26,7 +26,7 @@ from loda.interfaces import AdapterConfig, ApproxConfig
 from tests.ecosystem.models import SETTINGS, changed_parts, tiny
 from tests.library.models import give_values, logits, perturb
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "ecosystem.md"
 BEGIN, END = "<!-- support: begin -->\n", "<!-- support: end -->\n"
 Probe = Callable[[str], bool]
 
@@ -128,5 +128,5 @@ def _same(start: Tensor, changed: Tensor, again: Tensor) -> bool:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # the models are too small to share between cores
-    text = README.read_text(encoding="utf-8")
-    write_text(README, re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}{table()}{END}", text, flags=re.DOTALL))
+    text = PAGE.read_text(encoding="utf-8")
+    write_text(PAGE, re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}{table()}{END}", text, flags=re.DOTALL))

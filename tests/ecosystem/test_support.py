@@ -1,14 +1,14 @@
-"""Each cell of the README's table of what is supported is what the code does."""
+"""Each cell of the table of what is supported is what the code does."""
 
 import pytest
 
 from tests.ecosystem.models import SETTINGS
-from tests.ecosystem.support_table import BEGIN, COLUMNS, END, README, cell, form
+from tests.ecosystem.support_table import BEGIN, COLUMNS, END, PAGE, cell, form
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[list[str]]:
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
     lines = text.partition(BEGIN)[2].partition(END)[0].splitlines()
     return [[part.strip() for part in line.strip("|").split("|")] for line in lines]
