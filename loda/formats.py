@@ -15,7 +15,6 @@ from torch import nn
 import loda.config
 from loda.adapters import LoRAConfig
 from loda.approx.group import check_state
-from loda.architectures import find_targets
 from loda.atomic import write_folder
 from loda.checkpoint import (
     APPROXIMATION_FILE,
@@ -37,6 +36,7 @@ from loda.errors import LodaError
 from loda.identity import fingerprint_of
 from loda.model import adapter_state, check_holds_no_adapters, projections
 from loda.settings import read_json
+from loda.targets import find_targets
 
 RENAMED = {"adapter", "approx", "targets"}
 """Settings of `loda.LodaConfig` that PEFT's format says otherwise; those of the same name are the same."""

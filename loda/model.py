@@ -18,7 +18,7 @@ from loda.adapters.insertion import insertions, remove_insertions
 from loda.approx.dense import DenseLinear
 from loda.approx.group import base_projections, check_approximation, state_dict
 from loda.approx.quantized import QuantizedLinear, keep_layout
-from loda.architectures import ALL, TargetModule, check_slices, find_targets, oriented
+from loda.architectures import ALL, oriented
 from loda.config import LodaConfig
 from loda.errors import LodaError
 from loda.guard import guard, release
@@ -28,6 +28,7 @@ from loda.interfaces import LinearAdapter, Reparametrised
 from loda.precision import base_dtype, narrow, train_copies, widen
 from loda.projection import AdaptedProjection
 from loda.projection import projections as projections  # part of this module's interface
+from loda.targets import TargetModule, check_slices, find_targets
 from loda.wrappers import before_wrapping, check_not_wrapped_in_parts, on_inner_model
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -27,21 +27,13 @@ from loda.adapters import LoRAConfig
 from loda.approx import DenseConfig
 from loda.approx.group import base_projections, check_approximation
 from loda.approx.quantized import keep_layout
-from loda.architectures import (
-    ALL,
-    QKV,
-    TargetModule,
-    check_places,
-    check_slices,
-    find_attention,
-    is_linear,
-    layer_of,
-    target_of,
-)
+from loda.architectures import ALL, QKV, is_linear, layer_of
+from loda.attention import find_attention
 from loda.card import write_peft_card
 from loda.errors import LodaError
 from loda.identity import fingerprint_of
 from loda.interfaces import LinearAdapter
+from loda.targets import TargetModule, check_replaceable, check_slices, target_of
 
 SUPPORTED = "0.21"
 """The release series of PEFT that this module is tested with; it uses PEFT's internals, which change."""
@@ -353,7 +345,7 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
                 peft_config.target_modules = {target.name for target in kept}
         targets = self._targets(peft_config, model)
         if targets:  # if there are none, PEFT's own error says what is wrong with the names
-            check_places(model, targets)
+            check_replaceable(model, targets)
             check_slices(model, targets, peft_config.slices, approximated=peft_config.approx is not None)
         if peft_config.approx is not None:
             self._prepare_approximation(peft_config, targets)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from eval.figures.energy import draw, kept_energy, name_of, summary, title_of, to_csv
 from eval.figures.style import save
-from loda.architectures import find_targets
 from loda.atomic import write_text
 from loda.errors import LodaError
 from loda.lab.base.files import locate
@@ -22,6 +21,7 @@ from loda.lab.base.model import load_base
 from loda.lab.command_line import run_command
 from loda.lab.config import compose
 from loda.lab.run import Outputs
+from loda.targets import find_targets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

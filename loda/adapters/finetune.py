@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import nn
 
 from loda.approx.dense import DenseLinear
-from loda.architectures import find_blocks
+from loda.attention import find_blocks
 from loda.errors import LodaError
 from loda.projection import projections
 from loda.settings import settings

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from loda.adapters.insertion import Insertion
-from loda.architectures import find_blocks
+from loda.attention import find_blocks
 from loda.errors import LodaError
 from loda.settings import settings
 

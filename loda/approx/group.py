@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from loda.approx.dense import DenseLinear
 from loda.approx.quantized import QuantizedLinear
-from loda.architectures import TargetModule
 from loda.errors import LodaError
 from loda.interfaces import ApproxConfig, ApproxLinear, BaseProjection
+from loda.targets import TargetModule
 
 ROUNDING = 1e-2
 """Of squared norms, for factors in bfloat16."""

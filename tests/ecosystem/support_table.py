@@ -19,8 +19,9 @@ import loda
 import loda.peft
 from loda.adapters import FineTune, FineTuneTop2, FullRank, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import LowRank, Sparse
-from loda.architectures import find_attention, layout_of
+from loda.architectures import layout_of
 from loda.atomic import write_text
+from loda.attention import find_attention
 from loda.errors import LodaError
 from loda.interfaces import AdapterConfig, ApproxConfig
 from tests.ecosystem.models import SETTINGS, changed_parts, tiny

@@ -12,7 +12,8 @@ import loda
 from eval.decode.beam import beam_search
 from loda.adapters import FineTune, FineTuneTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import Dense, LowRank, Sparse
-from loda.architectures import ARCHITECTURES, AttentionLayout, find_blocks
+from loda.architectures import ARCHITECTURES, AttentionLayout
+from loda.attention import find_blocks
 from loda.errors import LodaError
 from loda.lab.base.model import Base
 from loda.lab.config import ModelConfig, compose
