@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import PreTrainedModel
 
+from loda.architectures import ends_with
 from loda.errors import LodaError
 
 
@@ -22,9 +23,9 @@ def modules_to_save(model: nn.Module, wanted: Sequence[str] | None, adapted: Seq
     if wanted is None:
         return tuple(head for head in heads(model) if not any(_is_in(name, head) for name in adapted))
     named = dict(model.named_modules())
-    found = [name for name in named if any(f".{name}".endswith(f".{ending}") for ending in wanted)]
+    found = [name for name in named if any(ends_with(name, ending) for ending in wanted)]
     for ending in wanted:
-        if not any(f".{name}".endswith(f".{ending}") for name in found):
+        if not any(ends_with(name, ending) for name in found):
             raise LodaError(f"modules_to_save={tuple(wanted)}: this model has no module named *.{ending}")
     for name in found:
         beside = [other for other in adapted if _is_in(other, name)]

@@ -27,7 +27,7 @@ from loda.adapters import LoRAConfig
 from loda.approx import DenseConfig
 from loda.approx.group import base_projections, check_approximation
 from loda.approx.quantized import keep_layout
-from loda.architectures import ALL, QKV, is_linear, layer_of
+from loda.architectures import ALL, QKV, block_of, ends_with, is_linear, layer_of
 from loda.attention import find_attention
 from loda.card import write_peft_card
 from loda.errors import LodaError
@@ -326,9 +326,10 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
         if peft_config.target_modules is None:
             wanted = {*peft_config.slices} if peft_config.approx is None else {*QKV}
             names = {name for name, parts in find_attention(self.model).items() if wanted & {*parts}}
-            ends = {re.sub(r".*\.\d+\.", "", name) for name in names}
+            ends = {name.removeprefix(f"{block_of(name)}.") for name in names}
             # Multimodal models have modules of these names elsewhere. PEFT takes whole names without regard to layers.
-            if any(name not in names and name.endswith(tuple(ends)) for name, _ in self.model.named_modules()):
+            others = [name for name, _ in self.model.named_modules() if name not in names]
+            if any(ends_with(name, end) for name in others for end in ends):
                 layers = peft_config.layers_to_transform
                 kept = layers if isinstance(layers, list) else [layers]
                 ends = {name for name in names if layers is None or layer_of(name) in kept}
