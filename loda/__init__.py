@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from loda.formats import from_peft, to_peft
     from loda.inference import optimize_for_inference
     from loda.interfaces import Adapter
-    from loda.model import approximate, inject, merge, trainable_parameters, unload
+    from loda.merging import merge
+    from loda.model import approximate, inject, trainable_parameters, unload
     from loda.projection import AdaptedProjection
 
 __version__ = "0.1.0"
@@ -60,7 +61,8 @@ _HOMES = {
     "loda.formats": ("from_peft", "to_peft"),
     "loda.inference": ("optimize_for_inference",),
     "loda.interfaces": ("Adapter",),
-    "loda.model": ("approximate", "inject", "merge", "trainable_parameters", "unload"),
+    "loda.merging": ("merge",),
+    "loda.model": ("approximate", "inject", "trainable_parameters", "unload"),
     "loda.projection": ("AdaptedProjection",),
 }
 

@@ -14,7 +14,8 @@ from torch import nn
 from loda.adapters.insertion import Insertion, insertions
 from loda.architectures import is_linear, shape_of
 from loda.interfaces import BaseProjection
-from loda.model import adapter_state, is_mergeable
+from loda.merging import is_mergeable
+from loda.model import adapter_state
 from loda.projection import AdaptedProjection, projections
 from loda.wrappers import on_inner_model
 

@@ -19,7 +19,7 @@ from loda.approx.dense import DenseLinear, affine
 from loda.approx.low_rank import LowRankLinear
 from loda.approx.sparse import SparseLinear
 from loda.errors import LodaError
-from loda.interfaces import LinearAdapter
+from loda.interfaces import LinearAdapter, is_linear_adapter
 from loda.model import Model, fold, mark_optimized, state_of
 from loda.precision import narrow
 from loda.projection import AdaptedProjection, projections
@@ -53,8 +53,7 @@ def optimize_for_inference(model: Model) -> Model:
 def _has_fast_form(projection: AdaptedProjection) -> bool:
     low_rank = isinstance(projection.base, LowRankLinear)
     return (low_rank or isinstance(projection.base, (DenseLinear, SparseLinear))) and all(
-        isinstance(a, Bottleneck) or (isinstance(a, LinearAdapter) and a.weight() is not None and not low_rank)
-        for a in projection.adapters.values()
+        isinstance(a, Bottleneck) or (is_linear_adapter(a) and not low_rank) for a in projection.adapters.values()
     )
 
 

@@ -31,6 +31,11 @@ class LinearAdapter(Adapter, Protocol):
         """Delta W (d_in, d_out), or None if the settings make f non-linear."""
 
 
+def is_linear_adapter(adapter: object) -> bool:
+    """Whether `adapter` is linear with the settings that it has."""
+    return isinstance(adapter, LinearAdapter) and adapter.weight() is not None
+
+
 @runtime_checkable
 class Reparametrised(Protocol):
     """A module whose training-only parameters are dropped when it is saved."""

@@ -1,4 +1,4 @@
-"""Put adapters into a model, take them out, merge them.
+"""Put adapters into a model and take them out.
 
 `inject` works in place and returns the model. It keeps the modules and parameters that it replaces in one attribute of
 the model (an `AdapterState`), so `unload` always gives the base back.
@@ -6,25 +6,22 @@ the model (an `AdapterState`), so `unload` always gives the base back.
 An adapter trains new modules, or copies of the base's parameters.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
-import torch
 from torch import Tensor, nn
 
-from loda.adapters.insertion import insertions, remove_insertions
-from loda.approx.dense import DenseLinear
+from loda.adapters.insertion import remove_insertions
 from loda.approx.group import base_projections, check_approximation, state_dict
-from loda.approx.quantized import QuantizedLinear, keep_layout
-from loda.architectures import ALL, oriented
+from loda.approx.quantized import keep_layout
+from loda.architectures import ALL
 from loda.config import LodaConfig
 from loda.errors import LodaError
 from loda.guard import guard, release
 from loda.heads import modules_to_save
 from loda.identity import Sample, sample
-from loda.interfaces import LinearAdapter, Reparametrised
+from loda.interfaces import Reparametrised
 from loda.precision import base_dtype, narrow, train_copies, widen
 from loda.projection import AdaptedProjection
 from loda.projection import projections as projections  # part of this module's interface
@@ -144,41 +141,7 @@ def unload(model: Model) -> Model:
     for name, parameter in parameters.items():
         owner, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(owner), own_name, parameter)
-    return _forget(model)
-
-
-@on_inner_model
-@torch.no_grad()
-def merge(model: Model) -> Model:
-    """Add linear adapters to the weights that they stand beside, W + Delta W, in place: an ordinary model again.
-
-    Every merged module has the class of the base's module. Fine-tuned parameters of the base and `modules_to_save` stay
-    as they are now.
-
-    Raises:
-        LodaError: no adapters, a non-linear or inserted adapter (no weight equals it), a quantised or tied weight, or
-            an approximation under the adapter (the sum would be neither low-rank nor sparse). The model is unchanged.
-    """
-    refusal = _why_not_mergeable(model)
-    if refusal:
-        raise LodaError(f"{refusal}; use the model as it is")
-    narrow(model)
-    for name, projection in projections(model).items():
-        original, base = state_of(model).replaced[name], cast(DenseLinear, projection.base)
-        weight = base.weight.clone()
-        for slice_name, adapter in projection.adapters.items():
-            projection.slices[slice_name].add_(weight, cast(Tensor, cast(LinearAdapter, adapter).weight()))
-        # A copy of the original module, in which `memo` replaces the weight by the merged one.
-        memo: dict[int, object] = {id(original.weight): nn.Parameter(oriented(original, weight).contiguous())}
-        memo |= {} if base.bias is None else {id(original.bias): base.bias}
-        model.set_submodule(name, copy.deepcopy(original, memo).train(projection.training))
-    return _forget(model)
-
-
-@on_inner_model
-def is_mergeable(model: nn.Module) -> bool:
-    """Whether `merge` would succeed."""
-    return _why_not_mergeable(model) is None
+    return forget(model)
 
 
 @on_inner_model
@@ -284,7 +247,7 @@ def targets_of(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
     return targets
 
 
-def _forget(model: Model) -> Model:
+def forget(model: Model) -> Model:
     """Delete the `AdapterState`, and let the parameters train that did so in the base."""
     trained_before = state_of(model).trained_before
     for name, parameter in model.named_parameters():
@@ -296,25 +259,3 @@ def _forget(model: Model) -> Model:
 
 def _reparametrised(model: nn.Module) -> dict[str, Reparametrised]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Reparametrised)}
-
-
-def _why_not_mergeable(model: nn.Module) -> str | None:
-    attached, adapted = state_of(model), projections(model).values()
-    adapter, approx = attached.config.adapter.name, attached.config.approx.name
-    if approx != "dense":
-        return f"an adapter over approx={approx} cannot be merged: the sum would no longer be {approx}"
-    for name, module in attached.replaced.items():
-        others = [n for n, p in attached.base.items() if p is module.weight and n != f"{name}.weight"]
-        if others:
-            return f"the weight of {name} is {others[0]} too, which merging would change"
-    if insertions(model):
-        return f"adapter={adapter} adds modules of its own to the model, which no weight equals, so it cannot be merged"
-    if any(isinstance(projection.base, QuantizedLinear) for projection in adapted):
-        return "an adapter over a quantised base cannot be merged: the sum would be rounded again"
-    adapters = [adapter for projection in adapted for adapter in projection.adapters.values()]
-    if not all(isinstance(a, LinearAdapter) and a.weight() is not None for a in adapters):
-        return (
-            f"adapter={adapter} is not linear, so no weight equals it and it cannot be merged (only linear adapters "
-            "such as lora merge)"
-        )
-    return None

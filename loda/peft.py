@@ -32,7 +32,7 @@ from loda.attention import find_attention
 from loda.card import write_peft_card
 from loda.errors import LodaError
 from loda.identity import fingerprint_of
-from loda.interfaces import LinearAdapter
+from loda.interfaces import LinearAdapter, is_linear_adapter
 from loda.targets import TargetModule, check_replaceable, check_slices, target_of
 
 SUPPORTED = "0.21"
@@ -511,7 +511,7 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
             adapters = [adapter for layer in layers for adapter in layer.adapters(name).values()]
             if config.approx is not None:
                 raise LodaError(f"adapter {name} stands over an approximation and cannot be merged; use it as it is")
-            if not all(isinstance(a, LinearAdapter) and a.weight() is not None for a in adapters):
+            if not all(map(is_linear_adapter, adapters)):
                 raise LodaError(
                     f"adapter {name} ({config.variant}) is not linear, so no weight equals it and it cannot be merged; "
                     'use it as it is (only linear adapters such as variant="lora" merge)'

@@ -10,7 +10,8 @@ from loda.adapters import FineTune, LoDA, LoDAPlus, LoRA
 from loda.approx import Dense, LowRank, Sparse
 from loda.checkpoint import fingerprint
 from loda.errors import LodaError
-from loda.model import is_mergeable, projections
+from loda.merging import is_mergeable
+from loda.model import projections
 from tests.library.models import ADAPTERS, TOKENS, logits, perturb, same_state, state, tiny_gpt2, untouched
 
 every_adapter = pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
