@@ -1,27 +1,17 @@
-"""Save and load adapters, strictly: PEFT's two file names, safetensors and JSON, nothing pickled.
+"""Save the adapters of a model and load them, strictly: the right base, every tensor, or an error.
 
-    adapter_config.json         adapter, approximation, slices, what identifies the base, hashes of the files
-    adapter_model.safetensors   the trained tensors, by parameter name
-    approximation.safetensors   the approximated weights; only if asked for
-
-Without the last file, loading computes the approximation again, and other BLAS builds may round it differently.
-
-A new adapter is complete in the folder `.adapter.new` before its files replace the old ones, the configuration last. So
-while the configuration is in `.adapter.new`, every file of that adapter is there or in its place already.
+Without a stored approximation, loading computes it again, and other BLAS builds may round it differently.
 """
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from loda.adapter_files import APPROXIMATION_FILE, TENSOR_FILE, SavedAdapter, read_config, read_tensors, write_adapter
 from loda.approx.group import base_projections, check_belongs, check_state, state_dict
-from loda.atomic import discard_folder, flush, wrap_os_errors, write_folder
 from loda.config import LodaConfig
 from loda.errors import LodaError
 from loda.identity import (
@@ -35,7 +25,6 @@ from loda.identity import (
     sample,
     whole,
 )
-from loda.manifest import check_files, hash_files, read_manifest, write_manifest
 from loda.model import (
     Model,
     adapter_parameters,
@@ -49,33 +38,9 @@ from loda.model import (
     targets_of,
     trainable_parameters,
 )
-from loda.settings import load, read_json, settings
 from loda.wrappers import before_wrapping, on_inner_model
 
-CONFIG_FILE = "adapter_config.json"
-TENSOR_FILE = "adapter_model.safetensors"
-APPROXIMATION_FILE = "approximation.safetensors"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-NOTICE = "a folder of loda.save_pretrained: load it with loda.from_pretrained, or convert it with loda.to_peft"
-_STAGING = ".adapter.new"
-
-
-@settings
-class SavedAdapter:
-    """What adapter_config.json holds beside the settings of the adapter.
-
-    Attributes:
-        base_fingerprint: `fingerprint` of the base.
-        files: the sha256 of the files of tensors, by name.
-        base_samples: samples of the base's parameters (`loda.identity`), by name.
-        peft_type, base_model_name_or_path: what PEFT and transformers look for and then name in their errors.
-    """
-
-    base_fingerprint: str
-    files: dict[str, str]
-    base_samples: dict[str, str] = dataclasses.field(default_factory=dict)
-    peft_type: str = NOTICE
-    base_model_name_or_path: str = NOTICE
 
 
 @on_inner_model
@@ -211,78 +176,6 @@ def check_savable(model: nn.Module, with_approximation: bool) -> None:
             )
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors to a safetensors file, not atomically."""
-    # Clones, because modules of a joint approximation share memory, which the format cannot express.
-    save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; LodaError if it is missing or unreadable."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise LodaError(f"{path} is not a readable safetensors file ({error}); restore it from a copy") from error
-
-
-def write_adapter(
-    folder: Path,
-    config: LodaConfig,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    base_fingerprint: str,
-    samples: Mapping[str, Sample],
-) -> None:
-    """Write the files of `tensors` and the configuration to a folder aside, then move them into `folder`."""
-
-    def fill(temporary: Path) -> None:
-        for name, named in tensors.items():
-            save_tensors(named, temporary / name)
-        texts = {name: str(one) for name, one in samples.items()}
-        saved = SavedAdapter(base_fingerprint, hash_files(temporary), texts)
-        write_manifest(temporary / CONFIG_FILE, config.to_dict() | dataclasses.asdict(saved))
-
-    _finish(folder)
-    write_folder(folder / _STAGING, fill)
-    _finish(folder)
-
-
-def read_config(folder: Path) -> tuple[LodaConfig, SavedAdapter]:
-    """Return the configuration of the adapter in `folder`, and what is said of its base and files.
-
-    Raises:
-        LodaError: no such file, a file of PEFT, or one that was altered or says what cannot be.
-    """
-    path = _place(folder, CONFIG_FILE)
-    if not path.is_file():
-        raise LodaError(f"{path} is missing; give the folder that loda.save_pretrained wrote")
-    content = read_json(path)
-    if isinstance(content, dict) and "peft_type" in content and "sha256" not in content:
-        raise LodaError(
-            f"{folder} is a folder of PEFT (peft_type={content['peft_type']!r}); import loda.peft and load it with "
-            "PeftModel.from_pretrained, or convert it with loda.from_peft"
-        )
-    content = read_manifest(path)
-    if not {"base_fingerprint", "files"} <= set(content):
-        raise LodaError(f"{path} is not the configuration of a LoDA adapter; give a folder of loda.save_pretrained")
-    own = {field.name: content.pop(field.name) for field in dataclasses.fields(SavedAdapter) if field.name in content}
-    config, saved = LodaConfig.from_dict(content), load(SavedAdapter, own, str(path))
-    allowed = {TENSOR_FILE} if config.approx.name == "dense" else {TENSOR_FILE, APPROXIMATION_FILE}
-    if TENSOR_FILE not in saved.files or set(saved.files) - allowed:
-        raise LodaError(f"{path} lists the files {', '.join(saved.files) or 'none'}; it may list {', '.join(allowed)}")
-    return config, saved
-
-
-def read_tensors(folder: Path, saved: SavedAdapter, *but: str) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of the files that `saved` lists, by file, without the files named `but`."""
-    found = {}
-    for name, sha256 in saved.files.items():
-        if name not in but:
-            path = _place(folder, name)
-            check_files(path.parent, {name: sha256})
-            found[name] = load_tensors(path)
-    return found
-
-
 def check_base(
     model: nn.Module,
     folder: Path,
@@ -322,26 +215,6 @@ def check_finite(tensors: Mapping[str, Tensor], what: str, remedy: str) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_meta and not tensor.isfinite().all():
             raise LodaError(f"{what}: {name} holds numbers that are not finite; {remedy}")
-
-
-def _place(folder: Path, name: str) -> Path:
-    """Where a file of the newest complete adapter is: in the folder aside, if the replacement was interrupted."""
-    aside = folder / _STAGING
-    return aside / name if (aside / CONFIG_FILE).is_file() and (aside / name).is_file() else folder / name
-
-
-def _finish(folder: Path) -> None:
-    """Move a complete adapter from the folder aside into `folder`; what else lies aside is deleted."""
-    aside = folder / _STAGING
-    if (aside / CONFIG_FILE).is_file():
-        with wrap_os_errors(folder):
-            for name in (TENSOR_FILE, APPROXIMATION_FILE, CONFIG_FILE):
-                if (aside / name).is_file():
-                    (aside / name).replace(folder / name)
-            flush(folder)
-            for name in {APPROXIMATION_FILE} - set(read_manifest(folder / CONFIG_FILE)["files"]):
-                (folder / name).unlink(missing_ok=True)
-    discard_folder(aside)
 
 
 def fitting(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], any_dtype: bool = False) -> dict[str, Tensor]:

@@ -13,25 +13,20 @@ from typing import Any
 from torch import nn
 
 import loda.config
-from loda.adapters import LoRAConfig
-from loda.approx.group import check_state
-from loda.atomic import write_folder
-from loda.checkpoint import (
+from loda.adapter_files import (
     APPROXIMATION_FILE,
     CONFIG_FILE,
     TENSOR_FILE,
-    base_samples,
-    check_base,
-    check_finite,
-    fingerprint,
-    fitting,
     load_tensors,
     read_config,
     read_tensors,
     save_tensors,
-    trial_of,
     write_adapter,
 )
+from loda.adapters import LoRAConfig
+from loda.approx.group import check_state
+from loda.atomic import write_folder
+from loda.checkpoint import base_samples, check_base, check_finite, fingerprint, fitting, trial_of
 from loda.errors import LodaError
 from loda.identity import fingerprint_of
 from loda.model import adapter_state, check_holds_no_adapters, projections

@@ -9,7 +9,7 @@ import pytest
 
 from eval.pipeline import find_records
 from eval.results import SCORES, collect
-from loda.checkpoint import APPROXIMATION_FILE, load_tensors, save_tensors
+from loda.adapter_files import APPROXIMATION_FILE, load_tensors, save_tensors
 from loda.errors import LodaError
 from loda.lab.base import approximation
 from loda.lab.config import compose

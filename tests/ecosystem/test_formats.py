@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM
 
 import loda
 import loda.peft
+from loda.adapter_files import TENSOR_FILE, load_tensors, save_tensors
 from loda.adapters import Houlsby, LoDA, LoDAPlus, LoRA
 from loda.approx import LowRank, Sparse
-from loda.checkpoint import TENSOR_FILE, load_tensors, save_tensors
 from loda.errors import LodaError
 from tests.ecosystem.models import perturb, tiny
 from tests.library.models import logits, untouched

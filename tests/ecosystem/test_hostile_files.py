@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import loda
+from loda.adapter_files import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE
 from loda.adapters import LoDAPlus
 from loda.approx import LowRank
 from loda.atomic import sha256
-from loda.checkpoint import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE
 from loda.errors import LodaError
 from loda.manifest import read_manifest, write_manifest
 from tests.library.models import logits, perturb, tiny_gpt2, untouched

@@ -14,10 +14,10 @@ from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainingArguments
 
 import loda
+from loda.adapter_files import APPROXIMATION_FILE, CONFIG_FILE
 from loda.adapters import FineTune, LoDAPlus, LoRA, Prefix
 from loda.approx import LowRank, Sparse
 from loda.atomic import sha256
-from loda.checkpoint import APPROXIMATION_FILE, CONFIG_FILE
 from loda.errors import LodaError
 from loda.manifest import read_manifest, write_manifest
 from loda.model import adapter_parameters

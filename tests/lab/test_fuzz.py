@@ -17,9 +17,9 @@ import loda
 import loda.lab.data
 from eval.score import score_with_statistics
 from eval.score.text_files import read_corpus
+from loda.adapter_files import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE
 from loda.adapters import LoDAPlus
 from loda.approx import LowRank
-from loda.checkpoint import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE
 from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.data import load_pairs

@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 from transformers import DynamicCache, GPT2Config, GPT2Model
 
 import loda
+from loda.adapter_files import TENSOR_FILE
 from loda.adapters import FineTune, FineTuneTop2, FullRank, Houlsby, Lin, Prefix
 from loda.adapters.insertion import insertions
 from loda.approx import LowRank, Sparse
-from loda.checkpoint import TENSOR_FILE
 from loda.errors import LodaError
 from tests.library.models import TOKENS, logits, perturb, state, tiny_gpt2, train
 

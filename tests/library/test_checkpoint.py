@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import loda
+from loda.adapter_files import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.approx import LowRank
 from loda.atomic import sha256
-from loda.checkpoint import APPROXIMATION_FILE, CONFIG_FILE, TENSOR_FILE, fingerprint
+from loda.checkpoint import fingerprint
 from loda.errors import LodaError
 from loda.manifest import read_manifest, write_manifest
 from loda.model import adapter_state
@@ -103,7 +104,7 @@ def test_an_adapter_survives_until_the_next_one_is_complete(saved, failing, monk
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loda.checkpoint, failing, fail)
+        patch.setattr(loda.adapter_files, failing, fail)
         with pytest.raises(LodaError, match=r"could not write .*No space left"):
             loda.save_pretrained(model, saved)
     assert {path.name for path in saved.iterdir()} == {CONFIG_FILE, TENSOR_FILE, APPROXIMATION_FILE}

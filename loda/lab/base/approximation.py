@@ -5,7 +5,7 @@ from functools import lru_cache
 from torch import Tensor
 
 import loda
-from loda.checkpoint import APPROXIMATION_FILE, load_tensors, save_tensors
+from loda.adapter_files import APPROXIMATION_FILE, load_tensors, save_tensors
 from loda.lab.base.model import Base
 from loda.lab.run import Run
 from loda.lab.stage import Stage
