@@ -33,11 +33,11 @@ from loda.model import (
     check_holds_no_adapters,
     fold,
     inject,
-    projections,
     state_of,
     targets_of,
     trainable_parameters,
 )
+from loda.projection import projections
 from loda.wrappers import before_wrapping, on_inner_model
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -29,7 +29,8 @@ from loda.atomic import write_folder
 from loda.checkpoint import base_samples, check_base, check_finite, fingerprint, fitting, trial_of
 from loda.errors import LodaError
 from loda.identity import fingerprint_of
-from loda.model import adapter_state, check_holds_no_adapters, projections
+from loda.model import adapter_state, check_holds_no_adapters
+from loda.projection import projections
 from loda.settings import read_json
 from loda.targets import find_targets
 

@@ -24,7 +24,6 @@ from loda.identity import Sample, sample
 from loda.interfaces import Reparametrised
 from loda.precision import base_dtype, narrow, train_copies, widen
 from loda.projection import AdaptedProjection
-from loda.projection import projections as projections  # part of this module's interface
 from loda.targets import TargetModule, check_slices, find_targets
 from loda.wrappers import before_wrapping, check_not_wrapped_in_parts, on_inner_model
 

@@ -20,7 +20,7 @@ from loda.lab.config import ModelConfig, compose
 from loda.lab.training.examples import Example, collate
 from loda.lab.training.loss import target_loss
 from loda.lab.training.packing import PACKABLE, pack, packed, uses_packing
-from loda.model import projections
+from loda.projection import projections
 from scripts.figure2 import projections_of_blocks
 from tests.ecosystem.models import SETTINGS, D, changed_parts, tiny
 from tests.library.models import (

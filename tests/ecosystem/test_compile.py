@@ -10,7 +10,7 @@ import torch
 
 import loda
 from loda.approx import Dense, LowRank, Sparse
-from loda.model import projections
+from loda.projection import projections
 from tests.ecosystem.models import perturb, tiny
 from tests.library.models import ADAPTERS, TOKENS, logits
 

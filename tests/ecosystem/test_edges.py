@@ -29,7 +29,7 @@ import loda.peft
 from loda.adapters import FineTune, FullRank, LoDAPlus, LoRA
 from loda.approx import LowRank
 from loda.errors import LodaError
-from loda.model import projections
+from loda.projection import projections
 from tests.ecosystem.models import SETTINGS, tiny
 from tests.library.models import (
     ADAPTERS,

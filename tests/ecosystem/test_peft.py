@@ -14,7 +14,7 @@ import loda.peft
 from loda.adapters import LoDAPlus
 from loda.approx import LowRank
 from loda.errors import LodaError
-from loda.model import projections
+from loda.projection import projections
 from tests.ecosystem.models import D, perturb, tiny
 from tests.library.models import TOKENS, assert_a_cache_changes_nothing, logits, state, untouched
 

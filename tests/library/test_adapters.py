@@ -13,7 +13,7 @@ from loda.adapters.insertion import insertions
 from loda.approx import Dense, LowRank
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter
-from loda.model import projections
+from loda.projection import projections
 from tests.library.models import (
     ADAPTERS,
     TOKENS,

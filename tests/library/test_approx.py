@@ -14,7 +14,7 @@ import loda
 from loda.adapters import NoAdapter
 from loda.approx import LowRank, Sparse
 from loda.errors import LodaError
-from loda.model import projections
+from loda.projection import projections
 from tests.library.models import APPROXIMATIONS, WIDE, logits, tiny_gpt2, weight_of
 
 every_approximation = pytest.mark.parametrize("name", APPROXIMATIONS)

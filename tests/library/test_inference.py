@@ -9,7 +9,7 @@ from loda.adapters.nonlinear import StackConfig
 from loda.approx import Dense, LowRank, Sparse
 from loda.errors import LodaError
 from loda.inference import InferenceProjection
-from loda.model import projections
+from loda.projection import projections
 from tests.ecosystem.models import SETTINGS, tiny
 from tests.library.models import ADAPTERS, APPROXIMATIONS, TOKENS, logits, perturb, tiny_gpt2, untouched, wide_gpt2
 

@@ -11,7 +11,7 @@ from loda.approx import Dense, LowRank, Sparse
 from loda.checkpoint import fingerprint
 from loda.errors import LodaError
 from loda.merging import is_mergeable
-from loda.model import projections
+from loda.projection import projections
 from tests.library.models import ADAPTERS, TOKENS, logits, perturb, same_state, state, tiny_gpt2, untouched
 
 every_adapter = pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)

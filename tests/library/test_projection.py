@@ -5,7 +5,7 @@ import torch
 
 import loda
 from loda.adapters import LoDAPlus, LoRA
-from loda.model import projections
+from loda.projection import projections
 from tests.library.models import APPROXIMATIONS, WIDE, logits, perturb, same_state, state, tiny_gpt2
 
 

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
 from loda.adapters import LoRA
-from loda.model import projections
+from loda.projection import projections
 
 DATA = Path(__file__).resolve().parent / "data"
 

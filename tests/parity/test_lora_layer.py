@@ -9,8 +9,7 @@ from torch import Tensor
 import loda
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.approx.dense import DenseLinear
-from loda.model import projections
-from loda.projection import FusedSlice
+from loda.projection import FusedSlice, projections
 from tests.parity.reference import DATA, copy_lora, lora_tensors, tiny_gpt2, with_lora
 
 
