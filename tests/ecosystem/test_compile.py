@@ -11,8 +11,8 @@ import torch
 import loda
 from loda.approx import Dense, LowRank, Sparse
 from loda.model import projections
-from tests.ecosystem.models import perturb, tiny
-from tests.library.models import ADAPTERS, TOKENS, logits
+from tests.ecosystem.models import tiny
+from tests.library.models import ADAPTERS, TOKENS, logits, perturb
 
 APPROX = {"dense": Dense(), "low_rank": LowRank(rank=8), "sparse": Sparse(keep=0.5)}
 BESIDE = ("full_rank", "lora", "loda", "loda_plus")  # adapters beside a projection

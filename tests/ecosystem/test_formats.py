@@ -12,8 +12,8 @@ from loda.adapters import Houlsby, LoDA, LoDAPlus, LoRA
 from loda.approx import LowRank, Sparse
 from loda.checkpoint import TENSOR_FILE, load_tensors, save_tensors
 from loda.errors import LodaError
-from tests.ecosystem.models import perturb, tiny
-from tests.library.models import logits, untouched
+from tests.ecosystem.models import tiny
+from tests.library.models import logits, perturb, untouched
 
 WHOLE = {"gpt2": ("c_attn", "c_fc"), "llama": ("k_proj", "up_proj")}
 

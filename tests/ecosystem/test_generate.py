@@ -11,8 +11,8 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 import loda
 from loda.adapters import Prefix
 from loda.errors import LodaError
-from tests.ecosystem.models import perturb, tiny
-from tests.library.models import ADAPTERS, TOKENS
+from tests.ecosystem.models import tiny
+from tests.library.models import ADAPTERS, TOKENS, perturb
 
 PAIRS = [(kind, name) for kind in ("gpt2", "llama") for name in ADAPTERS if (kind, name) != ("llama", "prefix")]
 with_every_adapter = pytest.mark.parametrize(("kind", "adapter"), PAIRS)
