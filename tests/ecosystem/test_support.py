@@ -24,7 +24,7 @@ on_every_architecture = pytest.mark.parametrize("kind", SETTINGS)
 
 
 def test_the_page_lists_the_architectures_that_are_tested():
-    begin, found = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    _, found = PAGE.read_text(encoding="utf-8").split(BEGIN)
     assert found.partition(END)[0] == listing(), "run `python -m tests.ecosystem.support_table`"
 
 
