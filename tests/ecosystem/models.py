@@ -3,15 +3,17 @@
 from typing import Any
 
 import torch
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-import loda
-from tests.library.models import VOCABULARY, give_values, logits
+import loda.peft
+from tests.library.models import VOCABULARY, logits, perturb
 
 D = 32
+LOWRANK = {"name": "low_rank", "rank": 8}
 
 # What is the same for all, by the names that every configuration understands.
 _COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -111,10 +113,15 @@ def tiny(kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **setting
     return model
 
 
-def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
-    """Give what trains random values, as if it had been trained; also where PEFT added it."""
-    give_values(loda.trainable_parameters(model), seed)
-    return model
+def config(**settings: object) -> loda.peft.LodaConfig:
+    """Settings of an adapter in PEFT for a language model."""
+    return loda.peft.LodaConfig(**{"task_type": "CAUSAL_LM", **settings})
+
+
+def adapted(kind: str = "gpt2", seed: int = 1, tie_word_embeddings: bool = False, **settings: object) -> PeftModel:
+    """A tiny model with an adapter in PEFT, as if it had been trained."""
+    base = tiny(kind, tie_word_embeddings=True) if tie_word_embeddings else tiny(kind)
+    return perturb(get_peft_model(base, config(**settings)), seed).eval()
 
 
 def attentions(model: PreTrainedModel) -> list[dict[str, Tensor]]:

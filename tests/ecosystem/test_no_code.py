@@ -101,10 +101,11 @@ def test_an_adapter_in_the_folder_of_a_base_is_refused_and_not_put_into_it(plant
 
 
 def test_there_is_one_place_that_lets_transformers_load():
-    methods = {"from_pretrained", "from_config", "pipeline", "AutoPeftModelForCausalLM"}
+    methods = {"from_pretrained", "from_config", "pipeline"}
+    harmless = ("loda.", "cls.", "PeftConfig.")  # adapters, which name no code
     for folder in ("loda", "scripts", "eval", "benchmarks"):
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
             calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-            found = [f"{ast.unparse(call)}" for call in calls if getattr(call, "attr", "") in methods]
-            others = [name for name in found if not name.startswith("loda.") and not name.startswith("cls.")]
+            found = [ast.unparse(call) for call in calls if getattr(call, "attr", getattr(call, "id", "")) in methods]
+            others = [name for name in found if not name.startswith(harmless)]
             assert path.name == "loading.py" or not others, (path, others)

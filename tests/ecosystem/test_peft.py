@@ -15,20 +15,10 @@ from loda.adapters import LoDAPlus
 from loda.approx import LowRank
 from loda.errors import LodaError
 from loda.projection import projections
-from tests.ecosystem.models import D, perturb, tiny
-from tests.library.models import TOKENS, assert_a_cache_changes_nothing, logits, state, untouched
+from tests.ecosystem.models import LOWRANK, D, adapted, config, tiny
+from tests.library.models import TOKENS, assert_a_cache_changes_nothing, logits, perturb, state, untouched
 
-LOWRANK = {"name": "low_rank", "rank": 8}
 TOO_HIGH = {"name": "low_rank", "rank": 300}
-
-
-def config(**settings: object) -> loda.peft.LodaConfig:
-    return loda.peft.LodaConfig(**{"task_type": "CAUSAL_LM", **settings})
-
-
-def adapted(kind: str = "gpt2", seed: int = 1, tie_word_embeddings: bool = False, **settings: object) -> PeftModel:
-    base = tiny(kind, tie_word_embeddings=True) if tie_word_embeddings else tiny(kind)
-    return perturb(get_peft_model(base, config(**settings)), seed).eval()
 
 
 def test_a_layer_computes_what_the_library_computes_with_as_many_parameters():

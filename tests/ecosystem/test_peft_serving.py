@@ -9,9 +9,8 @@ from torch import Tensor
 
 from loda.errors import LodaError
 from loda.peft import hotswap_adapter
-from tests.ecosystem.models import perturb
-from tests.ecosystem.test_peft import LOWRANK, adapted, config
-from tests.library.models import TOKENS, logits, untouched
+from tests.ecosystem.models import LOWRANK, adapted, config
+from tests.library.models import TOKENS, logits, perturb, untouched
 
 ROWS = TOKENS[[0, 1, 0, 1]]
 NAMES = ["first", "__base__", "second", "first"]

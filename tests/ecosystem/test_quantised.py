@@ -12,11 +12,12 @@ import loda.peft
 from loda.adapters import FineTune, FineTuneTop2, Houlsby, LoDAPlus, LoRA
 from loda.approx import LowRank, Sparse
 from loda.errors import LodaError
-from tests.ecosystem.models import perturb, tiny
+from tests.ecosystem.models import tiny
 from tests.library.models import (
     assert_a_cache_changes_nothing,
     assert_gradients_reach_what_trains,
     logits,
+    perturb,
     same_state,
     state,
     train,

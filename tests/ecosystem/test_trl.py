@@ -10,8 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from tests.ecosystem.models import tiny
-from tests.ecosystem.test_peft import LOWRANK, adapted, config
+from tests.ecosystem.models import LOWRANK, adapted, config, tiny
 from tests.library.models import logits, state
 
 QUIET = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "bf16": False, "logging_steps": 1}

@@ -10,7 +10,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
 from loda.config import known
-from loda.model import adapter_parameters
 
 VOCABULARY = 64
 TOKENS = torch.randint(VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -58,9 +57,9 @@ def logits(model: nn.Module) -> Tensor:
     return found
 
 
-def perturb(model: nn.Module) -> nn.Module:
-    """Give every adapter parameter random values, as if it had been trained."""
-    give_values(adapter_parameters(model))
+def perturb(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Give what trains random values, as if it had been trained; also where PEFT added it."""
+    give_values(loda.trainable_parameters(model), seed)
     return model
 
 
