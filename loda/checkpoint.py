@@ -106,9 +106,7 @@ def save_pretrained(
     tensors = {file: {n: whole(tensor.detach()) for n, tensor in named.items()} for file, named in parameters.items()}
     for named in tensors.values():
         check_finite(named, "the adapter", "train again with a smaller learning rate")
-    saved_whole = config.modules_to_save or ()
-    found = base_fingerprint or fingerprint(model, saved_whole)
-    write_adapter(Path(path), config, tensors, found, base_samples(model, saved_whole))
+    write_adapter(Path(path), config, tensors, *identify(model, config, base_fingerprint))
 
 
 @before_wrapping
@@ -171,6 +169,14 @@ def fingerprint(model: nn.Module, but: Sequence[str] = ()) -> str:
     bytes, and names, shapes and dtypes are hashed.
     """
     return fingerprint_of(_distinct_parameters(model, but))
+
+
+def identify(
+    model: nn.Module, config: LodaConfig, base_fingerprint: str | None = None
+) -> tuple[str, dict[str, Sample]]:
+    """Return fingerprint and samples of the base, without the modules that the adapter of `config` holds whole."""
+    own = config.modules_to_save or ()
+    return base_fingerprint or fingerprint(model, own), base_samples(model, own)
 
 
 def base_samples(model: nn.Module, but: Sequence[str] = ()) -> dict[str, Sample]:
@@ -292,12 +298,12 @@ def check_base(
     base_fingerprint: str | None = None,
 ) -> None:
     """Raise LodaError unless `model` is the base that the adapter in `folder` was trained on."""
-    saved_whole = config.modules_to_save or ()
-    found = base_fingerprint or fingerprint(model, saved_whole)
+    own = config.modules_to_save or ()
+    found = base_fingerprint or fingerprint(model, own)
     if found == saved.base_fingerprint:
         return
     theirs = {name: read_sample(text) for name, text in saved.base_samples.items()}
-    ours = base_samples(model, saved_whole)
+    ours = base_samples(model, own)
     if not is_same_model(theirs, ours):
         raise LodaError(
             f"the adapter in {folder} was trained on another base model (fingerprint {saved.base_fingerprint[:12]}, "

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import loda.config
 from loda.adapters import LoRAConfig
 from loda.approx import DenseConfig
-from loda.approx.group import base_projections, check_approximation
+from loda.approx.group import base_projections, check_approximation, fingerprint_of_targets
 from loda.approx.quantized import keep_layout
 from loda.architectures import (
     ALL,
@@ -40,7 +40,6 @@ from loda.architectures import (
 )
 from loda.card import write_peft_card
 from loda.errors import LodaError
-from loda.identity import fingerprint_of
 from loda.interfaces import LinearAdapter
 
 SUPPORTED = "0.21"
@@ -362,7 +361,7 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
         if not targets:
             raise LodaError(f"target_modules={peft_config.target_modules} names nothing that could be approximated")
         check_approximation(targets, peft_config.method.approx, peft_config.joint)
-        found = fingerprint_of({target.name: target.weight for target in targets})
+        found = fingerprint_of_targets(targets)
         if peft_config.base_fingerprint not in (None, found):
             raise LodaError(
                 f"the adapter was trained over another base (fingerprint {str(peft_config.base_fingerprint)[:12]}, "
@@ -543,8 +542,8 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
 
 
 SETTINGS_OF_THE_MAP = (
-    *("variant", "r", "alpha", "rank_pattern", "alpha_pattern", "use_rslora", "f1", "f2", "slices"),
-    *("approx", "joint", "base_fingerprint"),
+    *(name for name in OF_THE_ADAPTER if name not in ("dropout", "init_weights")),
+    *("variant", "f1", "f2", "slices", "approx", "joint", "base_fingerprint"),
 )
 """The settings that change the map and that the shapes of the weights do not tell."""
 
