@@ -1,7 +1,6 @@
-"""Transformers' own `save_pretrained` on a model with adapters, which writes names that no model of transformers has.
+"""Refuse transformers' `save_pretrained` on a model with adapters: the folder would load with random q, k and v.
 
-Loading such a folder gives random q, k and v. So the call is refused, on the instance, but with the keyword
-`state_dict`: transformers' `Trainer` gives it, and loads its checkpoints into the model that it has.
+With the keyword `state_dict` it is allowed, because `Trainer` saves and restores its checkpoints that way.
 """
 
 from functools import partial

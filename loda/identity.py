@@ -24,7 +24,7 @@ from loda.errors import LodaError
 
 PLACES = 8
 QUANTISED = 0.5
-"""4-bit weights round by a tenth of the rms, and by some times that in blocks with outliers."""
+"""Of the rms. 4-bit rounding errors are about a tenth of it, several times that in blocks with outliers."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,18 @@ class BaseProjection(Protocol):
     """What W_proj has become: h = x W~ + b, with W~ = W, W_A W_B or a sparse W. A module with a strict state dict."""
 
     energy: Tensor | float
-    """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2)."""
+    """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2).
+
+    W~ is an orthogonal projection of W, ||W - W~||^2 = (1 - energy) ||W||^2; loading a stored approximation checks it.
+    """
+
+    @property
+    def weight(self) -> Tensor:
+        """W~ (d_in, d_out)."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """b (d_out,)."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
