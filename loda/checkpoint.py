@@ -80,7 +80,12 @@ class SavedAdapter:
 
 @on_inner_model
 def save_pretrained(
-    model: nn.Module, path: str | Path, *, with_approximation: bool = False, base_fingerprint: str | None = None
+    model: nn.Module,
+    path: str | Path,
+    *,
+    with_approximation: bool = False,
+    base_fingerprint: str | None = None,
+    is_main_process: bool = True,
 ) -> None:
     """Write the adapters of `model` into the folder `path`, in place of any that the folder holds.
 
@@ -92,6 +97,8 @@ def save_pretrained(
         path: the folder, which need not exist.
         with_approximation: whether to store the approximated weights too.
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
+        is_main_process: whether this process writes. Over several processes one writes; where weights are distributed
+            (FSDP2) the others must call this function too, to give their shares.
 
     Raises:
         LodaError: no adapters, a part of the model that would not be saved (see `check_savable`), numbers that are not
@@ -106,7 +113,9 @@ def save_pretrained(
     tensors = {file: {n: whole(tensor.detach()) for n, tensor in named.items()} for file, named in parameters.items()}
     for named in tensors.values():
         check_finite(named, "the adapter", "train again with a smaller learning rate")
-    write_adapter(Path(path), config, tensors, *identify(model, config, base_fingerprint))
+    identity = identify(model, config, base_fingerprint)
+    if is_main_process:
+        write_adapter(Path(path), config, tensors, *identity)
 
 
 @before_wrapping
@@ -141,7 +150,7 @@ def from_pretrained(
     check_base(model, folder, config, saved, any_dtype, base_fingerprint)
     trial = trial_of(model, config, autocast_adapter_dtype)
     stored = read_tensors(folder, saved, *([APPROXIMATION_FILE] if approximation is not None else []))
-    tensors = fitting(stored[TENSOR_FILE], adapter_state(trial), any_dtype)
+    tensors = fitting(stored[TENSOR_FILE], adapter_state(trial), any_dtype or not autocast_adapter_dtype)
     remedy = "restore the folder from a copy"
     check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), remedy)
     check_finite(tensors, str(folder / TENSOR_FILE), remedy)
@@ -150,7 +159,8 @@ def from_pretrained(
         approximation = fitting(stored[APPROXIMATION_FILE], wanted, any_dtype)
         targets = targets_of(model, config)
         bases = base_projections(targets, config.approx, config.joint, approximation)
-        check_belongs(targets, bases, config.joint, str(folder / APPROXIMATION_FILE))
+        if getattr(config.approx, "is_projection", False):
+            check_belongs(targets, bases, config.joint, str(folder / APPROXIMATION_FILE))
     fold(inject(model, config, approximation, autocast_adapter_dtype=autocast_adapter_dtype))
     with torch.no_grad():
         for name, parameter in adapter_parameters(model).items():
@@ -271,7 +281,8 @@ def read_config(folder: Path) -> tuple[LodaConfig, SavedAdapter]:
     if not {"base_fingerprint", "files"} <= set(content):
         raise LodaError(f"{path} is not the configuration of a LoDA adapter; give a folder of loda.save_pretrained")
     own = {field.name: content.pop(field.name) for field in dataclasses.fields(SavedAdapter) if field.name in content}
-    config, saved = LodaConfig.from_dict(content), load(SavedAdapter, own, str(path))
+    # `inject` names what modules_to_save=None stands for, and folders from before that setting hold no such modules.
+    config, saved = LodaConfig.from_dict({"modules_to_save": [], **content}), load(SavedAdapter, own, str(path))
     allowed = {TENSOR_FILE} if config.approx.name == "dense" else {TENSOR_FILE, APPROXIMATION_FILE}
     if TENSOR_FILE not in saved.files or set(saved.files) - allowed:
         raise LodaError(f"{path} lists the files {', '.join(saved.files) or 'none'}; it may list {', '.join(allowed)}")

@@ -100,6 +100,11 @@ class LodaConfig:
             raise LodaError(
                 "layers_to_transform cannot be used with a regular expression, as in PEFT; let targets name the layers"
             )
+        if (self.exclude_modules or self.layers_to_transform) and not hasattr(self.adapter, "build"):
+            raise LodaError(
+                f"adapter={self.adapter.name} stands beside no projection, so exclude_modules and layers_to_transform "
+                "have no effect; leave them out"
+            )
         if self.joint and self.approx.name == "dense":
             raise LodaError("joint=True needs an approximation; set approx, or leave joint out")
 

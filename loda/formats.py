@@ -173,10 +173,9 @@ def _settings_of(theirs: Any, model: nn.Module) -> dict[str, Any]:
         )
     same = {name: plain[name] for name in given & common}
     same = {name: sorted(value) if isinstance(value, set) else value for name, value in same.items()}
-    # PEFT names the heads of several kinds of models, and takes those that there are.
-    if heads := same.get("modules_to_save"):
-        names = [name for name, _ in model.named_modules()]
-        same["modules_to_save"] = [head for head in heads if any(f".{n}".endswith(f".{head}") for n in names)]
+    # PEFT names the heads of several kinds of models, and takes those that there are; None means none.
+    heads, names = theirs.modules_to_save or (), [f".{name}" for name, _ in model.named_modules()]
+    same["modules_to_save"] = [head for head in heads if any(name.endswith(f".{head}") for name in names)]
     targets = theirs.target_modules or ()
     return {
         "adapter": {"name": theirs.variant} | {name: plain[name] for name in sorted(given & adapter)},

@@ -14,14 +14,16 @@ METHOD = "save_pretrained"
 
 
 def guard(model: nn.Module) -> None:
-    """Make `model.save_pretrained(folder)` raise LodaError; nothing happens to a model without this method."""
-    if hasattr(type(model), METHOD):
-        setattr(model, METHOD, partial(_save, model))
+    """Make `save_pretrained(folder)` of `model`, and of the models of transformers in it, raise LodaError."""
+    for module in model.modules():
+        if hasattr(type(module), METHOD):
+            setattr(module, METHOD, partial(_save, module))
 
 
 def release(model: nn.Module) -> None:
     """Undo `guard`."""
-    model.__dict__.pop(METHOD, None)
+    for module in model.modules():
+        module.__dict__.pop(METHOD, None)
 
 
 def _save(model: Any, *arguments: Any, **settings: Any) -> Any:

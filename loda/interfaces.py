@@ -46,10 +46,7 @@ class BaseProjection(Protocol):
     """What W_proj has become: h = x W~ + b, with W~ = W, W_A W_B or a sparse W. A module with a strict state dict."""
 
     energy: Tensor | float
-    """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2).
-
-    W~ is an orthogonal projection of W, ||W - W~||^2 = (1 - energy) ||W||^2; loading a stored approximation checks it.
-    """
+    """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2)."""
 
     @property
     def weight(self) -> Tensor:
@@ -92,7 +89,11 @@ class AdapterConfig(Protocol):
 
 @runtime_checkable
 class ApproxConfig(Protocol):
-    """The settings of an approximation, a `loda.settings` class."""
+    """The settings of an approximation, a `loda.settings` class.
+
+    With a class attribute `is_projection = True`, which says that W~ is an orthogonal projection of W, a stored
+    approximation is checked against W when it is loaded.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     name: ClassVar[str]

@@ -13,7 +13,7 @@ no plug-in mechanism, so a process that loads such an adapter must import this m
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -541,11 +541,15 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
                 )
 
 
-SETTINGS_OF_THE_MAP = (
-    *(name for name in OF_THE_ADAPTER if name not in ("dropout", "init_weights")),
-    *("variant", "f1", "f2", "slices", "approx", "joint", "base_fingerprint"),
-)
-"""The settings that change the map and that the shapes of the weights do not tell."""
+def _of_the_map(config: LodaConfig) -> dict[str, Any]:
+    """Return what changes the map and is not told by the shapes of the weights."""
+    return {
+        "adapter": replace(config.adapter, dropout=0.0, init_weights=True),
+        "slices": sorted(config.slices),
+        "approx": config.method.approx,
+        "joint": config.joint,
+        "base_fingerprint": config.base_fingerprint,
+    }
 
 
 @torch.no_grad()
@@ -567,8 +571,11 @@ def hotswap_adapter(
     if any(adapter_name in m.merged_adapters for m in model.modules() if isinstance(m, LodaLinear)):
         raise LodaError(f"adapter {adapter_name} is merged into the base; call unmerge_adapter() before a swap")
     config = PeftConfig.from_pretrained(model_name_or_path, **kwargs)
-    for name in SETTINGS_OF_THE_MAP:
-        old, new = (getattr(c, name, None) for c in (configs[adapter_name], config))
+    if not isinstance(config, LodaConfig):
+        raise LodaError(f"{model_name_or_path} holds an adapter of the type {config.peft_type}, not LODA; name another")
+    held_settings = _of_the_map(cast(LodaConfig, configs[adapter_name]))
+    for name, new in _of_the_map(config).items():
+        old = held_settings[name]
         if old != new:
             raise LodaError(
                 f"{name}={new!r} of the saved adapter is {old!r} in the model, so it cannot be swapped in; load it "

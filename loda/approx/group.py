@@ -64,7 +64,7 @@ def base_projections(
 def check_belongs(targets: Sequence[TargetModule], bases: Mapping[str, nn.Module], joint: bool, what: str) -> None:
     """Raise LodaError, about `what`, unless the `bases` approximate the weights of `targets`.
 
-    Every approximation projects W orthogonally, so ||W~||^2 = energy ||W||^2 and ||W - W~||^2 = (1 - energy) ||W||^2.
+    They project W orthogonally, so ||W~||^2 = energy ||W||^2 and ||W - W~||^2 = (1 - energy) ||W||^2.
     """
     for group in _groups(targets, joint):
         total = kept = lost = 0.0
@@ -73,8 +73,7 @@ def check_belongs(targets: Sequence[TargetModule], bases: Mapping[str, nn.Module
             bias = cast(Tensor | None, module.bias)
             if bias is not None and not torch.equal(bias, cast(Tensor, target.bias)):
                 raise LodaError(f"{what}: the bias of {target.name} is not the base's; restore it from a copy")
-            found = module(torch.eye(weight.shape[0], dtype=weight.dtype, device=weight.device))
-            found = found.double() - (0 if bias is None else bias.double())
+            found = cast(Tensor, module.weight).double()
             total += float(weight.double().square().sum())
             kept += float(found.square().sum())
             lost += float((weight.double() - found).square().sum())
