@@ -88,7 +88,8 @@ def read_config(folder: Path) -> tuple[LodaConfig, SavedAdapter]:
     if not {"base_fingerprint", "files"} <= set(content):
         raise LodaError(f"{path} is not the configuration of a LoDA adapter; give a folder of loda.save_pretrained")
     own = {field.name: content.pop(field.name) for field in dataclasses.fields(SavedAdapter) if field.name in content}
-    config, saved = LodaConfig.from_dict(content), load(SavedAdapter, own, str(path))
+    # `inject` names what modules_to_save=None stands for, and folders from before that setting hold no such modules.
+    config, saved = LodaConfig.from_dict({"modules_to_save": [], **content}), load(SavedAdapter, own, str(path))
     allowed = {TENSOR_FILE} if config.approx.name == "dense" else {TENSOR_FILE, APPROXIMATION_FILE}
     if TENSOR_FILE not in saved.files or set(saved.files) - allowed:
         raise LodaError(f"{path} lists the files {', '.join(saved.files) or 'none'}; it may list {', '.join(allowed)}")

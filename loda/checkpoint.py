@@ -45,7 +45,12 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @on_inner_model
 def save_pretrained(
-    model: nn.Module, path: str | Path, *, with_approximation: bool = False, base_fingerprint: str | None = None
+    model: nn.Module,
+    path: str | Path,
+    *,
+    with_approximation: bool = False,
+    base_fingerprint: str | None = None,
+    is_main_process: bool = True,
 ) -> None:
     """Write the adapters of `model` into the folder `path`, in place of any that the folder holds.
 
@@ -57,6 +62,8 @@ def save_pretrained(
         path: the folder, which need not exist.
         with_approximation: whether to store the approximated weights too.
         base_fingerprint: `fingerprint(model)`, if it is known; computing it reads all weights of the base.
+        is_main_process: whether this process writes. Over several processes one writes; where weights are distributed
+            (FSDP2) the others must call this function too, to give their shares.
 
     Raises:
         LodaError: no adapters, a part of the model that would not be saved (see `check_savable`), numbers that are not
@@ -71,9 +78,9 @@ def save_pretrained(
     tensors = {file: {n: whole(tensor.detach()) for n, tensor in named.items()} for file, named in parameters.items()}
     for named in tensors.values():
         check_finite(named, "the adapter", "train again with a smaller learning rate")
-    saved_whole = config.modules_to_save or ()
-    found = base_fingerprint or fingerprint(model, saved_whole)
-    write_adapter(Path(path), config, tensors, found, base_samples(model, saved_whole))
+    identity = identify(model, config, base_fingerprint)
+    if is_main_process:
+        write_adapter(Path(path), config, tensors, *identity)
 
 
 @before_wrapping
@@ -108,7 +115,7 @@ def from_pretrained(
     check_base(model, folder, config, saved, any_dtype, base_fingerprint)
     trial = trial_of(model, config, autocast_adapter_dtype)
     stored = read_tensors(folder, saved, *([APPROXIMATION_FILE] if approximation is not None else []))
-    tensors = fitting(stored[TENSOR_FILE], adapter_state(trial), any_dtype)
+    tensors = fitting(stored[TENSOR_FILE], adapter_state(trial), any_dtype or not autocast_adapter_dtype)
     remedy = "restore the folder from a copy"
     check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), remedy)
     check_finite(tensors, str(folder / TENSOR_FILE), remedy)
@@ -117,7 +124,8 @@ def from_pretrained(
         approximation = fitting(stored[APPROXIMATION_FILE], wanted, any_dtype)
         targets = targets_of(model, config)
         bases = base_projections(targets, config.approx, config.joint, approximation)
-        check_belongs(targets, bases, config.joint, str(folder / APPROXIMATION_FILE))
+        if getattr(config.approx, "is_projection", False):
+            check_belongs(targets, bases, config.joint, str(folder / APPROXIMATION_FILE))
     fold(inject(model, config, approximation, autocast_adapter_dtype=autocast_adapter_dtype))
     with torch.no_grad():
         for name, parameter in adapter_parameters(model).items():
@@ -136,6 +144,14 @@ def fingerprint(model: nn.Module, but: Sequence[str] = ()) -> str:
     bytes, and names, shapes and dtypes are hashed.
     """
     return fingerprint_of(_distinct_parameters(model, but))
+
+
+def identify(
+    model: nn.Module, config: LodaConfig, base_fingerprint: str | None = None
+) -> tuple[str, dict[str, Sample]]:
+    """Return fingerprint and samples of the base, without the modules that the adapter of `config` holds whole."""
+    own = config.modules_to_save or ()
+    return base_fingerprint or fingerprint(model, own), base_samples(model, own)
 
 
 def base_samples(model: nn.Module, but: Sequence[str] = ()) -> dict[str, Sample]:
@@ -185,12 +201,12 @@ def check_base(
     base_fingerprint: str | None = None,
 ) -> None:
     """Raise LodaError unless `model` is the base that the adapter in `folder` was trained on."""
-    saved_whole = config.modules_to_save or ()
-    found = base_fingerprint or fingerprint(model, saved_whole)
+    own = config.modules_to_save or ()
+    found = base_fingerprint or fingerprint(model, own)
     if found == saved.base_fingerprint:
         return
     theirs = {name: read_sample(text) for name, text in saved.base_samples.items()}
-    ours = base_samples(model, saved_whole)
+    ours = base_samples(model, own)
     if not is_same_model(theirs, ours):
         raise LodaError(
             f"the adapter in {folder} was trained on another base model (fingerprint {saved.base_fingerprint[:12]}, "

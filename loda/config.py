@@ -42,7 +42,7 @@ def _check_names(value: Any, info: ValidationInfo) -> Any:
         try:
             re.compile(value)
         except re.error as error:
-            raise LodaError(f"{info.field_name}={value!r} is no regular expression ({error}); mend it") from None
+            raise LodaError(f"{info.field_name}={value!r} is no regular expression ({error}); correct it") from None
     elif not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name for name in value):
         raise LodaError(f"{info.field_name}={value!r} must be ends of names of modules, or a regular expression")
     elif len(set(value)) != len(value):
@@ -85,11 +85,11 @@ class LodaConfig:
     adapter: Annotated[AdapterConfig, SkipValidation, _read("adapter", AdapterConfig)]
     approx: Annotated[ApproxConfig, SkipValidation, _read("approx", ApproxConfig)] = DenseConfig()
     slices: Names = ("q", "v")
-    targets: NamesOrPattern = ()
-    exclude_modules: NamesOrPattern = ()
-    layers_to_transform: Layers = ()
-    joint: bool = False
-    modules_to_save: Names | None = None
+    targets: NamesOrPattern = dataclasses.field(default=(), metadata=UNLESS_DEFAULT)
+    exclude_modules: NamesOrPattern = dataclasses.field(default=(), metadata=UNLESS_DEFAULT)
+    layers_to_transform: Layers = dataclasses.field(default=(), metadata=UNLESS_DEFAULT)
+    joint: bool = dataclasses.field(default=False, metadata=UNLESS_DEFAULT)
+    modules_to_save: Names | None = dataclasses.field(default=None, metadata=UNLESS_DEFAULT)
 
     def __post_init__(self) -> None:
         if not self.slices or len(set(self.slices)) != len(self.slices):
@@ -100,16 +100,19 @@ class LodaConfig:
             raise LodaError(
                 "layers_to_transform cannot be used with a regular expression, as in PEFT; let targets name the layers"
             )
+        if (self.exclude_modules or self.layers_to_transform) and not hasattr(self.adapter, "build"):
+            raise LodaError(
+                f"adapter={self.adapter.name} stands beside no projection, so exclude_modules and layers_to_transform "
+                "have no effect; leave them out"
+            )
         if self.joint and self.approx.name == "dense":
             raise LodaError("joint=True needs an approximation; set approx, or leave joint out")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, which `from_dict` reads; which modules and `joint` only if they are set."""
-        parts = {"adapter": to_plain(self.adapter), "approx": to_plain(self.approx), "slices": list(self.slices)}
-        modules = {name: getattr(self, name) for name in ("targets", "exclude_modules", "layers_to_transform")}
-        chosen = {name: v if isinstance(v, str) else list(v) for name, v in modules.items() if v}
-        whole = {} if self.modules_to_save is None else {"modules_to_save": list(self.modules_to_save)}
-        return parts | chosen | ({"joint": True} if self.joint else {}) | whole
+        """Return plain data, which `from_dict` reads (see `UNLESS_DEFAULT`)."""
+        values = {name: getattr(self, name) for name in _written(self)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return plain | {"adapter": to_plain(self.adapter), "approx": to_plain(self.approx)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LodaConfig":
@@ -136,10 +139,21 @@ def known(group: str) -> dict[str, type[Any]]:
 
 def to_plain(config: AdapterConfig | ApproxConfig) -> dict[str, Any]:
     """Return the plain data of an adapter or approximation: `{"name": NAME, **settings}` (see `UNLESS_DEFAULT`)."""
-    plain = {"name": config.name, **dataclasses.asdict(config)}
-    later = [field.name for field in dataclasses.fields(config) if field.metadata == UNLESS_DEFAULT]
-    unset = [name for name in later if plain[name] == getattr(type(config)(), name)]
-    return {name: value for name, value in plain.items() if name not in unset}
+    plain = dataclasses.asdict(config)
+    return {"name": config.name, **{name: plain[name] for name in _written(config)}}
+
+
+def _written(config: Any) -> list[str]:
+    """Return the names of the settings of `config` that plain data holds."""
+
+    def default(field: dataclasses.Field[Any]) -> Any:
+        return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+    return [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.metadata != UNLESS_DEFAULT or getattr(config, field.name) != default(field)
+    ]
 
 
 def from_plain(group: str, data: Mapping[str, Any]) -> Any:

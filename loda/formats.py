@@ -24,15 +24,13 @@ from loda.adapter_files import (
     write_adapter,
 )
 from loda.adapters import LoRAConfig
-from loda.approx.group import check_state
+from loda.approx.group import check_state, fingerprint_of_targets
 from loda.atomic import write_folder
-from loda.checkpoint import base_samples, check_base, check_finite, fingerprint, fitting, trial_of
+from loda.checkpoint import check_base, check_finite, fitting, identify, trial_of
 from loda.errors import LodaError
-from loda.identity import fingerprint_of
-from loda.model import adapter_state, check_holds_no_adapters
+from loda.model import adapter_state, check_holds_no_adapters, state_of, targets_of
 from loda.projection import projections
 from loda.settings import read_json
-from loda.targets import find_targets
 
 RENAMED = {"adapter", "approx", "targets"}
 """Settings of `loda.LodaConfig` that PEFT's format says otherwise; those of the same name are the same."""
@@ -81,8 +79,8 @@ def to_peft(folder: str | Path, out: str | Path, model: nn.Module) -> None:
         variant=config.adapter.name,
         **plain,
         approx=None if dense else loda.config.to_plain(config.approx),
-        base_fingerprint=None if dense else _fingerprint_of_targets(model, config),
-        target_modules=list(config.targets) or None,
+        base_fingerprint=None if dense else fingerprint_of_targets(targets_of(model, config)),
+        target_modules=config.targets if isinstance(config.targets, str) else list(config.targets) or None,
         base_model_name_or_path=getattr(model, "name_or_path", None),
         inference_mode=True,
     )
@@ -110,14 +108,14 @@ def from_peft(folder: str | Path, out: str | Path, model: nn.Module) -> None:
             `out` exists.
     """
     folder, out = _checked(folder, out, model)
-    config = _config_of(folder, model)
-    theirs, trial = _names(model, config)
+    theirs, trial = _names(model, _config_of(folder, model))
     expected = {theirs(name): tensor for name, tensor in adapter_state(trial).items()}
     found = fitting(load_tensors(folder / TENSOR_FILE), expected)
     check_state(found, expected, str(folder / TENSOR_FILE), REMEDY)
     check_finite(found, str(folder / TENSOR_FILE), REMEDY)
     tensors = {name: found[theirs(name)] for name in adapter_state(trial)}
-    write_adapter(out, config, {TENSOR_FILE: tensors}, fingerprint(model), base_samples(model))
+    config = state_of(trial).config  # which says what modules_to_save=None stands for
+    write_adapter(out, config, {TENSOR_FILE: tensors}, *identify(model, config))
 
 
 def _checked(folder: str | Path, out: str | Path, model: nn.Module) -> tuple[Path, Path]:
@@ -151,34 +149,34 @@ def _config_of(folder: Path, model: nn.Module) -> loda.config.LodaConfig:
         raise LodaError(f"{path} is not that of a LoDA adapter in PEFT; give a folder that PEFT saved with loda.peft")
     try:
         theirs = loda.peft.LodaConfig(**content)
-        config = loda.config.LodaConfig.from_dict(_settings_of(theirs))
+        config = loda.config.LodaConfig.from_dict(_settings_of(theirs, model))
     except TypeError as error:
         raise LodaError(f"{path} holds settings that loda.peft does not have ({error}); {REMEDY}") from error
-    if theirs.approx is not None and theirs.base_fingerprint != _fingerprint_of_targets(model, config):
+    if theirs.approx is not None and theirs.base_fingerprint != fingerprint_of_targets(targets_of(model, config)):
         raise LodaError(f"the adapter in {folder} was trained over another base; give the base it was trained on")
     return config
 
 
-def _settings_of(theirs: Any) -> dict[str, Any]:
+def _settings_of(theirs: Any, model: nn.Module) -> dict[str, Any]:
     """Return the plain data of `loda.LodaConfig` that says what PEFT's settings say."""
     plain, defaults = vars(theirs), vars(type(theirs)())
     adapter = {field.name for field in dataclasses.fields(loda.config.known("adapter")[theirs.variant])}
     common = {field.name for field in dataclasses.fields(loda.config.LodaConfig)} - RENAMED
     given = {name for name, value in plain.items() if value != defaults[name]} - NO_SETTINGS
     unsaid = sorted(given - adapter - common - {"variant", "target_modules", "approx"})
-    if unsaid or isinstance(theirs.target_modules, str):
-        name = unsaid[0] if unsaid else "target_modules"
+    if unsaid:
         raise LodaError(
-            f"{name}={plain[name]!r} is a setting of PEFT that loda.LodaConfig cannot say; load it with PEFT"
+            f"{unsaid[0]}={plain[unsaid[0]]!r} is a setting of PEFT that loda.LodaConfig cannot say; load it with PEFT"
         )
+    same = {name: plain[name] for name in given & common}
+    same = {name: sorted(value) if isinstance(value, set) else value for name, value in same.items()}
+    # PEFT names the heads of several kinds of models, and takes those that there are; None means none.
+    heads, names = theirs.modules_to_save or (), [f".{name}" for name, _ in model.named_modules()]
+    same["modules_to_save"] = [head for head in heads if any(name.endswith(f".{head}") for name in names)]
+    targets = theirs.target_modules or ()
     return {
         "adapter": {"name": theirs.variant} | {name: plain[name] for name in sorted(given & adapter)},
         "approx": theirs.approx or {"name": "dense"},
-        "targets": sorted(theirs.target_modules or ()),
-        **{name: plain[name] for name in sorted(given & common)},
+        "targets": targets if isinstance(targets, str) else sorted(targets),
+        **same,
     }
-
-
-def _fingerprint_of_targets(model: nn.Module, config: loda.config.LodaConfig) -> str:
-    """What identifies the base of an approximation in PEFT's format."""
-    return fingerprint_of({target.name: target.weight for target in find_targets(model, config.targets)})

@@ -1,7 +1,6 @@
-"""Transformers' own `save_pretrained` on a model with adapters, which writes names that no model of transformers has.
+"""Refuse transformers' `save_pretrained` on a model with adapters: the folder would load with random q, k and v.
 
-Loading such a folder gives random q, k and v. So the call is refused, on the instance, but with the keyword
-`state_dict`: transformers' `Trainer` gives it, and loads its checkpoints into the model that it has.
+With the keyword `state_dict` it is allowed, because `Trainer` saves and restores its checkpoints that way.
 """
 
 from functools import partial
@@ -15,14 +14,16 @@ METHOD = "save_pretrained"
 
 
 def guard(model: nn.Module) -> None:
-    """Make `model.save_pretrained(folder)` raise LodaError; nothing happens to a model without this method."""
-    if hasattr(type(model), METHOD):
-        setattr(model, METHOD, partial(_save, model))
+    """Make `save_pretrained(folder)` of `model`, and of the models of transformers in it, raise LodaError."""
+    for module in model.modules():
+        if hasattr(type(module), METHOD):
+            setattr(module, METHOD, partial(_save, module))
 
 
 def release(model: nn.Module) -> None:
     """Undo `guard`."""
-    model.__dict__.pop(METHOD, None)
+    for module in model.modules():
+        module.__dict__.pop(METHOD, None)
 
 
 def _save(model: Any, *arguments: Any, **settings: Any) -> Any:

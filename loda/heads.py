@@ -8,6 +8,9 @@ from transformers import PreTrainedModel
 from loda.architectures import ends_with
 from loda.errors import LodaError
 
+HEADS = ("classifier", "pre_classifier", "qa_outputs", "score")
+"""What transformers calls the heads of classification and question answering, which are random at the start."""
+
 
 def modules_to_save(model: nn.Module, wanted: Sequence[str] | None, adapted: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the modules of `model` to train whole.
@@ -20,9 +23,9 @@ def modules_to_save(model: nn.Module, wanted: Sequence[str] | None, adapted: Seq
     Raises:
         LodaError: a name without a module, or a module that is adapted or quantised.
     """
-    if wanted is None:
-        return tuple(head for head in heads(model) if not any(_is_in(name, head) for name in adapted))
     named = dict(model.named_modules())
+    if wanted is None:
+        wanted = [head for head in heads(model) if not any(_is_in(name, head) for name in adapted)]
     found = [name for name in named if any(ends_with(name, ending) for ending in wanted)]
     for ending in wanted:
         if not any(ends_with(name, ending) for name in found):
@@ -39,14 +42,11 @@ def modules_to_save(model: nn.Module, wanted: Sequence[str] | None, adapted: Seq
 def heads(model: nn.Module) -> list[str]:
     """Return the names of the modules that a model of transformers has beside its body, such as `score`.
 
-    There are none in a bare body, in a language model, whose head is pre-trained, and in other kinds of models.
+    There are none in a language model, whose head is pre-trained, and in other kinds of models.
     """
     if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is not None:
         return []
-    beside = {name: child for name, child in model.named_children() if child is not model.base_model}
-    if model.base_model is model:  # a bare body, or T5ForQuestionAnswering, which has its head among its stacks
-        beside = {name: child for name, child in beside.items() if name in ("classifier", "qa_outputs", "score")}
-    return [name for name, child in beside.items() if any(True for _ in child.parameters())]
+    return [name for name, _ in model.named_children() if name in HEADS]
 
 
 def _is_in(name: str, other: str) -> bool:

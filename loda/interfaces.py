@@ -53,6 +53,14 @@ class BaseProjection(Protocol):
     energy: Tensor | float
     """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2)."""
 
+    @property
+    def weight(self) -> Tensor:
+        """W~ (d_in, d_out)."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """b (d_out,)."""
+
     def __call__(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
 
@@ -86,7 +94,11 @@ class AdapterConfig(Protocol):
 
 @runtime_checkable
 class ApproxConfig(Protocol):
-    """The settings of an approximation, a `loda.settings` class."""
+    """The settings of an approximation, a `loda.settings` class.
+
+    With a class attribute `is_projection = True`, which says that W~ is an orthogonal projection of W, a stored
+    approximation is checked against W when it is loaded.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     name: ClassVar[str]

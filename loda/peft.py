@@ -13,7 +13,7 @@ no plug-in mechanism, so a process that loads such an adapter must import this m
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,13 +25,12 @@ from torch import Tensor, nn
 import loda.config
 from loda.adapters import LoRAConfig
 from loda.approx import DenseConfig
-from loda.approx.group import base_projections, check_approximation
+from loda.approx.group import base_projections, check_approximation, fingerprint_of_targets
 from loda.approx.quantized import keep_layout
 from loda.architectures import ALL, QKV, block_of, ends_with, is_linear, layer_of
 from loda.attention import find_attention
 from loda.card import write_peft_card
 from loda.errors import LodaError
-from loda.identity import fingerprint_of
 from loda.interfaces import LinearAdapter, is_linear_adapter
 from loda.targets import TargetModule, check_replaceable, check_slices, target_of
 
@@ -355,7 +354,7 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
         if not targets:
             raise LodaError(f"target_modules={peft_config.target_modules} names nothing that could be approximated")
         check_approximation(targets, peft_config.method.approx, peft_config.joint)
-        found = fingerprint_of({target.name: target.weight for target in targets})
+        found = fingerprint_of_targets(targets)
         if peft_config.base_fingerprint not in (None, found):
             raise LodaError(
                 f"the adapter was trained over another base (fingerprint {str(peft_config.base_fingerprint)[:12]}, "
@@ -535,11 +534,15 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
                 )
 
 
-SETTINGS_OF_THE_MAP = (
-    *("variant", "r", "alpha", "rank_pattern", "alpha_pattern", "use_rslora", "f1", "f2", "slices"),
-    *("approx", "joint", "base_fingerprint"),
-)
-"""The settings that change the map and that the shapes of the weights do not tell."""
+def _of_the_map(config: LodaConfig) -> dict[str, Any]:
+    """Return what changes the map and is not told by the shapes of the weights."""
+    return {
+        "adapter": replace(config.adapter, dropout=0.0, init_weights=True),
+        "slices": sorted(config.slices),
+        "approx": config.method.approx,
+        "joint": config.joint,
+        "base_fingerprint": config.base_fingerprint,
+    }
 
 
 @torch.no_grad()
@@ -561,8 +564,11 @@ def hotswap_adapter(
     if any(adapter_name in m.merged_adapters for m in model.modules() if isinstance(m, LodaLinear)):
         raise LodaError(f"adapter {adapter_name} is merged into the base; call unmerge_adapter() before a swap")
     config = PeftConfig.from_pretrained(model_name_or_path, **kwargs)
-    for name in SETTINGS_OF_THE_MAP:
-        old, new = (getattr(c, name, None) for c in (configs[adapter_name], config))
+    if not isinstance(config, LodaConfig):
+        raise LodaError(f"{model_name_or_path} holds an adapter of the type {config.peft_type}, not LODA; name another")
+    held_settings = _of_the_map(cast(LodaConfig, configs[adapter_name]))
+    for name, new in _of_the_map(config).items():
+        old = held_settings[name]
         if old != new:
             raise LodaError(
                 f"{name}={new!r} of the saved adapter is {old!r} in the model, so it cannot be swapped in; load it "

@@ -21,7 +21,7 @@ UNLESS_DEFAULT = {"written": "unless default"}
 """The metadata of a field that plain data leaves out at its default, so that older data and its digests stay valid."""
 
 LONGEST = 200
-"""Of a value in a message, in characters."""
+"""Values in messages are cut after this many characters."""
 _CONFIG = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 

@@ -8,7 +8,8 @@ outdated, and what killed processes left behind. Nothing is changed. Exit code 1
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from eval.results import check_scores, read_kept, read_record
@@ -24,28 +25,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     root = parser.parse_args(arguments).outputs
     if not root.is_dir():
         raise LodaError(f"{root} is not a folder; name the outputs folder")
-    places, kept, problems = list(all_places(root)), sorted(root.glob("*.json")), list[str]()
-    for thing in [*places, *kept]:
-        try:
-            _verify(root, thing)
-        except LodaError as error:
-            problems.append(str(error))
+    stages = [partial(_verify_stage, root, place) for place in all_places(root)]
+    records = [partial(_verify_record, root, path) for path in sorted(root.glob("*.json"))]
+    problems = [problem for check in (*stages, *records) if (problem := _problem(check))]
     leftovers = sorted(root.rglob(f".*{PARTIAL}"))
     for line in [*problems, *(f"left by a killed process, of no use: {path}" for path in leftovers)]:
         print(line)
-    sound = len(places) + len(kept) - len(problems)
-    print(f"{sound} stages are sound, {len(problems)} are not, {len(leftovers)} leftovers")
+    sound = len(stages) + len(records) - len(problems)
+    print(f"{sound} stages and records are sound, {len(problems)} are not, {len(leftovers)} leftovers")
     return 1 if problems else 0
 
 
-def _verify(root: Path, thing: str | Path) -> None:
-    if isinstance(thing, Path):
-        check_scores(root, read_kept(thing))
-        return
-    verify(root, thing)
-    manifest = read_stage(root, thing)
+def _verify_stage(root: Path, place: str) -> None:
+    verify(root, place)
+    manifest = read_stage(root, place)
     if manifest.stage == "scoring":
         check_scores(root, read_record(root, manifest))
+
+
+def _verify_record(root: Path, path: Path) -> None:
+    check_scores(root, read_kept(path))
+
+
+def _problem(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except LodaError as error:
+        return str(error)
+    return None
 
 
 if __name__ == "__main__":

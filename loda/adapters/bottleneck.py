@@ -189,11 +189,12 @@ class LoRAConfig(SliceAdapterConfig):
         """Put one adapter beside each adapted slice of each projection, and start it as `init` says."""
         super().attach(model)
         if self.init == "reference":
-            first: dict[tuple[str, str], nn.Module] = {}
+            first: dict[tuple[str, str, int], nn.Module] = {}
             for name, projection in projections(model).items():
                 for part, adapter in projection.adapters.items():
                     # Modules that have the same name in their blocks, such as c_attn, start alike.
-                    like = first.setdefault((name.rpartition(".")[2], part), adapter)
+                    r = self.for_module(name).r
+                    like = first.setdefault((name.rpartition(".")[2], part, r), adapter)
                     adapter.load_state_dict(like.state_dict())
 
 

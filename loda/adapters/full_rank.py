@@ -6,6 +6,7 @@ Delta W is a full d x d matrix that starts at zero. Its gradients and Adam updat
 differs from training W in place: it pulls towards the pre-trained W, not towards zero, unless `decay` says so.
 """
 
+from dataclasses import field
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from loda.adapters.bottleneck import SliceAdapterConfig
 from loda.projection import projections
-from loda.settings import settings
+from loda.settings import UNLESS_DEFAULT, settings
 
 
 @settings
@@ -26,7 +27,7 @@ class FullRankConfig(SliceAdapterConfig):
     """
 
     name: ClassVar[str] = "full_rank"
-    decay: Literal["pretrained", "zero"] = "pretrained"
+    decay: Literal["pretrained", "zero"] = field(default="pretrained", metadata=UNLESS_DEFAULT)
 
     def build(self, d_in: int, d_out: int) -> nn.Module:
         """Create the adapter of a (d_in, d_out) slice."""

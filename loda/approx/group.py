@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from loda.approx.dense import DenseLinear
 from loda.approx.quantized import QuantizedLinear
 from loda.errors import LodaError
+from loda.identity import fingerprint_of
 from loda.interfaces import ApproxConfig, ApproxLinear, BaseProjection
 from loda.targets import TargetModule
 
 ROUNDING = 1e-2
-"""Of squared norms, for factors in bfloat16."""
+"""Relative tolerance of squared norms; bfloat16 factors need it."""
 
 
 def check_approximation(targets: Sequence[TargetModule], approx: ApproxConfig, joint: bool) -> None:
@@ -63,7 +64,7 @@ def base_projections(
 def check_belongs(targets: Sequence[TargetModule], bases: Mapping[str, nn.Module], joint: bool, what: str) -> None:
     """Raise LodaError, about `what`, unless the `bases` approximate the weights of `targets`.
 
-    Both approximations project W orthogonally, so ||W~||^2 = energy ||W||^2 and ||W - W~||^2 = (1 - energy) ||W||^2.
+    They project W orthogonally, so ||W~||^2 = energy ||W||^2 and ||W - W~||^2 = (1 - energy) ||W||^2.
     """
     for group in _groups(targets, joint):
         total = kept = lost = 0.0
@@ -72,14 +73,18 @@ def check_belongs(targets: Sequence[TargetModule], bases: Mapping[str, nn.Module
             bias = cast(Tensor | None, module.bias)
             if bias is not None and not torch.equal(bias, cast(Tensor, target.bias)):
                 raise LodaError(f"{what}: the bias of {target.name} is not the base's; restore it from a copy")
-            found = module(torch.eye(weight.shape[0], dtype=weight.dtype, device=weight.device))
-            found = found.double() - (0 if bias is None else bias.double())
+            found = cast(Tensor, module.weight).double()
             total += float(weight.double().square().sum())
             kept += float(found.square().sum())
             lost += float((weight.double() - found).square().sum())
         energy = float(cast(BaseProjection, bases[group[0].name]).energy)
         if not abs(kept - energy * total) + abs(lost - (1 - energy) * total) <= ROUNDING * total:
             raise LodaError(f"{what} does not approximate {group[0].name} of this base; restore it from a copy")
+
+
+def fingerprint_of_targets(targets: Sequence[TargetModule]) -> str:
+    """Return what identifies the base of an approximation: the sha256 of the weights of `targets`."""
+    return fingerprint_of({target.name: target.weight for target in targets})
 
 
 def state_dict(bases: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ class LowRankConfig:
     """
 
     name: ClassVar[str] = "low_rank"
+    is_projection: ClassVar[bool] = True
     rank: int = Field(default=300, ge=1, description="the paper uses 300, 400 and 500")
 
     def check(self, d_in: int, d_out: int) -> None:

@@ -23,7 +23,7 @@ from loda.settings import Names, load, settings
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 Split = Literal["train", "valid", "test", "test_seen", "test_unseen"]
-METHOD = ("adapter", "approx", "slices", "targets", "joint")
+METHOD = ("adapter", "approx", "slices", "targets", "exclude_modules", "layers_to_transform", "joint")
 FileName = Annotated[
     str, Field(pattern=r"^[\w-][\w.-]{0,63}$", description="at most 64 letters, digits, _, - and ., not . first")
 ]
@@ -324,7 +324,7 @@ def _model(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def explain(error: HydraException, overrides: Sequence[str] = ()) -> str:
     """Say in one sentence what Hydra finds wrong with a command line; `overrides` without the wrong one compose."""
-    return hydra_errors.explain(error, overrides, lambda others: _plain(_compose(others)))
+    return hydra_errors.describe(error, overrides, lambda others: _plain(_compose(others)))
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 NUMBERED = {"approx/rank": "approx=low_rank approx.rank={}", "approx/keep": "approx=sparse approx.keep=0.{}"}
 
 
-def explain(
+def describe(
     error: HydraException, overrides: Sequence[str], compose: Callable[[Sequence[str]], Mapping[str, Any]]
 ) -> str:
     """What is wrong with `overrides`, of which Hydra says `error`; `compose` makes the settings of others."""
@@ -26,9 +26,8 @@ def explain(
     if found := re.match(r"Could not override '([\w.]+)'", message):
         rest = [override for override in overrides if override.partition("=")[0] != found[1]]
         return _missing_setting(found[1], compose(rest))
-    if found := re.match(r"Ambiguous value for argument '(([^=]+)=(.*?))'", message):
-        whole, name, values = found.groups()
-        return f"{whole} has several values; add -m to run each of them, or write '{name}=[{values}]' for one list"
+    if found := re.match(r"Ambiguous value for argument '([^=]+=.*?)'", message):
+        return f"{found[1]} has several values; add -m to run each of them (one list is written [a,b])"
     return message
 
 
@@ -43,6 +42,7 @@ def _missing_option(file: str, options: Sequence[str]) -> str:
 def _missing_setting(key: str, known: Mapping[str, Any]) -> str:
     parent, _, name = key.rpartition(".")
     paths = list(_paths(known))
+    # dataset.hparams only feeds other settings.
     elsewhere = [path for path in paths if path.rpartition(".")[2] == name and ".hparams." not in path]
     if elsewhere:
         return f"{key} is not a setting; did you mean {' or '.join(elsewhere)}?"
@@ -53,7 +53,8 @@ def _missing_setting(key: str, known: Mapping[str, Any]) -> str:
             there, place = inside, f"{place}.{part}".removeprefix(".")
     if not place:
         return f"{key} is not a setting{_guess(key, paths)}; `python train.py --cfg job` shows them all"
-    return f"{key} is not a setting, {place} has {', '.join(there)}{_guess(name, list(there))}"
+    listed = f"{place} has {', '.join(there)}{_guess(name, list(there))}"
+    return f"{key} is not in the file; {listed} (+{key}=VALUE adds a setting that the file leaves out)"
 
 
 def _paths(settings: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

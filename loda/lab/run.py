@@ -78,7 +78,8 @@ class Run:
         method = self.experiment.method
         if method.approx.name == "dense":
             return None
-        key = digest([RESULTS_VERSION, self.base_key, to_plain(method.approx), method.targets, method.joint])
+        fewer = [chosen for chosen in (method.exclude_modules, method.layers_to_transform) if chosen]
+        key = digest([RESULTS_VERSION, self.base_key, to_plain(method.approx), method.targets, method.joint, *fewer])
         name = f"{self.experiment.model.name}-{method.approx.name}-{key}"
         return Stage(self.root, f"approximations/{name}", "approximation")
 

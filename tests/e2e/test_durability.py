@@ -60,7 +60,7 @@ def places(outputs: Path, seed: int) -> dict[str, str]:
 
 def test_a_finished_tree_is_sound(outputs, capsys):
     assert verify.main([str(outputs)]) == 0
-    assert "12 stages are sound, 0 are not, 0 leftovers" in capsys.readouterr().out
+    assert "12 stages and records are sound, 0 are not, 0 leftovers" in capsys.readouterr().out
     assert set(places(outputs, 0)) == {
         *("examples", "approximation", "settings", "checkpoint", "training", "decoding", "scoring")
     }

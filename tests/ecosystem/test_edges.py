@@ -456,3 +456,14 @@ def test_what_transformers_saves_after_unload_and_merge_is_an_ordinary_model(kin
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), adapted)
     loda.unload(model).save_pretrained(tmp_path / "base")
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "base")), logits(tiny(kind)))
+
+
+def test_the_settings_that_name_modules_are_refused_where_they_would_do_nothing():
+    with pytest.raises(LodaError, match="adapter=houlsby stands beside no projection"):
+        loda.LodaConfig(ADAPTERS["houlsby"], layers_to_transform=(0,))
+
+
+def test_adapters_that_start_alike_may_have_different_ranks():
+    adapter = LoRA(init="reference", rank_pattern={r"h\.1\.attn\.c_attn": 8})
+    model = loda.inject(tiny("gpt2"), loda.LodaConfig(adapter))
+    assert [len(p.adapters["q"].B) for p in projections(model).values()] == [4, 8]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 import loda
 import loda.peft
@@ -16,6 +16,7 @@ from tests.ecosystem.models import tiny
 from tests.library.models import logits, perturb, untouched
 
 WHOLE = {"gpt2": ("c_attn", "c_fc"), "llama": ("k_proj", "up_proj")}
+PATTERN = {"gpt2": r".*\.(c_attn|c_fc)", "llama": r".*\.(q_proj|up_proj)"}
 
 
 def configs(kind):
@@ -24,7 +25,11 @@ def configs(kind):
         "loda": loda.LodaConfig(LoDA(init="reference"), slices=("k",)),
         "loda_plus": loda.LodaConfig(LoDAPlus(), slices=("k", "all"), targets=WHOLE[kind]),
         "low_rank": loda.LodaConfig(LoDAPlus(), LowRank(rank=8), joint=kind == "llama"),
-        "sparse": loda.LodaConfig(LoRA(), Sparse(keep=0.4)),
+        "sparse": loda.LodaConfig(LoRA(), Sparse(keep=0.4), layers_to_transform=(1,)),
+        "pattern": loda.LodaConfig(LoRA(rank_pattern={r"1\..*": 2}), slices=("q", "all"), targets=PATTERN[kind]),
+        "whole": loda.LodaConfig(
+            LoDAPlus(use_rslora=True), modules_to_save=WHOLE[kind][1:], exclude_modules=r".*\.0\..*"
+        ),
     }
 
 
@@ -55,6 +60,24 @@ def test_an_adapter_that_peft_trained_converts(settings, tmp_path):
     assert torch.equal(logits(loda.from_pretrained(tiny("llama"), tmp_path / "ours")), logits(model))
 
 
+def classifier(seed: int = 0) -> PreTrainedModel:
+    body = tiny("llama")
+    body.config.pad_token_id = 0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(body.config)
+    model.base_model.load_state_dict(body.base_model.state_dict())
+    return model.eval()
+
+
+def test_a_classifier_that_peft_trained_converts_with_its_head(tmp_path):
+    model = perturb(get_peft_model(classifier(), loda.peft.LodaConfig(task_type="SEQ_CLS"))).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    loda.from_peft(tmp_path / "theirs", tmp_path / "ours", classifier(seed=1))
+    again = loda.from_pretrained(classifier(seed=1), tmp_path / "ours")
+    assert torch.equal(logits(again), logits(model))
+
+
 def test_what_the_other_format_cannot_say_is_refused_and_nothing_is_written(tmp_path):
     base = tiny("llama")
     loda.save_pretrained(loda.inject(tiny("llama"), loda.LodaConfig(Houlsby(r=2))), tmp_path / "houlsby")
@@ -68,6 +91,10 @@ def test_what_the_other_format_cannot_say_is_refused_and_nothing_is_written(tmp_
     ):
         with pytest.raises(LodaError, match=rule):
             loda.to_peft(tmp_path / folder, tmp_path / "out", model)
+    settings = loda.peft.LodaConfig(target_modules=["q_proj"], layers_to_transform=[1], layers_pattern="layers")
+    get_peft_model(tiny("llama"), settings).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(LodaError, match="layers_pattern='layers' is a setting of PEFT"):
+        loda.from_peft(tmp_path / "theirs", tmp_path / "out", base)
     get_peft_model(tiny("llama"), loda.peft.LodaConfig()).save_pretrained(tmp_path / "theirs")
     for other, rule in ((tiny("llama", hidden_size=16), "shape"), (tiny("gpt2"), "q_proj")):
         with pytest.raises(LodaError, match=rule):

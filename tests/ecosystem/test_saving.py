@@ -226,12 +226,16 @@ BITS = {
 }
 
 
+SIZES = {"llama": {"hidden_size": 64, "intermediate_size": 64}, "gpt2": {"n_embd": 64}}
+
+
+@pytest.mark.parametrize("kind", SIZES)
 @pytest.mark.parametrize("bits", BITS)
-def test_an_adapter_moves_between_a_quantised_base_and_the_base(bits, tmp_path):
+def test_an_adapter_moves_between_a_quantised_base_and_the_base(bits, kind, tmp_path):
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
-    sizes = {"hidden_size": 64, "intermediate_size": 64}
+    sizes = SIZES[kind]
     for seed in (0, 1):
-        tiny("llama", seed=seed, **sizes).save_pretrained(tmp_path / str(seed))
+        tiny(kind, seed=seed, **sizes).save_pretrained(tmp_path / str(seed))
 
     def quantised(seed: int = 0):
         settings = {"quantization_config": BITS[bits], "device_map": "cpu", "dtype": torch.float32}
@@ -240,11 +244,11 @@ def test_an_adapter_moves_between_a_quantised_base_and_the_base(bits, tmp_path):
         except (ImportError, RuntimeError, NotImplementedError) as error:
             pytest.skip(f"bitsandbytes does not run here: {error}")
 
-    for name, make in (("quantised", quantised), ("base", lambda: tiny("llama", **sizes))):
+    for name, make in (("quantised", quantised), ("base", lambda: tiny(kind, **sizes))):
         loda.save_pretrained(perturb(loda.inject(make(), loda.LodaConfig(LoDAPlus()))), tmp_path / name)
     for folder, make in (
-        ("quantised", lambda: tiny("llama", **sizes)),
-        ("quantised", lambda: tiny("llama", **sizes).bfloat16()),
+        ("quantised", lambda: tiny(kind, **sizes)),
+        ("quantised", lambda: tiny(kind, **sizes).bfloat16()),
         ("base", quantised),
     ):
         with pytest.raises(LodaError, match=r"quantised\).*any_dtype=True"):
@@ -252,7 +256,7 @@ def test_an_adapter_moves_between_a_quantised_base_and_the_base(bits, tmp_path):
         loaded = loda.from_pretrained(make(), tmp_path / folder, any_dtype=True)
         expected = perturb(loda.inject(make(), loda.LodaConfig(LoDAPlus())))
         torch.testing.assert_close(logits(loaded), logits(expected), rtol=0.05, atol=0.05)
-    for folder, other in (("quantised", tiny("llama", seed=1, **sizes)), ("base", quantised(1))):
+    for folder, other in (("quantised", tiny(kind, seed=1, **sizes)), ("base", quantised(1))):
         with pytest.raises(LodaError, match="another base model"):
             loda.from_pretrained(other, tmp_path / folder, any_dtype=True)
 

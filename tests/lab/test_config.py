@@ -66,7 +66,8 @@ def test_dart_has_its_own_hyper_parameters():
     ("overrides", "words"),
     [
         (["adapter=lodaplus"], ["loda, loda_plus, lora", "did you mean loda_plus?"]),
-        (["adapter.rank=3"], ["adapter.rank", "has name, r, alpha"]),
+        (["adapter.rank=3"], ["adapter.rank", "has name, r, alpha", "+adapter.rank=VALUE"]),
+        (["layers_to_transform=[a]"], ["layers_to_transform", "integer"]),
         (["adapter.rank=3", "approx=rank250"], ["approx=low_rank approx.rank=250"]),
         (["adapter.r=2,4"], ["add -m"]),
         (["epochs=1"], ["did you mean optim.epochs?"]),

@@ -30,7 +30,9 @@ def target_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float, nu
     hidden = model.base_model(input_ids=batch.inputs, use_cache=False, **batch.layout).last_hidden_state
     logits = model.get_output_embeddings()(hidden[batch.mask]).float()
     # Parts of a head that are no modules: Cohere's scale, Granite's, and the cap of Gemma 2.
-    logits = logits * getattr(model, "logit_scale", 1.0) / getattr(model.config, "logits_scaling", 1.0)
+    scale = getattr(model, "logit_scale", 1.0) / getattr(model.config, "logits_scaling", 1.0)
+    if scale != 1:
+        logits = logits * scale
     cap = getattr(model.config, "final_logit_softcapping", None)
     if cap is not None:
         logits = cap * (logits / cap).tanh()
