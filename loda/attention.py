@@ -37,7 +37,7 @@ class Block:
 
 
 def find_attention(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the modules that compute q, k and v, with or without adapters in them: which of these, by name, in order.
+    """Return, by module name and in order, which of q, k and v each attention projection computes, adapted or not.
 
     Only the softmax self-attention of the language model counts, not cross-attention, linear attention or the vision
     tower of a multimodal model.
@@ -53,6 +53,8 @@ def find_attention(model: nn.Module) -> dict[str, tuple[str, ...]]:
         )
     kind = config.get_text_config(decoder=True).model_type if hasattr(config, "get_text_config") else None
     modules = {n: m for n, m in model.named_modules() if kind in (None, kind_of(model, n))}
+    if not any(map(is_linear, modules.values())):  # the vision tower by itself
+        modules = dict(model.named_modules())
     found: dict[str, tuple[str, ...]] = {}
     for name, module in modules.items():
         place = place_of(model, name)

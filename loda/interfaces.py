@@ -85,8 +85,8 @@ class AdapterConfig(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     name: ClassVar[str]
 
-    def check(self, model: nn.Module) -> None:
-        """Raise LodaError if the method does not fit `model`, which is still unchanged."""
+    def check(self, model: nn.Module, adapted: Sequence[str]) -> None:
+        """Raise LodaError if the method does not fit `model`, which is still unchanged, or its modules `adapted`."""
 
     def attach(self, model: nn.Module) -> None:
         """Add the trained modules to `model`, or unfreeze parameters of it. All its parameters are frozen before."""

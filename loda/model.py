@@ -6,7 +6,7 @@ the model (an `AdapterState`), so `unload` always gives the base back.
 An adapter trains new modules, or copies of the base's parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
@@ -81,7 +81,8 @@ def inject(
     """
     check_holds_no_adapters(model)
     targets = targets_of(model, config)
-    config.adapter.check(model)
+    adapted = [target.name for target in targets if not target.is_bare(config.slices)]
+    config.adapter.check(model, adapted)
     whole = modules_to_save(model, config.modules_to_save, [target.name for target in targets])
     bases = base_projections(targets, config.approx, config.joint, approximation)
     keep_layout(model)
@@ -89,25 +90,30 @@ def inject(
     trained_before = frozenset(trainable_parameters(model))
     model.requires_grad_(False)
     for target in targets:
-        adapted = [name for name in dict.fromkeys((*config.slices, ALL)) if name in target.slices]
+        slices = [name for name in dict.fromkeys((*config.slices, ALL)) if name in target.slices]
         base_projection, d_in = bases[target.name], target.shape[0]
-        projection = AdaptedProjection(base_projection, target.slices, d_in, adapted, target.is_transposed)
+        projection = AdaptedProjection(base_projection, target.slices, d_in, slices, target.is_transposed)
         model.set_submodule(target.name, projection.train(target.module.training))
+    _attach(model, config, whole, autocast_adapter_dtype)
+    trained = frozenset(trainable_parameters(model))
+    replaced = {target.name: target.module for target in targets}
+    config = replace(config, modules_to_save=whole or config.modules_to_save)  # so that it is saved which
+    others = {name: sample(parameter) for name, parameter in model.named_parameters() if name not in trained}
+    setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, trained, others))
+    guard(model)
+    return model
+
+
+def _attach(model: nn.Module, config: LodaConfig, whole: Sequence[str], autocast_adapter_dtype: bool) -> None:
+    """Add the adapter to `model`, all of which is frozen, and unfreeze what trains, parameters of the base as copies."""
     frozen = {id(parameter) for parameter in model.parameters()}
     config.adapter.attach(model)
     for name in whole:
         model.get_submodule(name).requires_grad_(True)
-    trained = trainable_parameters(model)
+    trained = list(trainable_parameters(model).values())
     if autocast_adapter_dtype:
-        widen(parameter for parameter in trained.values() if id(parameter) not in frozen)
-    originals = [parameter for parameter in trained.values() if id(parameter) in frozen]
-    train_copies(model, originals, autocast_adapter_dtype)
-    replaced = {target.name: target.module for target in targets}
-    config = replace(config, modules_to_save=whole or config.modules_to_save)  # so that it is saved which
-    others = {name: sample(parameter) for name, parameter in model.named_parameters() if name not in trained}
-    setattr(model, ATTRIBUTE, AdapterState(config, base, replaced, trained_before, frozenset(trained), others))
-    guard(model)
-    return model
+        widen(parameter for parameter in trained if id(parameter) not in frozen)
+    train_copies(model, [parameter for parameter in trained if id(parameter) in frozen], autocast_adapter_dtype)
 
 
 @on_inner_model

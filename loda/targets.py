@@ -176,7 +176,7 @@ def _check_names(setting: str, wanted: Sequence[str] | str, names: Sequence[str]
     """Raise LodaError if one of `wanted` matches none of the modules `names`."""
     for one in (wanted,) if isinstance(wanted, str) else [(ending,) for ending in wanted]:
         if one and not any(_matches(name, one) for name in names):
-            label = one if isinstance(one, str) else f"*.{one[0]}"
+            label = f"{one!r} (a text is a pattern of the whole name)" if isinstance(one, str) else f"*.{one[0]}"
             raise LodaError(
                 f"{setting}: no linear module named {label} was found in this model; "
                 f"its linear modules are {', '.join(_linear_names(model)) or 'none'}"

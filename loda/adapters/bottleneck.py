@@ -6,7 +6,7 @@ loda_plus   f1 and f2      Delta h = s (x A B + f2(f1(x A) B))    Eq. 2: the ima
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -107,7 +107,7 @@ class SliceAdapterConfig:
         """Return the settings that hold for the module `name`."""
         return self
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, adapted: Sequence[str]) -> None:
         """Accept every model that has projections."""
 
     def attach(self, model: nn.Module) -> None:
@@ -138,7 +138,7 @@ class LoRAConfig(SliceAdapterConfig):
 
     Raises:
         LodaError: r < 1, alpha <= 0, a dropout outside [0, 1), an unknown init, or a pattern that is no regular
-            expression; in `check`, a pattern that fits no module.
+            expression; in `check`, a pattern that fits no adapted module.
     """
 
     name: ClassVar[str] = "lora"
@@ -171,15 +171,12 @@ class LoRAConfig(SliceAdapterConfig):
         r, alpha = _fitting(self.rank_pattern, name, self.r), _fitting(self.alpha_pattern, name, self.alpha)
         return replace(self, r=r, alpha=alpha, rank_pattern={}, alpha_pattern={})
 
-    def check(self, model: nn.Module) -> None:
-        """Raise LodaError if a pattern fits no module of `model`."""
-        names = [name for name, _ in model.named_modules()]
+    def check(self, model: nn.Module, adapted: Sequence[str]) -> None:
+        """Raise LodaError if a pattern fits no projection that gets an adapter."""
         for setting, pattern in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
             for key in pattern:
-                if not any(_fits(key, name) for name in names):
-                    raise LodaError(
-                        f"{setting}={pattern}: {key!r} fits the name of no module; correct it or leave it out"
-                    )
+                if not any(_fits(key, name) for name in adapted):
+                    raise LodaError(f"{setting}={pattern}: {key!r} fits no adapted module; correct it or leave it out")
 
     def build(self, d_in: int, d_out: int) -> nn.Module:
         """Create the adapter of a (d_in, d_out) slice."""

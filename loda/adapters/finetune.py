@@ -33,7 +33,7 @@ class FineTuneConfig:
         """Return the modules whose parameters are trained."""
         return [model]
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, adapted: Sequence[str]) -> None:
         """Raise LodaError if a parameter to train is quantised."""
         for module in self.trained(model):
             for name, parameter in module.named_parameters():

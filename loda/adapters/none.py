@@ -1,5 +1,6 @@
 """No adapter: the pre-trained model, or its approximation alone. Nothing is trained."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import nn
@@ -13,7 +14,7 @@ class NoAdapterConfig:
 
     name: ClassVar[str] = "none"
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, adapted: Sequence[str]) -> None:
         """Accept every model."""
 
     def attach(self, model: nn.Module) -> None:

@@ -7,6 +7,7 @@ Training learns an embedding E (length, d) and the MLP, 25,744,896 numbers on GP
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -40,7 +41,7 @@ class PrefixConfig:
     hidden: int = Field(default=512, ge=1, le=65536, description="Li & Liang use 512")
     shift_positions: bool = True
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, adapted: Sequence[str]) -> None:
         """Raise LodaError unless `model` is a GPT-2 without cross-attention."""
         if kind_of(model) != "gpt2":
             raise LodaError(

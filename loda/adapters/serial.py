@@ -5,7 +5,7 @@ y' = y + GELU(y W_down + b_down) W_up + b_up       Adapter^H (Houlsby et al., 20
                                                    the feed-forward network, before it joins the residual stream
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, cast
 
 from pydantic import Field
@@ -69,7 +69,7 @@ class LinConfig:
     name: ClassVar[str] = "lin"
     r: int = Field(default=6, ge=1, le=65536, description="r is the width of the bottleneck")
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, adapted: Sequence[str]) -> None:
         """Raise LodaError if the blocks of `model` are unknown."""
         find_blocks(model)
 
@@ -94,7 +94,7 @@ class HoulsbyConfig:
     name: ClassVar[str] = "houlsby"
     r: int = Field(default=112, ge=1, le=65536, description="r is the width of the bottleneck")
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, adapted: Sequence[str]) -> None:
         """Raise LodaError if the outputs of the sub-layers are unknown."""
         if not all(block.outputs for block in find_blocks(model)):
             raise LodaError(

@@ -243,8 +243,9 @@ def test_without_initial_zeros_the_adapter_acts_at_once(config):
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({"rank_pattern": {"c_atn": 8}}, "rank_pattern={'c_atn': 8}: 'c_atn' fits the name of no module"),
-        ({"alpha_pattern": {"c_attn.0": 8}}, "'c_attn.0' fits the name of no module"),
+        ({"rank_pattern": {"c_atn": 8}}, "rank_pattern={'c_atn': 8}: 'c_atn' fits no adapted module"),
+        ({"alpha_pattern": {"c_attn.0": 8}}, "'c_attn.0' fits no adapted module"),
+        ({"rank_pattern": {"lm_head": 8}}, "'lm_head' fits no adapted module"),
         ({"alpha_pattern": {"(": 8}}, r"'\(' is no regular expression"),
         ({"rank_pattern": {"c_attn": 0}}, "rank_pattern.c_attn=0: input should be greater than or equal to 1"),
         ({"rank_pattern": {"c_attn": 1}}, "r=1 .* LayerNorm of a single number is zero"),
