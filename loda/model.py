@@ -105,7 +105,7 @@ def inject(
 
 
 def _attach(model: nn.Module, config: LodaConfig, whole: Sequence[str], autocast_adapter_dtype: bool) -> None:
-    """Add the adapter to `model`, all of which is frozen, and unfreeze what trains, parameters of the base as copies."""
+    """Add the adapter to the frozen `model` and unfreeze what trains, parameters of the base as copies."""
     frozen = {id(parameter) for parameter in model.parameters()}
     config.adapter.attach(model)
     for name in whole:
