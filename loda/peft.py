@@ -13,7 +13,7 @@ no plug-in mechanism, so a process that loads such an adapter must import this m
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -535,14 +535,13 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
 
 
 def _of_the_map(config: LodaConfig) -> dict[str, Any]:
-    """Return what changes the map and is not told by the shapes of the weights."""
-    return {
-        "adapter": replace(config.adapter, dropout=0.0, init_weights=True),
-        "slices": sorted(config.slices),
-        "approx": config.method.approx,
-        "joint": config.joint,
-        "base_fingerprint": config.base_fingerprint,
-    }
+    """Return what changes the map and is not told by the shapes of the weights, with all defaults."""
+    adapter = loda.config.to_plain(config.adapter)
+    adapter = {name: value for name, value in adapter.items() if name not in ("name", "dropout", "init_weights")}
+    own = {name: getattr(config, name) for name in ("variant", "joint")}
+    approx = None if config.approx is None else loda.config.to_plain(config.method.approx)
+    base = config.base_fingerprint
+    return own | adapter | {"slices": sorted(config.slices), "approx": approx, "base_fingerprint": base}
 
 
 @torch.no_grad()
@@ -566,9 +565,9 @@ def hotswap_adapter(
     config = PeftConfig.from_pretrained(model_name_or_path, **kwargs)
     if not isinstance(config, LodaConfig):
         raise LodaError(f"{model_name_or_path} holds an adapter of the type {config.peft_type}, not LODA; name another")
-    held_settings = _of_the_map(cast(LodaConfig, configs[adapter_name]))
-    for name, new in _of_the_map(config).items():
-        old = held_settings[name]
+    settings = [_of_the_map(cast(LodaConfig, c)) for c in (configs[adapter_name], config)]
+    for name in dict.fromkeys(name for each in settings for name in each):
+        old, new = (each.get(name) for each in settings)
         if old != new:
             raise LodaError(
                 f"{name}={new!r} of the saved adapter is {old!r} in the model, so it cannot be swapped in; load it "

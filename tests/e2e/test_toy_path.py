@@ -118,7 +118,7 @@ def test_what_does_not_fit_the_base_is_refused_before_anything_is_written(overri
     ("overrides", "sentences"),
     [
         (["dataset.path=/nowhere"], ["test.txt (or test.txt.gz) is not in dataset.path=/nowhere"]),
-        (["adapter.rr=4"], ["adapter.rr is not a setting"]),
+        (["adapter.rr=4"], ["adapter.rr is not in the file"]),
         (["adapter=lodaa"], ["adapter=lodaa is not an option"]),
         (["-m", *SHORT, "model.path=/nowhere", "adapter=lora,loda"], [*[NO_BASE] * 2, "at least one job of the sweep"]),
     ],
