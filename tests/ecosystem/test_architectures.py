@@ -269,7 +269,10 @@ def test_modules_are_chosen_as_in_peft(settings, expected, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "rule"),
     [
-        ({"targets": "q_proj"}, r"targets: no linear module named q_proj was found"),
+        (
+            {"targets": "q_proj"},
+            r"targets: no linear module named 'q_proj' \(a text is a pattern of the whole name\) was found",
+        ),
         ({"targets": "("}, r"targets='\(' is no regular expression"),
         ({"targets": 5}, "targets=5 must be ends of names of modules"),
         ({"exclude_modules": ("c_fc",)}, r"exclude_modules: no linear module named \*\.c_fc was found"),

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from accelerate import Accelerator, cpu_offload, disk_offload, dispatch_model
+from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
@@ -287,14 +288,23 @@ def ddp(tmp_path):
     distributed.destroy_process_group()
 
 
+@pytest.fixture
+def accelerator():
+    # One state for the process, which later tests must not meet.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(cpu=True, mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(params=["compile", "DataParallel", "DistributedDataParallel", "compile in it", "accelerate"])
 def wrap(request):
     """Ways in which users wrap a model."""
     if "Distributed" in request.param or "in it" in request.param:
         parallel = request.getfixturevalue("ddp")
         return parallel if "Distributed" in request.param else lambda model: compiled(parallel(model))
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    return {"compile": compiled, "DataParallel": nn.DataParallel, "accelerate": accelerator.prepare}[request.param]
+    if request.param == "accelerate":
+        return request.getfixturevalue("accelerator").prepare
+    return {"compile": compiled, "DataParallel": nn.DataParallel}[request.param]
 
 
 def compiled(model: nn.Module) -> nn.Module:
