@@ -115,9 +115,10 @@ def from_pretrained(
     check_base(model, folder, config, saved, any_dtype, base_fingerprint)
     trial = trial_of(model, config, autocast_adapter_dtype)
     stored = read_tensors(folder, saved, *([APPROXIMATION_FILE] if approximation is not None else []))
-    tensors = fitting(stored[TENSOR_FILE], adapter_state(trial), any_dtype or not autocast_adapter_dtype)
+    expected = adapter_state(trial)
+    tensors = fitting(stored[TENSOR_FILE], expected, any_dtype or not autocast_adapter_dtype)
     remedy = "restore the folder from a copy"
-    check_state(tensors, adapter_state(trial), str(folder / TENSOR_FILE), remedy)
+    check_state(tensors, expected, str(folder / TENSOR_FILE), remedy)
     check_finite(tensors, str(folder / TENSOR_FILE), remedy)
     if APPROXIMATION_FILE in stored:
         wanted = state_dict({name: projection.base for name, projection in projections(trial).items()})

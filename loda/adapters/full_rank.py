@@ -77,7 +77,7 @@ class DeltaWeight(nn.Module):
 
 @torch.no_grad()
 def _weight_of(base: nn.Module, d_in: int) -> Tensor:
-    """Return W~ (d_in, d_out) of any base projection, of which only the map h = x W~ + b is known."""
+    """Return W~ (d_in, d_out) of any base projection h = x W~ + b; a quantised one holds it in a layout of its own."""
     like = next(p for p in base.parameters() if p.is_floating_point())
     rows = torch.cat([torch.zeros(1, d_in), torch.eye(d_in)]).to(like)
     h: Tensor = base(rows)

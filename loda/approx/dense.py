@@ -32,11 +32,11 @@ class DenseLinear(nn.Module):
 
     energy = 1.0
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight = frozen(weight)
         self.bias = None if bias is None else frozen(bias)
-        self.transposed = transposed
+        self.transposed = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
