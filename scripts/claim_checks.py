@@ -19,7 +19,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import loda
 from eval.figures.energy import kept_energy
-from eval.results import Record
+from eval.results import Record, collect
+from eval.tables.bootstrap import with_intervals
 from eval.tables.fill import fill
 from eval.tables.layout import blocks
 from eval.tables.runs import experiment_of, kept_epochs, row_runs
@@ -41,6 +42,7 @@ from loda.lab.run import Run
 from scripts.figure2 import projections_of_blocks
 
 PROFILE = "paper"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 WIDTH, ADAPTERS, LAYERS = 1024, 48, 24  # GPT2-medium; W_q and W_v of each layer
 FOOTNOTE_4 = (
     "Generate a restaurant description from the table. Here is an example: name: The Eagle | Type: coffee shop | "
@@ -425,3 +427,20 @@ def _sizes(name: str, files: dict[str, SourceFile]) -> list[int]:
         except LodaError as error:
             raise NotAtHandError(f"{file.name} of {name} has not been downloaded (README: LODA_CACHE)") from error
     return [len(load_pairs(name, split, folder)) for split in files]
+
+
+# What runs on a smaller model say.
+
+
+def at_small_scale(table: str, baseline: str) -> str:
+    """BLEU of LoDA and LoDA+ minus that of `baseline` in the committed runs of `table`; '' where they are missing."""
+    filled = fill(read(table), "auto", collect(RESULTS))
+    if not any(row.records for row in filled.rows if row.spec.label == baseline):
+        return ""
+    found = []
+    for row in with_intervals(filled, RESULTS, baseline).rows:
+        cell = row.cells["BLEU"]
+        if row.spec.label in ("LoDA", "LoDA+") and cell.ours and cell.against:
+            low, high = cell.against.low, cell.against.high
+            found.append(f"{row.spec.label} {cell.against.value:+.1f} ({low:.1f}..{high:.1f}, n = {cell.ours.n})")
+    return f"at small scale, BLEU minus that of {baseline}: {', '.join(found)}; docs/results.md" if found else ""

@@ -9,9 +9,6 @@ from functools import partial
 from loda.adapters import Houlsby, Prefix
 from scripts import claim_checks as checks
 
-SMALL_SCALE: dict[str, str] = {}
-"""What small runs say of a claim that needs a GPU, by its key; printed after NOT RUN."""
-
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -54,6 +51,7 @@ class Claim:
     Attributes:
         check: finds what `expected` states; None for a claim that needs a GPU.
         known: what is found instead, where the paper's statement cannot be had; `why` says why.
+        at_small_scale: finds what the committed runs on a smaller model say, where the claim itself needs a GPU.
     """
 
     key: str
@@ -63,6 +61,7 @@ class Claim:
     tolerance: Tolerance = EXACT
     known: str = ""
     why: str = ""
+    at_small_scale: Callable[[], str] | None = None
     command: str = "make claims"
     cost: str = "seconds, CPU"
 
@@ -372,6 +371,7 @@ TRAINING = [
         "E2E: variants of LoDA outperform LoRA, and R- and S- variants keep up with it",
         "ahead, or no significant difference",
         tolerance=INTERVAL,
+        at_small_scale=partial(checks.at_small_scale, "real_e2e", LORA),
         command="python -m eval.table table1 --against LoRA",
         cost="seconds after `make table1`",
     ),
@@ -380,6 +380,7 @@ TRAINING = [
         "E2E: LoDA and LoDA+ outperform FT^{Wq,Wv}",
         "ahead",
         tolerance=INTERVAL,
+        at_small_scale=partial(checks.at_small_scale, "real_e2e", FULL_RANK),
         command="python -m eval.table table1 --against FT^Wq,Wv",
         cost="seconds after `make table1`",
     ),
