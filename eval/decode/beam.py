@@ -77,8 +77,8 @@ class Rules:
         # Written so that it refuses nan.
         if not abs(self.length_penalty) * math.log(self.max_new_tokens) <= math.log(LARGEST_DIVISOR):
             raise LodaError(
-                f"length_penalty={self.length_penalty} with max_new_tokens={self.max_new_tokens} divides scores by more "
-                f"than {LARGEST_DIVISOR:.0e}, or multiplies them by it; choose one closer to 0"
+                f"length_penalty={self.length_penalty} with max_new_tokens={self.max_new_tokens} divides or multiplies "
+                f"scores by more than {LARGEST_DIVISOR:.0e}; choose one closer to 0"
             )
 
 
