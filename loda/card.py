@@ -1,10 +1,11 @@
 """What every model card of ours tells the hub, and the card beside an adapter of PEFT, which says what to import."""
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
 
 from loda.atomic import write_text
 
@@ -23,7 +24,7 @@ Without the import PEFT ends with `KeyError: 'LODA'`. `pip install 'loda[peft]'`
 """
 
 
-def metadata(base: str | None) -> dict[str, str]:
+def metadata(base: str | None) -> dict[str, Any]:
     """Paper, licence and base for the front matter; a base that is no repository of the hub is left out."""
     # The licence of the weights follows from what they were trained on, which this code does not know.
     found = {"license": "other", "license_name": "that-of-the-base-model-and-the-data", "paper": PAPER}
