@@ -1,12 +1,12 @@
 """The model card of a trained adapter: its folder can go to the hub as it is (docs/ecosystem.md)."""
 
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from eval.results import Record
 from loda.atomic import write_text
+from loda.card import PAPER, metadata
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -25,17 +25,22 @@ def card(record: Record) -> str:
         EvalResult("text-generation", record.dataset, record.dataset, name, value, dataset_split=record.split)
         for name, value in record.scores.items()
     ]
-    base: dict[str, Any] = {"base_model": model["hub_id"]} if model["hub_id"] else {}
     front_matter = ModelCardData(
         library_name="loda",
         pipeline_tag="text-generation",
         tags=["loda", record.adapter],
         model_name=record.run,
         eval_results=results,
-        **base,
+        **metadata(model["hub_id"]),
     )
     return str(
         ModelCard.from_template(
-            front_matter, template_path=str(TEMPLATE), record=record, model=model, cost=record.cost, settings=chosen
+            front_matter,
+            template_path=str(TEMPLATE),
+            record=record,
+            model=model,
+            cost=record.cost,
+            settings=chosen,
+            paper=PAPER,
         )
     )

@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, folder = differences.name_of(table), Outputs(Path(options.outputs)).figures
         save(drawn, folder, name)
         print(f"written: {folder / name}.png, .pdf", file=sys.stderr)  # the table goes to stdout
-    sys.stdout.write(FORMATS[options.format](table))
     write(table, options.outputs)
+    sys.stdout.write(FORMATS[options.format](table))
     return 0
 
 

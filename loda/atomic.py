@@ -4,6 +4,7 @@ The directory entry is flushed too, so a power cut loses nothing that was report
 becomes a LodaError, which keeps its words and adds the path.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -36,6 +37,15 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def check_writable(path: Path) -> None:
+    """Raise LodaError unless the file `path` can be written, before the work whose result it will hold."""
+    with wrap_os_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _make_folder(path.parent)
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def write_text(path: Path, text: str) -> None:

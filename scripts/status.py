@@ -3,16 +3,19 @@
     python -m scripts status
     python -m scripts status table1 --profile toy
 
-A run is `stopped` if it was started, nobody works on it, and it did not fail: the same command continues it.
+A run is `stopped` if it was started, nobody works on it, and it did not fail: the same command continues it. Runs of
+the same method and seed are told apart by the settings in which they differ, runs of a table by their row.
 """
 
 import argparse
+import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from eval.pipeline import find_records
 from eval.results import headline
@@ -39,21 +42,15 @@ class Status:
     detail: str = ""
     elapsed: float | None = None
     left: float | None = None
+    differs: str = ""
 
 
 def status(path: Path, runs: Sequence[Run]) -> Status:
     """Look at the folder of a run; it is done when all of `runs`, which share it, are."""
-    owner = lock_owner(path)
-    if owner is not None:
-        since = (datetime.now(UTC) - datetime.fromisoformat(owner.since)).total_seconds()
-        detail, left = _progress(runs[0], since)
-        return Status(path.name, "running", f"{detail}, {owner}", since, left)
-    if failed := _failure(path):
-        return failed
     found = [find_records(run) for run in runs]
-    records = [record for of_run in found for record in of_run or []]
     if None in found:
-        return Status(path.name, "stopped", _progress(runs[0], None)[0])
+        return _unfinished(path, runs[0])
+    records = [record for of_run in found for record in of_run or []]
     # The checkpoints of a run share one training.
     seconds = {
         (stage, stage != "training" and record.checkpoint): facts["seconds"]
@@ -61,6 +58,17 @@ def status(path: Path, runs: Sequence[Run]) -> Status:
         for stage, facts in record.provenance.items()
     }
     return Status(path.name, "done", "; ".join(map(headline, records)), sum(seconds.values()))
+
+
+def _unfinished(path: Path, run: Run) -> Status:
+    owner = lock_owner(path)
+    if owner is None:
+        return _failure(path) or Status(path.name, "stopped", _progress(run, None)[0])
+    since = (datetime.now(UTC) - datetime.fromisoformat(owner.since)).total_seconds()
+    # A clock that was set back says nothing about how long the run has been going.
+    elapsed = since if since > 0 else None
+    detail, left = _progress(run, elapsed)
+    return Status(path.name, "running", f"{detail}, {owner}", elapsed, left)
 
 
 def status_of_folder(outputs: Outputs, path: Path) -> Status:
@@ -81,7 +89,41 @@ def status_of_folder(outputs: Outputs, path: Path) -> Status:
 def status_of_job(job: TableRun) -> Status:
     """Look at a run of a table."""
     path = job.runs[0].path
-    return status(path, job.runs) if path.exists() else Status(path.name, "missing")
+    found = status(path, job.runs) if path.exists() else Status(path.name, "missing")
+    return replace(found, differs=job.label)
+
+
+def told_apart(outputs: Outputs, statuses: Sequence[Status]) -> list[Status]:
+    """The statuses, each with the settings in which its run differs from others of the same method and seed."""
+    known = {each.run: _settings(outputs, each.run) for each in statuses}
+
+    def differs(run: str) -> str:
+        alike = [other for name, other in known.items() if name.rpartition("-")[0] == run.rpartition("-")[0]]
+        own = known[run]
+        return ", ".join(
+            f"{name}={textwrap.shorten(str(own[name]), 40, placeholder='...')}"
+            for name in own
+            if name != "outputs" and any(other.get(name, own[name]) != own[name] for other in alike)
+        )
+
+    return [replace(each, differs=differs(each.run)) for each in statuses]
+
+
+def _settings(outputs: Outputs, run: str) -> dict[str, Any]:
+    """What the run was started with, by dotted name; nothing if that is damaged, which its status says."""
+    try:
+        found = Stage(outputs.root, f"runs/{run}/settings", "settings").find()
+    except LodaError:
+        found = None
+    return dict(_flat(found.content)) if found else {}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _failure(path: Path) -> Status | None:
@@ -100,7 +142,9 @@ def _progress(run: Run, since: float | None) -> tuple[str, float | None]:
     if not lines:
         return "prepare", None
     line, total = lines[-1], run.checkpoints[-1].step
-    left = None if since is None else (seconds_per_step(run) or since / line["step"]) * (total - line["step"])
+    # `since` counts from the last start, steps from the first: a run that was resumed has a state, which knows both.
+    rate = seconds_per_step(run) or (since and since / line["step"])
+    left = None if rate is None else rate * (total - line["step"])
     return f"train {line['step']:g}/{total}, loss {line['loss']:.3f}", left
 
 
@@ -109,7 +153,8 @@ def render(statuses: Sequence[Status]) -> str:
     width = max((len(each.run) for each in statuses), default=0)
     lines = [
         f"{each.run:<{width}}  {each.state:<7}  {_time(each.elapsed):>8}  "
-        f"{f'{_time(each.left)} left' if each.left is not None else '':<14}  {each.detail}"
+        f"{f'{_time(each.left)} left' if each.left is not None else '':<14}  "
+        + "  ".join(filter(None, (each.differs, each.detail)))
         for each in statuses
     ]
     counts = Counter(each.state for each in statuses)
@@ -135,7 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     outputs = Outputs(options.outputs)
     if options.table is None:
-        found = [status_of_folder(outputs, path) for path in sorted(outputs.runs.glob("*")) if path.is_dir()]
+        folders = [path for path in sorted(outputs.runs.glob("*")) if path.is_dir()]
+        found = told_apart(outputs, [status_of_folder(outputs, path) for path in folders])
     else:
         listed = table_runs(options.table, options.profile, [*options.settings, f"outputs={outputs.root}"])
         found = [status_of_job(job) for job in listed]

@@ -7,14 +7,18 @@ It differs from `transformers.generate` in four rules, which change about half o
     only `num_beams` candidates are kept at each step, and a finished one gives up its place for that step
     the length penalty counts generated tokens, the end token included
 
-The best finished hypothesis is kept; a later one replaces it only if its value is strictly greater. The reference
-always takes `max_new_tokens` steps; here an example leaves the batch as soon as nothing can beat its best, with the
-same result. Prompts are computed once, not once per beam.
+The best finished hypothesis is kept; a later one replaces it only if its value is strictly greater. A hypothesis for
+which the rules leave no token ends there. The reference always takes `max_new_tokens` steps; here an example leaves the
+batch as soon as nothing can beat its best, with the same result. Prompts are computed once, not once per beam.
 """
 
+import math
+import reprlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +30,9 @@ from eval.decode.cache import BeamCache
 from loda.errors import LodaError
 
 DEAD = float("-inf")
+
+LARGEST_DIVISOR = 1e30
+"""Of a score, and of its inverse: a score, tens of thousands at most, stays within float32 either way."""
 
 
 @dataclass(frozen=True)
@@ -67,33 +74,54 @@ class Rules:
                 f"num_beams={self.num_beams} and max_new_tokens={self.max_new_tokens} must be at least 1, "
                 f"no_repeat_ngram_size={self.no_repeat_ngram_size} and min_length={self.min_length} at least 0"
             )
+        # Written so that it refuses nan.
+        if not abs(self.length_penalty) * math.log(self.max_new_tokens) <= math.log(LARGEST_DIVISOR):
+            raise LodaError(
+                f"length_penalty={self.length_penalty} with max_new_tokens={self.max_new_tokens} divides or multiplies "
+                f"scores by more than {LARGEST_DIVISOR:.0e}; choose one closer to 0"
+            )
 
 
 def beam_search(
     model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int] | Tensor] | Tensor,
     *,
     num_beams: int,
     max_new_tokens: int,
     length_penalty: float,
     no_repeat_ngram_size: int,
     min_length: int = 0,
-    eos_token_ids: Sequence[int],
+    eos_token_ids: Sequence[int] | Tensor | int | None,
     batch_size: int,
 ) -> list[Hypothesis]:
     """The best continuation of every prompt, in the order of the prompts.
 
-    The settings are those of `Rules`; `batch_size` prompts are searched together, which does not change the result.
+    The settings are those of `Rules`; without end tokens (None) every hypothesis has `max_new_tokens`. `batch_size`
+    prompts are searched together, which does not change the result.
 
     Raises:
-        LodaError: see `Rules`, `check_prompts` and `search`.
+        LodaError: ids that are not a list of ids; see `Rules`, `check_prompts` and `search`.
     """
-    rules = Rules(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size, min_length, tuple(eos_token_ids))
-    check_prompts(model, prompts, rules)
+    is_one = isinstance(eos_token_ids, int) or (isinstance(eos_token_ids, Tensor) and eos_token_ids.ndim == 0)
+    eos = tuple(_ids("eos_token_ids", [] if eos_token_ids is None else [eos_token_ids] if is_one else eos_token_ids))
+    rules = Rules(num_beams, max_new_tokens, length_penalty, no_repeat_ngram_size, min_length, eos)
+    plain = [_ids(f"prompt {i}", prompt) for i, prompt in enumerate(prompts)]
+    check_prompts(model, plain, rules)
     found: dict[int, Hypothesis] = {}
-    for batch in batches(prompts, batch_size):
-        found.update(zip(batch, search(model, [prompts[i] for i in batch], rules), strict=True))
-    return [found[i] for i in range(len(prompts))]
+    for batch in batches(plain, batch_size):
+        found.update(zip(batch, search(model, [plain[i] for i in batch], rules), strict=True))
+    return [found[i] for i in range(len(plain))]
+
+
+def _ids(name: str, value: Any) -> list[int]:
+    """A list, tensor or array of ids as a list."""
+    try:
+        plain = torch.as_tensor(value).tolist()
+    except (TypeError, ValueError, RuntimeError):  # texts, lists of unequal length
+        plain = None
+    if not isinstance(plain, list) or any(type(number) is not int for number in plain):
+        raise LodaError(f"{name} is {reprlib.repr(value)}, not a list of token ids; give it as [1, 2, 3]")
+    return plain
 
 
 def batches(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
@@ -113,6 +141,12 @@ def check_prompts(model: PreTrainedModel, prompts: Sequence[Sequence[int]], rule
         raise LodaError(
             f"num_beams={rules.num_beams} exceeds the vocabulary of {model.config.vocab_size} tokens; lower it"
         )
+    for name, ids in (("eos_token_ids", rules.eos_token_ids), *((f"prompt {i}", ids) for i, ids in enumerate(prompts))):
+        if ids and not 0 <= min(ids) <= max(ids) < model.config.vocab_size:
+            raise LodaError(
+                f"{name} holds {min(ids) if min(ids) < 0 else max(ids)}, which is not among the "
+                f"{model.config.vocab_size} tokens of the model; give ids of its tokenizer"
+            )
     positions = getattr(model.config, "max_position_embeddings", None)
     for i, prompt in enumerate(prompts):
         if not prompt:
@@ -181,17 +215,36 @@ class _Search:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        log_probs = _log_probs(logits.float(), self.history.flatten(0, 1), self.eos, self.rules)
+        logits = logits.float()
+        log_probs = _log_probs(logits, self.history.flatten(0, 1), self.eos, self.rules)
+        # One logit that is not a number, or no logit above -inf, makes a whole row of the softmax not a number.
+        if (undefined := log_probs[:, 0].isnan()).any():
+            self._end_banned(logits, log_probs, undefined)
         self.scores, parents, tokens = _select(self.scores, log_probs, self.rules.num_beams)
-        if self.scores.isnan().any():
-            raise LodaError("the model's logits are not numbers; its training diverged, or it needs a wider dtype")
         prefixes = self.history.gather(1, parents[..., None].expand(-1, -1, self.history.shape[2]))
         self.history = torch.cat([prefixes, tokens[..., None]], dim=2)
         return parents
 
+    def _end_banned(self, logits: Tensor, log_probs: Tensor, undefined: Tensor) -> None:
+        """Offer the beams whose every token is banned as they are; they have no continuation."""
+        banned = torch.eq(logits.amax(-1), DEAD)
+        if (undefined & ~banned).any():
+            raise LodaError("the model's logits are not numbers; its training diverged, or it needs a wider dtype")
+        log_probs[banned] = DEAD
+        ended = banned.view_as(self.scores) & self.scores.isfinite()
+        if ended.any():
+            rules = f"no_repeat_ngram_size={self.rules.no_repeat_ngram_size} and min_length={self.rules.min_length}"
+            length = self.history.shape[2]
+            warnings.warn(f"{rules} ban every token after {length}; the hypothesis ends there", stacklevel=2)
+        self._offer(ended)
+
     def _offer(self, offered: Tensor) -> None:
-        """Make the first offered beam of each example (E, K) its best, if there is none or its value is greater."""
-        values = self.scores / self.history.shape[2] ** self.rules.length_penalty
+        """Make the first offered live beam of each example (E, K) its best, if there is none or its value is greater.
+
+        A dead beam can stand among the best when fewer than K are alive; its last token means nothing.
+        """
+        offered = offered & self.scores.isfinite()
+        values = self.scores / max(self.history.shape[2], 1) ** self.rules.length_penalty
         for place in offered.any(1).nonzero().flatten().tolist():
             beam = int(offered[place].int().argmax())  # the first: beams are in falling order
             example, value = int(self.examples[place]), float(values[place, beam])

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from eval.score import DEFAULT_METRICS, Corpus, score
 from eval.score.text_files import read_corpus
-from loda.atomic import write_text
+from loda.atomic import check_writable, write_text
 from loda.lab.command_line import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     corpus = read_corpus(options.scorer, options.refs, options.hyps)
+    if options.json:
+        check_writable(options.json)
     scores = score(corpus, options.metrics or DEFAULT_METRICS[options.scorer])
     print(_readable(corpus, scores))
     if options.json:
@@ -48,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "--refs",
         required=True,
         type=Path,
-        help="e2e: file with a blank line between the references of two instances; "
+        help="e2e: file with a blank line between the references of two instances, or .tsv, .csv; "
         "otherwise: prefix of the files reference0, reference1, ...",
     )
     parser.add_argument("--hyps", required=True, type=Path, help="file with one hypothesis per line")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 from loda.errors import LodaError
@@ -9,7 +10,12 @@ from loda.lab.interrupt import REQUEUE
 
 
 def run_command(main: Callable[[Sequence[str] | None], int]) -> NoReturn:
-    """Run a command with the arguments of the process, and exit with its code."""
+    """Run a command with the arguments of the process, and exit with its code.
+
+    A character that the terminal does not know is printed as a question mark.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         sys.exit(main(None))
     except LodaError as error:

@@ -49,6 +49,46 @@ def test_a_training_run_says_how_far_it_is_and_what_is_left(run):
     assert found.left == pytest.approx(100, abs=4)
 
 
+def started(run: Run, seconds_ago: float) -> None:
+    since = (datetime.now(UTC) - timedelta(seconds=seconds_ago)).isoformat()
+    (run.path / "running.json").write_text(json.dumps({"host": "here", "process": 1, "since": since}))
+
+
+def test_the_time_left_of_a_resumed_run_counts_the_steps_with_their_time(run):
+    run.metrics_file.write_text(json.dumps({"step": 101, "loss": 2.5}) + "\n")
+    run.state(100).write(content={"step": 100, "seconds": 500.0})
+    with lock_run(run.path, wait=False):
+        started(run, seconds_ago=5)
+        assert look(run).left == pytest.approx(199 * 5, abs=1)
+
+
+def test_a_clock_that_was_set_back_says_nothing_of_the_time(run):
+    run.metrics_file.write_text(json.dumps({"step": 100, "loss": 2.5}) + "\n")
+    with lock_run(run.path, wait=False):
+        started(run, seconds_ago=-3600)
+        found = look(run)
+    assert (found.state, found.elapsed, found.left) == ("running", None, None)
+    assert "-1 day" not in status.render([found])
+
+
+def test_runs_that_differ_in_other_settings_are_told_apart(run, capsys):
+    other = Run(compose([*TOY, "optim.lr=0.5", f"outputs={run.root}"]))
+    other.settings().write(content=other.experiment.to_dict())
+    assert status.main(["--outputs", str(run.root)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[:2]}
+    assert "optim.lr=0.5" in lines[other.name]
+    assert f"optim.lr={run.experiment.optim.lr}" in lines[run.name]
+    assert "outputs=" not in lines[run.name]
+
+
+def test_the_rows_of_a_table_are_told_apart_where_they_share_a_folder(tmp_path, capsys):
+    assert status.main(["table1", "--profile", "toy", "--outputs", str(tmp_path)]) == 0
+    shared = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy-toy-none-")]
+    assert len(shared) == 2
+    assert "GPT2 (unadapted), seed 0" in shared[0]
+    assert "One-shot, seed 0" in shared[1]
+
+
 def test_a_failed_run_says_why(run):
     run.failed_file.write_text(json.dumps({"overrides": "", "message": "Traceback\nValueError: no"}))
     assert (look(run).state, look(run).detail) == ("failed", "ValueError: no")

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
@@ -132,3 +133,20 @@ def test_the_card_beside_a_peft_adapter_says_what_to_import(tmp_path):
     assert "loda" in card.data.tags
     assert card.text.count("import loda.peft") == 1
     assert "# My adapter" in card.text
+
+
+@pytest.mark.parametrize("licence", [None, "apache-2.0"])
+@pytest.mark.parametrize("base", ["openai-community/gpt2", "a folder"])
+def test_the_card_beside_a_peft_adapter_names_paper_licence_and_a_base_of_the_hub(tmp_path, base, licence):
+    name = str(tmp_path) if base == "a folder" else base
+    model = tiny("gpt2")
+    model.config._name_or_path = name
+    if licence:
+        (tmp_path / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    get_peft_model(model, loda.peft.LodaConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    data = ModelCardData(**yaml.safe_load(text.split("---")[1]))
+    assert data.base_model == (None if base == "a folder" else base)
+    assert data.license == licence or (licence is None and data.license == "other")
+    assert "TR2025-130" in data.to_dict()["paper"]
+    assert str(tmp_path) not in text

@@ -1,7 +1,9 @@
 """Your own data and base through the whole harness, offline: dataset=jsonl dataset.path=... model.path=..."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import loda
+from eval.model_card import card
 from loda.errors import LodaError
 from loda.lab.base.approximation import get_approximation
 from loda.lab.base.files import SHIPPED, locate
@@ -77,16 +80,31 @@ def test_own_data_and_base_are_trained_decoded_and_scored(run, base):
 
 def test_the_folder_of_the_adapter_is_ready_for_the_hub(run, base):
     _, record, folder = run
-    card = ModelCard.load(folder / "README.md")
-    assert card.data.library_name == "loda"
-    assert "peft" not in card.data.tags  # which cannot read it
-    assert {result.metric_type: result.metric_value for result in card.data.eval_results} == record.scores
-    assert f"{record.cost.trainable_parameters:,}" in card.text
+    found = ModelCard.load(folder / "README.md")
+    assert found.data.library_name == "loda"
+    assert "peft" not in found.data.tags  # which cannot read it
+    assert found.data.base_model is None  # this one is no repository of the hub
+    assert (found.data.license, "TR2025-130" in found.data.to_dict()["paper"]) == ("other", True)
+    machine = str(base.parent).encode()
+    assert not [path for path in folder.rglob("*") if path.is_file() and machine in path.read_bytes()]
+    assert {result.metric_type: result.metric_value for result in found.data.eval_results} == record.scores
+    assert f"{record.cost.trainable_parameters:,}" in found.text
     # The lines of the card that load the adapter do.
-    code = card.text.partition("```python\n")[2].partition("```")[0]
+    code = found.text.partition("```python\n")[2].partition("```")[0]
     names: dict[str, object] = {}
     exec(code.replace(f'"{base.name}"', f'"{base}"').replace('"FOLDER"', f'"{folder}"'), names)
     assert loda.cost(names["model"]).trainable_parameters == record.cost.trainable_parameters
+
+
+def test_a_bar_in_a_setting_keeps_the_table_of_the_card_whole(run):
+    _, record, _ = run
+    decode = record.settings["decode"] | {"stop": ["|", "</s>"]}
+    model = record.settings["model"] | {"hub_id": "openai-community/gpt2", "revision": "6dcaa7a"}
+    text = card(replace(record, settings=record.settings | {"decode": decode, "model": model}))
+    rows = [line for line in text.partition("## Cost and settings")[2].splitlines() if line.startswith("|")]
+    assert any(r"\|" in row for row in rows)
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+    assert ModelCard(text).data.base_model == "openai-community/gpt2"
 
 
 def test_only_what_the_files_hold_names_a_run(data, base, tmp_path):

@@ -1,6 +1,7 @@
 """Properties of the metrics for any texts, and METEOR's Java process."""
 
 import os
+import re
 import sys
 import threading
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from eval.score import Corpus, add_up
 from eval.score.metrics import bleu, meteor
 from eval.score.metrics.ter import edit_rate
-from eval.score.tokenizers import java, ptb
+from eval.score.tokenizers import java, mteval, ptb
 from loda.errors import LodaError
 from tests.conftest import python
 
@@ -152,3 +153,72 @@ def test_settings_of_the_user_do_not_change_what_java_does(monkeypatch):
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=tr -Dfile.encoding=latin1")
     monkeypatch.setenv("LC_ALL", "C")
     assert ptb.tokenise(["THE VILLA CAFÉ"]) == ["the villa café"]
+
+
+ODD = "".join(map(chr, [*range(0x21), 0x7F, 0x85, 0xA0, 0x1680, 0x2007, 0x2028, 0x2029, 0x202F, 0x3000, 0xFEFF]))
+PARTS = [*ODD, *"a1.,-&'\"", "&lt;", "<skipped>", "ΑΣ"]
+ANY_TEXT = st.lists(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(PARTS))).map("".join)
+
+
+def split_punctuation(text):
+    """mteval-v13a up to white space, on characters; ASCII punctuation and digits alone count."""
+    entities = {"&quot;": '"', "&amp;": "&", "&lt;": "<", "&gt;": ">"}
+    for old, new in ({"<skipped>": "", "-\n": "", "\n": " "} | entities).items():
+        text = text.replace(old, new)
+    text = re.sub("([!-&(-+/:-@[-`{-~ ])", r" \1 ", f" {text} ")
+    text = re.sub("([^0-9])([.,])", r"\1 \2 ", text)
+    text = re.sub("([.,])([^0-9])", r" \1 \2", text)
+    return re.sub("([0-9])(-)", r"\1 \2 ", text)
+
+
+@given(ANY_TEXT)
+def test_the_tokens_of_e2e_are_those_of_the_python_script_for_any_text(text):
+    """White space is Python's; the text is stripped and split at one space, so an empty one has one token."""
+    expected = re.sub(r"\s+", " ", split_punctuation(text)).strip().split(" ")
+    assert mteval.tokenise(text) == [token.lower() for token in expected]
+
+
+# What Perl's \s matches in a string of characters: Unicode's White_Space, so not U+001C to U+001F.
+PERL_SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_the_words_of_dart_are_those_of_the_perl_script_for_any_text(text, reference):
+    ((length, closest, hits, *_),) = bleu.statistics(Corpus("dart", [text], [[reference]]))
+    words, others = ([w for w in re.split(PERL_SPACE, split_punctuation(t)) if w] for t in (text, reference))
+    assert (length, closest) == (len(words), len(others))
+    assert hits == sum(min(words.count(word), others.count(word)) for word in set(words))
+
+
+def test_no_character_shifts_the_lines_of_the_ptb_tokeniser():
+    """Every character of the first plane, between texts whose words are known."""
+    texts = [f"a {chr(c)} b" for c in [*range(0xD800), *range(0xE000, 0x10000)] if chr(c) != "<"]
+    found = ptb.tokenise([text for each in texts for text in (each, "anchor")])
+    assert set(found[1::2]) == {"anchor"}
+    assert all(words.startswith("a") and words.endswith("b") for words in found[::2])
+
+
+HOSTILE = {
+    "LC_ALL": "tr_TR.UTF-8",
+    "LANG": "tr_TR.UTF-8",
+    "JAVA_TOOL_OPTIONS": "-Duser.language=tr -Duser.country=TR -Dfile.encoding=ISO-8859-9",
+    "JDK_JAVA_OPTIONS": "-Duser.language=tr",
+    "PYTHONIOENCODING": "latin-1",
+    "PYTHONUTF8": "0",
+}
+
+
+def test_the_environment_changes_no_digit_of_any_metric():
+    """Texts that are equal but for case, with an I and letters beyond ASCII: each metric that folds case is perfect."""
+    program = """
+from eval.score import Corpus, score
+texts = ["THE INDIAN INN IN ISTANBUL IS FINE", "\\u00c9CLAIR CAF\\u00c9 IS AN INVITING INN HERE"]
+corpus = Corpus("e2e", texts, [[text.lower()] for text in texts])
+found = score(corpus, ["bleu", "nist", "meteor", "rouge_l", "cider"])
+print({name: float(f"{value:.12g}") for name, value in found.items()})
+"""
+    done = python("-c", program, **HOSTILE)
+    assert done.returncode == 0, done.stderr
+    found = eval(done.stdout)
+    assert found.pop("NIST") > 3
+    assert found == {"BLEU": 1.0, "METEOR": 1.0, "ROUGE_L": 1.0, "CIDEr": 10.0}

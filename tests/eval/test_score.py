@@ -78,6 +78,7 @@ def test_runs_as_a_module_and_ends_a_mistake_with_one_line(files):
         ("hyps.txt", b"one\ntwo\nthree\n", "3 hypotheses for 2 groups of references"),
         ("refs.txt", b"a\n\n\nb\n", "line 3: group 2 has no reference"),
         ("refs.txt", b"a\n\t\r\n \nb\n", "line 3: group 2 has no reference"),
+        ("refs.txt", b"a\nb\nc\n", "2 hypotheses for 3 groups of references"),
     ],
 )
 def test_unusable_files_are_refused(files, capsys, name, content, sentence):
@@ -112,6 +113,76 @@ def test_e2e_files_may_have_blank_lines_at_the_end_and_crlf(files):
         text = (files / name).read_bytes().replace(b"\n", b"\r\n")
         (files / name).write_bytes(text + ending)
     assert read_corpus("e2e", files / "refs.txt", files / "hyps.txt") == expected
+
+
+def read(folder: Path, scorer: str = "e2e", **texts: str):
+    """The corpus of files with these texts; `__` stands for the dot of a name."""
+    paths = {name: folder / name.replace("__", ".") for name in texts}
+    for name, path in paths.items():
+        path.write_bytes(texts[name].encode())
+    return read_corpus(scorer, *paths.values())
+
+
+def test_e2e_references_without_a_blank_line_are_one_for_each_instance(tmp_path):
+    assert read(tmp_path, refs="a b\nc\n", hyps="x\ny\n").references == (("a b",), ("c",))
+    assert read(tmp_path, refs="a b\nc\n", hyps="x\n").references == (("a b", "c"),)
+
+
+def test_e2e_lines_end_where_the_official_script_ends_them(tmp_path):
+    """It reads with codecs, that is, by str.splitlines; GenerationEval splits at newlines alone."""
+    text = "a\u2028b\x85c\x0bd\re\n"
+    assert read(tmp_path, refs=text, hyps=text).hypotheses == tuple("abcde")
+    assert read(tmp_path, "dart", refs=text, hyps=text).hypotheses == (text[:-1],)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ({"refs__tsv": "mr\tref\nX\ta\nX\tb\n\nY\tc\n", "hyps": "x\ny\n"}, (("a", "b"), ("c",))),
+        ({"refs__TSV": "mr\tid\ttarget\nX\t1\ta\nY\t1\tb\nX\t2\tc\n", "hyps": "x\ny\nz\n"}, (("a",), ("b",), ("c",))),
+        ({"refs__csv": "\ufeffref,mr\na,X\nb,Y\nc,X\n", "hyps__tsv": "MR\toutput\nY\ty\nX\tx\n"}, (("b",), ("a", "c"))),
+        ({"refs__csv": 'mr,ref\n"X, Y","a, ""b"""\n', "hyps": "x\n"}, (('a, "b"',),)),
+        ({"refs__csv": "mr,ref\nX,Ł5 cafÃ©\n", "hyps": "x\n"}, (("£5 café",),)),
+    ],
+    ids=["runs of one source", "three columns", "in the order of the outputs", "quotes", "repairs"],
+)
+def test_e2e_tables_are_read_by_their_header(tmp_path, texts, expected):
+    assert read(tmp_path, **texts).references == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ({"refs__tsv": "X\ta\n", "hyps": "x\n"}, "0 columns whose name begins with mr"),
+        ({"refs__tsv": "mr\tref\tref2\nX\ta\tb\n", "hyps": "x\n"}, "2 columns whose name begins with ref"),
+        ({"refs__csv": "mr,ref\nX,a,b\n", "hyps": "x\n"}, "row 2: 3 values for 2 columns"),
+        ({"refs__csv": "mr,ref\nX,a\n", "hyps__csv": "mr,out\nZ,x\n"}, "no reference for 'Z'"),
+    ],
+)
+def test_unusable_tables_are_refused(tmp_path, texts, sentence):
+    with pytest.raises(LodaError, match=sentence):
+        read(tmp_path, **texts)
+
+
+def test_the_file_that_is_named_is_read_unless_the_name_has_two_meanings(tmp_path):
+    hypotheses = tmp_path / "hyps"
+    for name in ("hyps", "refs", "refs1", "refs2", "refs.txt", "refs.txt0"):
+        (tmp_path / name).write_text(f"{name}\n")
+    assert read_corpus("dart", tmp_path / "refs", hypotheses).references == (("refs",),)
+    assert read_corpus("e2e", tmp_path / "refs.txt", hypotheses).references == (("refs.txt",),)
+    (tmp_path / "refs0").write_text("refs0\n")
+    assert read_corpus("e2e", tmp_path / "refs", hypotheses).references == (("refs",),)
+    with pytest.raises(LodaError, match=r"refs can mean itself, or refs0 and what follows"):
+        read_corpus("dart", tmp_path / "refs", hypotheses)
+    (tmp_path / "refs").unlink()
+    assert read_corpus("dart", tmp_path / "refs", hypotheses).references == (("refs0", "refs1", "refs2"),)
+
+
+@pytest.mark.parametrize("place", ["/proc/scores.json", "folder"])
+def test_an_unwritable_json_is_refused_before_the_scoring(files, capsys, monkeypatch, place):
+    (files / "folder").mkdir()
+    monkeypatch.setattr(bleu, "statistics", lambda corpus: pytest.fail("computed although the result has no place"))
+    assert f"could not write {files / place}" in fails(files, capsys, "--json", str(files / place))
 
 
 def write_columns(folder: Path, *columns: str | None) -> None:
@@ -151,6 +222,12 @@ def test_dart_final_newline_changes_nothing(files):
 def test_corpus_refuses_what_cannot_be_scored(hypotheses, references, message):
     with pytest.raises(LodaError, match=message):
         Corpus("e2e", hypotheses, references)
+
+
+def test_lists_are_taken_as_tuples_are():
+    lists = Corpus("e2e", ["a b", "c"], [["a b"], ("c", "d")])
+    assert lists == Corpus("e2e", ("a b", "c"), (("a b",), ("c", "d")))
+    assert score(Corpus("e2e", ["a b c d"], [["a b c d"]]), ["bleu"]) == {"BLEU": 1.0}
 
 
 def test_missing_java_is_reported_before_anything_is_computed(monkeypatch):

@@ -15,6 +15,7 @@ from eval.tables.spec import read
 from loda.errors import LodaError
 from loda.lab.config import compose
 from loda.lab.run import Run
+from tests.conftest import python
 from tests.eval.records import TOY, record
 
 LODA = [*TOY, "adapter=loda"]
@@ -211,3 +212,10 @@ def test_the_command_prints_the_table_and_writes_all_formats(tmp_path, monkeypat
     assert capsys.readouterr().out == written[".csv"]
     with pytest.raises(LodaError, match="unknown table 'table9'"):
         command.main(["table9"])
+
+
+def test_a_table_prints_on_a_terminal_that_lacks_its_characters_and_is_written(tmp_path):
+    done = python("-m", "eval.table", "table1", "--profile", "toy", "--outputs", tmp_path, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "BLEU ?" in done.stdout
+    assert "BLEU ↑" in (tmp_path / "tables" / "table1.md").read_text(encoding="utf-8")

@@ -19,6 +19,10 @@ PACKAGES = ("sacrebleu",)
 
 _ORDERS = range(1, 5)
 
+# Moses' script reads characters, and to Perl the separators U+001C to U+001F are no white space, as they are to Python.
+# They become noncharacters, which no text has.
+_NO_SPACE = {0x1C + i: 0xFDD0 + i for i in range(4)}
+
 
 def statistics(corpus: Corpus) -> list[Statistics]:
     """Length, closest reference length, hits for n = 1 to 4, number of n-grams for n = 1 to 4."""
@@ -62,7 +66,8 @@ def _moses_statistics(corpus: Corpus) -> list[Statistics]:
     bleu = BLEU(tokenize="13a", smooth_method="none", force=True)
     statistics = []
     for text, group in zip(corpus.hypotheses, corpus.references, strict=True):
-        score = bleu.corpus_score([text], [[reference] for reference in dict.fromkeys(group)])
+        references = [[reference.translate(_NO_SPACE)] for reference in dict.fromkeys(group)]
+        score = bleu.corpus_score([text.translate(_NO_SPACE)], references)
         statistics.append((score.sys_len, score.ref_len, *score.counts, *score.totals))
     return statistics
 
