@@ -26,10 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SignalException as error:  # torchrun has passed it on, and waited
         raise Interrupted(error.sigval.name) from None
     except ChildFailedError as error:
-        if any(failure.exitcode == REQUEUE for failure in error.failures.values()):
+        codes = {failure.exitcode for failure in error.failures.values()}
+        if codes & {REQUEUE, *(-number for number in SIGNALS)}:  # below 0: before it could listen
             raise Interrupted("a signal to one of the processes") from None
         print(error, file=sys.stderr)
-        return max(1, error.get_first_failure()[1].exitcode)  # below 0 for one that was killed
+        return max(1, *codes)  # below 0 for one that was killed
     return 0
 
 

@@ -157,7 +157,7 @@ class MeteorProcess:
         ended = (
             f"its Java process was silent for {_SECONDS:.0f} seconds and was stopped"
             if self._was_silent
-            else f"its Java process, which takes a gigabyte of memory, ended with code {self._java.returncode}"
+            else f"its Java process ended with code {self._java.returncode} (it takes a gigabyte of memory)"
         )
         return LodaError(
             f"METEOR gave no answer: {ended}; its last words are {last_words or 'none'!r}; run the same command again"
