@@ -3,7 +3,7 @@
     python train.py adapter=loda_plus approx=rank300 optim=paper_approx
     python train.py -m adapter=lora,loda,loda_plus adapter.r=2,4,8 seed=0,1,2
     python train.py -m hydra/launcher=submitit_slurm adapter=lora,loda seed=0,1,2
-    torchrun --nproc_per_node 2 train.py model=gpt2_large
+    python -m scripts torchrun --nproc_per_node 2 train.py model=gpt2_large
 
 Groups and their options are the folders of `configs/`. Finished stages are not repeated, so any launcher does only what
 is missing, and an interrupted training continues from its last state. Exit codes: 0, all is done; 2, an error that the
