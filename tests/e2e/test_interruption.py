@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,13 +14,13 @@ import pytest
 from eval.pipeline import find_records
 from eval.tables.runs import table_runs
 from loda.lab.interrupt import REQUEUE
-from loda.lab.lock import lock_owner
 from loda.lab.training.state import load_state
+from scripts.run_table import run_all
 from tests.conftest import REPOSITORY
 
 SHORT = ["trainer.device=cpu", "trainer.threads=1", "decode.num_beams=1", "decode.max_new_tokens=4",
          "dataset.metrics=[bleu]"]  # fmt: skip
-TABLE = ["table1", "--profile", "toy", "--rows", "LoRA", "--processes", "2", *SHORT, "trainer.max_steps=150"]
+TOY_TABLE = ["table1", "--profile", "toy"]
 
 
 def start(*command: str, **streams) -> subprocess.Popen:
@@ -36,7 +37,11 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 @pytest.mark.parametrize(
     "command",
-    [["train.py", "model=toy", "dataset=toy"], ["-m", "scripts", "table", *TABLE], ["-m", "scripts.run_table", *TABLE]],
+    [
+        ["train.py", "model=toy", "dataset=toy"],
+        ["-m", "scripts", "table", *TOY_TABLE],
+        ["-m", "scripts.run_table", *TOY_TABLE],
+    ],
     ids=["train", "scripts", "run_table"],
 )
 def test_a_signal_during_the_imports_ends_with_the_code_that_requeues(command, tmp_path):
@@ -59,32 +64,39 @@ def test_a_signal_during_the_imports_ends_with_the_code_that_requeues(command, t
     assert not list(tmp_path.iterdir())
 
 
-def test_workers_of_a_table_end_with_it_and_a_killed_worker_does_not_fail_it(tmp_path):
-    arguments = [*TABLE, f"outputs={tmp_path}"]
-    runs = [job.runs[0] for job in table_runs("table1", "toy", arguments[7:]) if job.row == "LoRA"]
-    command, paths = ["-m", "scripts", "table", *arguments], [run.path for run in runs]
-
-    def both_train() -> bool:
-        return all(run.metrics_file.exists() and run.metrics_file.stat().st_size for run in runs)
-
-    table = start(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(both_train, table)
+def test_the_worker_of_a_table_that_is_killed_saves_and_stops(tmp_path):
+    settings = [*SHORT, "trainer.max_steps=5000", f"outputs={tmp_path}"]  # longer than the test
+    rows = ["--rows", "LoRA", "--processes", "2"]
+    runs = [job.runs[0] for job in table_runs("table1", "toy", settings) if job.row == "LoRA"]
+    silent = subprocess.DEVNULL
+    table = start("-m", "scripts", "table", *TOY_TABLE, *rows, *settings, stdout=silent, stderr=silent)
+    wait_for(lambda: all(run.metrics_file.exists() and run.metrics_file.stat().st_size for run in runs), table)
     (worker,) = psutil.Process(table.pid).children()
     table.kill()
     table.wait()
     worker.wait(timeout=30)
-    assert sum(load_state(run) is not None for run in runs) == 1  # the worker saved, as at SIGTERM
+    assert sum(load_state(run) is not None for run in runs) == 1
 
-    table = start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    parent = psutil.Process(table.pid)
-    wait_for(parent.children, table)
-    (worker,) = parent.children()
-    wait_for(lambda: worker.pid in [owner.process for owner in map(lock_owner, paths) if owner], table)
-    worker.kill()
-    printed, said = table.communicate(timeout=200)
-    assert table.returncode == 0, said
-    assert "ours (2)" in printed
-    assert all(find_records(run) is not None for run in runs)
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from loda.lab.lock import lock_run
+with lock_run(Path(sys.argv[1]), wait=True):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_run_of_a_worker_that_is_killed_is_done_by_another(tmp_path):
+    settings = [*SHORT, "trainer.max_steps=2", f"outputs={tmp_path}"]
+    first, second = (job for job in table_runs("table1", "toy", settings) if job.row == "LoRA")
+    worker = start("-c", HOLD, str(first.runs[0].path), stdout=subprocess.PIPE)
+    assert worker.stdout.readline() == "held\n"
+    threading.Timer(5, worker.kill).start()
+    assert run_all([first, second], None) == []
+    assert all(find_records(job.runs[0]) is not None for job in (first, second))
+    worker.communicate()
 
 
 PRINTING = """
