@@ -27,7 +27,7 @@ RUN = ["model=toy", "dataset=toy", "adapter=loda_plus", "adapter.dropout=0", "tr
 
 
 # With dropout, so that the generators of both processes matter.
-LONG = [*RUN, "adapter.dropout=0.1", "trainer.max_steps=200", "dataset.metrics=[bleu]"]
+LONG = [*RUN, "adapter.dropout=0.1", "trainer.max_steps=120", "dataset.metrics=[bleu]"]
 LAUNCH = ["-m", "scripts", "torchrun", "--standalone", "--nproc_per_node", "2", "train.py"]
 
 
