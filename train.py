@@ -3,12 +3,17 @@
     python train.py adapter=loda_plus approx=rank300 optim=paper_approx
     python train.py -m adapter=lora,loda,loda_plus adapter.r=2,4,8 seed=0,1,2
     python train.py -m hydra/launcher=submitit_slurm adapter=lora,loda seed=0,1,2
-    torchrun --nproc_per_node 2 train.py model=gpt2_large
+    python -m scripts torchrun --nproc_per_node 2 train.py model=gpt2_large
 
 Groups and their options are the folders of `configs/`. Finished stages are not repeated, so any launcher does only what
 is missing, and an interrupted training continues from its last state. Exit codes: 0, all is done; 2, an error that the
-message explains; 75, stopped by SIGTERM, SIGUSR1 or Ctrl-C: run the same command again.
+message explains; 75, stopped by a signal or Ctrl-C: run the same command again.
 """
+
+from loda.lab.interrupt import hold
+
+if __name__ == "__main__":
+    hold()  # before the imports, which take seconds
 
 import os
 import sys
@@ -23,18 +28,16 @@ from omegaconf import DictConfig
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
 from loda.lab.config import Experiment, compose, explain, resolve
-from loda.lab.interrupt import listening
 from loda.lab.processes import is_main_process, process_count
 from loda.lab.run import Run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     overrides = list(sys.argv[1:] if arguments is None else arguments)
-    with listening():
-        if any(argument.startswith("-") for argument in overrides):
-            sweep_with_hydra()
-        else:
-            run_experiment(compose(overrides), overrides)
+    if any(argument.startswith("-") for argument in overrides):
+        sweep_with_hydra()
+    else:
+        run_experiment(compose(overrides), overrides)
     return 0
 
 

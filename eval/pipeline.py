@@ -20,7 +20,7 @@ from loda.errors import LodaError
 from loda.lab.base import files as base_files
 from loda.lab.base.model import Base, get_base
 from loda.lab.base.tokenizer import load_tokenizer, token_id
-from loda.lab.data import Instance, load
+from loda.lab.data import Instance, group
 from loda.lab.device import pick_device
 from loda.lab.interrupt import listening
 from loda.lab.lock import lock_run
@@ -90,7 +90,7 @@ def check(run: Run) -> Inputs:
     check_processes(experiment)
     pick_device(experiment.trainer.device)
     check_metrics(dataset.scorer, metrics_of(dataset))
-    instances = load(dataset.name, experiment.decode.split, dataset.path)
+    instances = group(run.pairs(experiment.decode.split))
     base = get_base(experiment.model, base_files.locate(experiment.model), run.base_key)
     base.check(experiment)
     uses_packing(experiment, base.shape)

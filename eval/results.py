@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from eval.score import add_up, load_by_key
-from loda.atomic import sha256, write_file, write_text
+from loda.atomic import make_folder, sha256, wrap_os_errors, write_file, write_text
 from loda.costs import Cost
 from loda.errors import LodaError
 from loda.lab.run import Outputs
@@ -77,13 +78,12 @@ def collect(root: str | Path) -> list[Record]:
         LodaError: a scoring that is damaged or in another's place.
     """
     outputs = Outputs(root)
-    records = [read_kept(path) for path in sorted(outputs.root.glob("*.json"))]
-    for path in sorted(outputs.runs.glob(f"*/decode/*/*/*/*/{MANIFEST}")):
-        manifest = read_stage(outputs.root, path.parent.relative_to(outputs.root).as_posix())
-        if is_current(outputs.root, manifest):
-            records.append(read_record(outputs.root, manifest))
-    records.sort(key=lambda record: (record.run, record.epoch, record.split, record.scorer, record.hashes["decode"]))
-    write_text(outputs.results, "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records))
+    with wrap_os_errors(outputs.root):
+        make_folder(outputs.root)
+        lock = FileLock(outputs.root / "lock", fallback_to_soft=False).acquire()
+    with lock:  # or of two processes the one that read earlier could write later
+        records = _read_all(outputs)
+        write_text(outputs.results, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in records))
     return records
 
 
@@ -171,6 +171,15 @@ def headline(record: Record) -> str:
     """Split, epoch and the first of the scores, for lists of runs."""
     name, value = next(iter(record.scores.items()))
     return f"{record.split}, epoch {record.epoch:g}: {name} {value:.4f}"
+
+
+def _read_all(outputs: Outputs) -> list[Record]:
+    records = [read_kept(path) for path in sorted(outputs.root.glob("*.json"))]
+    for path in sorted(outputs.runs.glob(f"*/decode/*/*/*/*/{MANIFEST}")):
+        manifest = read_stage(outputs.root, path.parent.relative_to(outputs.root).as_posix())
+        if is_current(outputs.root, manifest):
+            records.append(read_record(outputs.root, manifest))
+    return sorted(records, key=lambda each: (each.run, each.epoch, each.split, each.scorer, each.hashes["decode"]))
 
 
 def _kept_path(folder: Path, record: Record) -> Path:

@@ -24,7 +24,7 @@ PARTIAL = ".partial"
 def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     """Write `path` atomically: `fill` writes a temporary file, which then replaces `path`."""
     with wrap_os_errors(path):
-        _make_folder(path.parent)
+        make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
         os.close(descriptor)
         temporary = Path(name)
@@ -59,7 +59,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
     If another process has made `path` meanwhile, that folder stays, because a name stands for one content.
     """
     with wrap_os_errors(path):
-        _make_folder(path.parent)
+        make_folder(path.parent)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
         try:
             fill(temporary)
@@ -104,6 +104,14 @@ def wrap_os_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Create `path` and its parents, and flush the entries of those that are new."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        flush(folder.parent)
+
+
 def flush(path: Path) -> None:
     """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -111,11 +119,3 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _make_folder(path: Path) -> None:
-    """Create `path` and its parents, and flush the entries of those that are new."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        flush(folder.parent)

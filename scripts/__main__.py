@@ -1,6 +1,7 @@
 """python -m scripts VERB [ARGUMENT ...]; `python -m scripts VERB --help` says more.
 
 table      run every row of a table that is missing, then print and write it
+torchrun   start one run over several processes, and end with their exit code
 score      score text files as the official scripts do
 compare    is the difference between two runs, or groups of seeds, more than chance?
 status     list the runs: done, running, failed, stopped
@@ -20,9 +21,11 @@ from importlib import import_module
 
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
+from loda.lab.interrupt import deferred
 
 VERBS = {
     "table": "scripts.run_table",
+    "torchrun": "scripts.torchrun",
     "score": "eval.score.__main__",
     "compare": "scripts.compare_scores",
     "status": "scripts.status",
@@ -44,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if given[0] not in VERBS:
         raise LodaError(f"{given[0]!r} is not a command; there are {', '.join(VERBS)}")
-    return int(import_module(VERBS[given[0]]).main(given[1:]))
+    with deferred():  # importing takes seconds, and may swallow an exception
+        command = import_module(VERBS[given[0]])
+    return int(command.main(given[1:]))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from loda.atomic import write_text
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
 from loda.lab.config import compose
-from loda.lab.interrupt import listening
 from loda.lab.lock import lock_run
 from loda.lab.run import Run
 from loda.lab.training.train import train
@@ -78,14 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     spec = read(options.table)
     profile = spec.profile(options.profile)
-    with listening():
-        for row in spec.rows:
-            if not row.trained or (options.rows and row.label not in options.rows):
-                continue
-            own = [f"seed={seeds(row, profile)[0]}", *options.settings]
-            name = f"{row.label} {row.approx}".removesuffix(" No").replace(" ", "-").replace(",", "")
-            path = options.results / "rates" / f"{spec.name}-{name}.json"
-            print(f"{path}: optim.lr={find_rate(row, [*overrides(row, profile), *own], path):g}")
+    for row in spec.rows:
+        if not row.trained or (options.rows and row.label not in options.rows):
+            continue
+        own = [f"seed={seeds(row, profile)[0]}", *options.settings]
+        name = f"{row.label} {row.approx}".removesuffix(" No").replace(" ", "-").replace(",", "")
+        path = options.results / "rates" / f"{spec.name}-{name}.json"
+        print(f"{path}: optim.lr={find_rate(row, [*overrides(row, profile), *own], path):g}")
     return 0
 
 

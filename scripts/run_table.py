@@ -9,6 +9,11 @@ others continue. The paper's settings want a GPU: without one the command says w
 `--force` is given.
 """
 
+from loda.lab.interrupt import hold
+
+if __name__ == "__main__":
+    hold()  # before the imports, which take seconds
+
 import argparse
 import os
 import shlex
@@ -16,7 +21,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -32,7 +36,6 @@ from eval.tables.render import FORMATS, write
 from eval.tables.runs import TableRun, table_runs
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
-from loda.lab.interrupt import listening
 from loda.lab.lock import LockedError
 from loda.lab.run import Run
 
@@ -85,8 +88,9 @@ def is_done(job: TableRun, kept: Sequence[Record] | None) -> bool:
 def helpers(starts: Sequence[int], arguments: Sequence[str]) -> Iterator[None]:
     """Have more processes work on the same table, silently, each beginning elsewhere; a lock gives every run to one."""
     command = [sys.executable, "-m", "scripts.run_table", *arguments, "--start"]
+    silent = subprocess.DEVNULL
     processes = [
-        subprocess.Popen([*command, str(start)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen([*command, str(start)], stdin=subprocess.PIPE, stdout=silent, stderr=silent)
         for start in starts
     ]
     try:
@@ -99,12 +103,10 @@ def helpers(starts: Sequence[int], arguments: Sequence[str]) -> Iterator[None]:
 
 
 def stop_with_parent() -> None:
-    """Stop this process, as SIGTERM does, when the process that started it has ended, however that died."""
-    parent = os.getppid()
+    """Stop this process, as SIGTERM does, when the one that started it has ended, however that died."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        os.read(0, 1)  # the parent never writes, so this returns when its end of the pipe is closed
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -149,27 +151,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop_with_parent()
     if options.processes < 1:
         raise LodaError(f"--processes {options.processes} must be at least 1")
-    with listening():
-        every = table_runs(options.table, options.profile, options.settings)
-        every = [job for job in every if not options.rows or job.row in options.rows]
-        kept = None if options.results is None else collect(options.results)
-        todo = [job for job in every if not is_done(job, kept)]
-        if todo and options.profile == "paper" and not (options.force or torch.cuda.is_available()):
-            given = f" ARGS={shlex.quote(' '.join(options.settings))}" if options.settings else ""
-            raise LodaError(
-                f"{options.table} in the paper's settings is {estimate(todo)}, and there is no GPU here; to run it all "
-                f"the same: make {options.table} FORCE=1{given}"
-            )
-        print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
-        arguments = [options.table, "--profile", options.profile, *options.settings, *["--force"] * options.force]
-        arguments += ["--results", str(options.results)] if options.results else []
-        arguments += ["--rows", *options.rows] if options.rows else []
-        processes, start = min(options.processes, len(todo)), options.start or 0
-        with helpers([len(todo) * k // processes for k in range(1, processes)], arguments):
-            failed = run_all([*todo[start:], *todo[:start]], options.results)
-        root = options.results or every[0].runs[0].root
-        table = build(options.table, options.profile, root, options.settings)
-        written = write(table, root)
+    every = table_runs(options.table, options.profile, options.settings)
+    every = [job for job in every if not options.rows or job.row in options.rows]
+    kept = None if options.results is None else collect(options.results)
+    todo = [job for job in every if not is_done(job, kept)]
+    if todo and options.profile == "paper" and not (options.force or torch.cuda.is_available()):
+        given = f" ARGS={shlex.quote(' '.join(options.settings))}" if options.settings else ""
+        raise LodaError(
+            f"{options.table} in the paper's settings is {estimate(todo)}, and there is no GPU here; to run it all "
+            f"the same: make {options.table} FORCE=1{given}"
+        )
+    print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
+    arguments = [options.table, "--profile", options.profile, *options.settings, *["--force"] * options.force]
+    arguments += ["--results", str(options.results)] if options.results else []
+    arguments += ["--rows", *options.rows] if options.rows else []
+    processes, start = min(options.processes, len(todo)), options.start or 0
+    with helpers([len(todo) * k // processes for k in range(1, processes)], arguments):
+        failed = run_all([*todo[start:], *todo[:start]], options.results)
+    root = options.results or every[0].runs[0].root
+    table = build(options.table, options.profile, root, options.settings)
+    written = write(table, root)
     print(FORMATS["md"](table))
     print("written: " + ", ".join(map(str, written)))
     if failed:

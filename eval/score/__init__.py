@@ -10,6 +10,7 @@ The scorer `e2e` is e2e-metrics' `measure_scores.py -p`; `dart` and `webnlg` are
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import reduce
 from importlib import metadata
 from operator import add
@@ -81,9 +82,16 @@ def add_up(statistics: Iterable[Statistics]) -> Statistics:
 
 
 def _statistics(corpus: Corpus, metrics: Sequence[Metric]) -> list[list[Statistics]]:
-    with ThreadPoolExecutor(1) as foreground, ThreadPoolExecutor(1) as background:
-        futures = [
-            (background if getattr(metric, "IN_BACKGROUND", False) else foreground).submit(metric.statistics, corpus)
-            for metric in metrics
-        ]
-        return [future.result() for future in futures]
+    """All statistics. What waits for another process does so in a thread, the rest runs here and obeys signals."""
+    with ThreadPoolExecutor(1) as background:
+        waiting = {m: background.submit(m.statistics, corpus) for m in metrics if hasattr(m, "halted")}
+        try:
+            found = {metric: metric.statistics(corpus) for metric in metrics if metric not in waiting}
+            found |= {metric: future.result() for metric, future in waiting.items()}
+        except BaseException:
+            with ExitStack() as stack:
+                for metric in waiting:
+                    stack.enter_context(metric.halted())  # type: ignore[attr-defined]
+                background.shutdown()
+            raise
+    return [found[metric] for metric in metrics]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from loda.atomic import PARTIAL, wrap_os_errors, write_text
+from loda.atomic import PARTIAL, make_folder, wrap_os_errors, write_text
 from loda.errors import LodaError
 from loda.settings import load, read_json, settings
 
@@ -47,7 +47,7 @@ def lock_run(path: Path, wait: bool) -> Iterator[None]:
     # Not filelock's stand-in where the system has no locks: that one would outlive a killed process.
     lock = FileLock(path / "lock", fallback_to_soft=False)
     with wrap_os_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         try:
             lock.acquire(timeout=1)  # longer than the moment for which `lock_owner` takes it
         except Timeout as error:

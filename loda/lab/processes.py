@@ -1,6 +1,6 @@
 """Rank and world size of a run over several processes.
 
-    torchrun --nproc_per_node N train.py ...                            GPUs, or CPUs with trainer.device=cpu
+    python -m scripts torchrun --nproc_per_node N train.py ...          GPUs, or CPUs with trainer.device=cpu
     accelerate launch --multi_gpu --num_processes N train.py ...        the same; with --cpu it starts one process only
 
 All processes train, each on its share of every batch. Only the first writes into the run's folder, shows bars, decodes

@@ -13,7 +13,7 @@
                               test/e2e/         scores.json, statistics.safetensors
                               test.batches/     finished batches of an unfinished decoding
         failed.json, running.json, lock         the last failure; who is working on the run
-      results.jsonl, tables/, figures/, report.html
+      results.jsonl, lock, tables/, figures/, report.html
 
 Every folder with a manifest.json is a stage (`loda/lab/stage.py`). The name of a run hashes everything that determines
 the trained adapters: settings, content of base and data, and `RESULTS_VERSION`. Where files lie, device, number of
@@ -29,7 +29,7 @@ from loda.config import to_plain
 from loda.errors import LodaError
 from loda.lab.base import files as base_files
 from loda.lab.config import Experiment
-from loda.lab.data import count_pairs, identity
+from loda.lab.data import Pair, count_pairs, identity, load_pairs
 from loda.lab.stage import Manifest, Stage, digest
 from loda.lab.training.checkpoints import UNTRAINED, Checkpoint, checkpoints
 
@@ -60,7 +60,20 @@ class Run:
         if not self.experiment.trains:
             return [UNTRAINED]
         dataset, trainer = self.experiment.dataset, self.experiment.trainer
-        return checkpoints(count_pairs(dataset.name, "train", dataset.path), self.experiment.optim, trainer.max_steps)
+        number = count_pairs(dataset.name, "train", dataset.path)
+        self._check_data()
+        return checkpoints(number, self.experiment.optim, trainer.max_steps)
+
+    def pairs(self, split: str) -> list[Pair]:
+        """The pairs of a split of its data set.
+
+        Raises:
+            LodaError: they cannot be read, or the files changed since the run was named.
+        """
+        dataset = self.experiment.dataset
+        found = load_pairs(dataset.name, split, dataset.path)
+        self._check_data()
+        return found
 
     @property
     def metrics_file(self) -> Path:
@@ -102,6 +115,15 @@ class Run:
     def scoring(self, decoding: Manifest, metrics_key: str) -> Stage:
         place = f"{decoding.place}/{self.experiment.dataset.scorer}"
         return Stage(self.root, place, "scoring", key=metrics_key, inputs=(decoding,))
+
+    def _check_data(self) -> None:
+        """Called after every reading, because the name of the run says which content was read."""
+        dataset = self.experiment.dataset
+        if digest(identity(dataset.name, dataset.path)) != self.data_key:
+            raise LodaError(
+                f"the files in dataset.path={dataset.path} changed while {self.name} was read from them; leave them as "
+                "they are until the run is done, and run the same command again"
+            )
 
     def _frozen(self) -> tuple[Manifest, ...]:
         """The approximation under the adapter: its name does not say with which rounding it was computed."""

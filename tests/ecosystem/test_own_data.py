@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import loda
 from eval.model_card import card
+from eval.pipeline import complete
 from loda.errors import LodaError
 from loda.lab.base.approximation import get_approximation
 from loda.lab.base.files import SHIPPED, locate
@@ -233,3 +234,12 @@ def test_each_kind_of_approximation_is_stored_apart(approx, data, base, tmp_path
         assert stored.keys() == fresh.keys()
         assert all(torch.equal(stored[name], fresh[name]) for name in fresh)
     assert len(list((tmp_path / "approximations").iterdir())) == 3
+
+
+def test_a_file_that_changes_while_a_run_reads_it_is_refused_and_nothing_is_kept_of_it(data, base, tmp_path):
+    mine = Path(shutil.copytree(data, tmp_path / "data"))
+    run = Run(compose(settings(mine, base, tmp_path / "outputs")))
+    write(mine / "train.jsonl", LINES)
+    with pytest.raises(LodaError, match=r"changed while .* was read from them"):
+        complete(run)
+    assert not list(tmp_path.rglob("manifest.json"))

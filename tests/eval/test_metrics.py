@@ -2,19 +2,23 @@
 
 import os
 import re
+import signal
 import sys
 import threading
+import time
 
 import pyter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.score import Corpus, add_up
+from eval.score import Corpus, add_up, score
+from eval.score import corpus as corpora
 from eval.score.metrics import bleu, meteor
 from eval.score.metrics.ter import edit_rate
 from eval.score.tokenizers import java, mteval, ptb
 from loda.errors import LodaError
+from loda.lab.interrupt import Interrupted, listening
 from tests.conftest import python
 
 WORDS = st.lists(st.sampled_from("abcde"), max_size=7)
@@ -84,6 +88,30 @@ for number, line in enumerate(sys.stdin):
     print(*[len(line)] * 23, flush=True)
 """)
     assert meteor.count_matches(["a", "bb"], [["a"], ["b"]]) == [(18.0,) * 23, (19.0,) * 23]
+
+
+def test_the_limit_of_meteor_is_silence_however_slow_the_machine_is(fake_java, monkeypatch):
+    monkeypatch.setattr(meteor, "_SECONDS", 2.0)
+    fake_java("for line in sys.stdin: time.sleep(0.8); print(*range(23), flush=True)")
+    assert len(meteor.count_matches(["a"] * 4, [["a"]] * 4)) == 4  # in 3.2 seconds
+    fake_java("time.sleep(60)")
+    meteor._process.close()
+    monkeypatch.setattr(meteor, "_SECONDS", 0.2)
+    with pytest.raises(LodaError, match="was silent for 0 seconds and was stopped"):
+        meteor.count_matches(["a"], [["a"]])
+
+
+def test_a_signal_during_meteor_is_obeyed_at_once_and_java_is_gone(fake_java, monkeypatch):
+    monkeypatch.setattr(corpora, "_words", lambda scorer, groups: groups)
+    fake_java("time.sleep(600)")
+    threading.Timer(1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    started = time.monotonic()
+    with pytest.raises(Interrupted, match="SIGTERM"), listening():
+        score(Corpus("e2e", ("a",), (("a",),)), ["meteor"])
+    assert time.monotonic() - started < 1 + 5
+    assert meteor._process._java.returncode is not None
+    fake_java("for line in sys.stdin: print(*range(23), flush=True)")
+    assert score(Corpus("e2e", ("a",), (("a",),)), ["meteor"])  # the next one is counted as ever
 
 
 def test_meteor_may_complain_at_length(fake_java):

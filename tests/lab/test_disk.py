@@ -34,6 +34,43 @@ class Disk:
             raise OSError(self.reason, os.strerror(self.reason))
 
 
+class Cut:
+    """A disk that keeps only what was flushed when the power is cut: for every folder the entries of that moment."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Path, set[str]] = {}
+        self.files: set[int] = set()
+
+    def fsync(self, descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_dir():
+            self.entries[path] = {entry.name for entry in path.iterdir()}
+        else:
+            self.files.add(os.fstat(descriptor).st_ino)
+
+    def lost(self, root: Path) -> list[Path]:
+        """What below `root`, with `root` itself, a power cut would take."""
+        found = []
+        for path in (root, *root.rglob("*")):
+            # A folder that is renamed as a whole was flushed under its temporary name.
+            names = self.entries.get(path.parent)
+            kept = names is None or path.name in names
+            if not kept or (path.is_file() and path.stat().st_ino not in self.files):
+                found.append(path)
+        return found
+
+
+def test_a_power_cut_after_the_end_loses_nothing(tmp_path, monkeypatch):
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system has no /proc")
+    cut, outputs = Cut(), tmp_path / "new" / "outputs"
+    monkeypatch.setattr(loda.atomic.os, "fsync", cut.fsync)
+    (record,) = run_experiment(compose([*SHORT, f"outputs={outputs}"]))
+    run = outputs / "runs" / record.run
+    assert {tmp_path, tmp_path / "new", outputs, outputs / "runs", run, run / "decode"} <= set(cut.entries)
+    assert {path.name for path in cut.lost(tmp_path / "new")} <= {"lock"}
+
+
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS, errno.EIO])
 def test_what_cannot_be_written_leaves_what_was_there(reason, tmp_path, monkeypatch):
     write_text(tmp_path / "a.txt", "old")

@@ -29,3 +29,12 @@ def test_a_logger_that_is_not_installed_names_the_remedy(monkeypatch):
     monkeypatch.setattr(config, "find_spec", lambda name: None)
     with pytest.raises(LodaError, match="pip install wandb"):
         LoggerConfig(name="wandb")
+
+
+def test_a_journal_that_was_deleted_is_missed_at_the_next_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLogger.open(path, LoggerConfig(), "run", {}, resume=False) as logger:
+        logger.log(50, loss=2.5)
+        path.unlink()
+        with pytest.raises(LodaError, match=r"could not write .*metrics.jsonl: No such file"):
+            logger.log(100, loss=1.5)

@@ -1,5 +1,6 @@
 """A training or a decoding that is stopped anywhere goes on to the same bytes."""
 
+import errno
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from loda.lab.run import Run
 from loda.lab.training import loop
 from loda.lab.training.examples import Example
 from loda.lab.training.loop import Loop, prepared
-from loda.lab.training.metrics_logger import MetricsLogger
+from loda.lab.training.metrics_logger import JsonLines, MetricsLogger
 from loda.lab.training.state import load_state, save_state
 from tests.conftest import run_experiment
 
@@ -100,6 +101,51 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(stops, optim, unint
     assert done.resumed == len(stops)
 
 
+@pytest.mark.parametrize("optim", [1, 3], indirect=True, ids=str)
+@pytest.mark.parametrize(("where", "number"), [("target_loss", 5), ("log", 2), ("keep", 1)])
+def test_an_error_anywhere_saves_the_last_update(where, number, optim, uninterrupted, tmp_path, monkeypatch):
+    """In the fifth batch (after its dropout), in the second line of metrics, in the only checkpoint."""
+    owner = {"target_loss": loop, "log": JsonLines, "keep": loda}[where]
+    name = {"keep": "trainable_parameters"}.get(where, where)  # which `keep` calls
+    real, calls = getattr(owner, name), []
+
+    def failing(*arguments, **options):
+        calls.append(1)
+        if len(calls) == number + (where == "keep"):  # the loop asks for them first
+            torch.rand(3)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments, **options)
+
+    trainer = replace(TRAINER, state_interval_minutes=15.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, failing)
+        with pytest.raises(OSError, match="No space left"):
+            attempt(tmp_path, optim, trainer)
+    state = load_state(run_in(tmp_path))
+    assert state is not None
+    batches = {"target_loss": 4, "log": 6, "keep": 8}[where]
+    update = optim.gradient_accumulation_steps
+    assert state.step == (8 if where == "keep" else batches // update * update)
+    metrics, kept, _ = attempt(tmp_path, optim, TRAINER)
+    assert metrics == uninterrupted[0]
+    assert torch.equal(kept[8], uninterrupted[1][8])
+
+
+def test_an_update_that_was_broken_off_is_not_saved(tmp_path, monkeypatch):
+    real, calls = torch._foreach_addcdiv_, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise Stopped
+        real(*arguments)
+
+    monkeypatch.setattr(torch, "_foreach_addcdiv_", failing)
+    with pytest.raises(Stopped):
+        attempt(tmp_path, OPTIM, TRAINER)
+    assert load_state(run_in(tmp_path)).step == 4
+
+
 def test_a_state_of_two_processes_is_not_resumed_by_one(tmp_path):
     with pytest.raises(Stopped):
         attempt(tmp_path, OPTIM, TRAINER, stop_at=4)
@@ -135,14 +181,25 @@ def test_parameters_that_are_not_numbers_are_not_saved(tmp_path, monkeypatch):
         attempt(tmp_path, OPTIM, TRAINER)
 
 
-def test_a_signal_waits_for_the_state_to_be_saved():
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_waits_for_the_state_to_be_saved(number):
     seen, before = [], [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(Interrupted, match="SIGTERM"), listening(), deferred():
-        seen.append(os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=number.name), listening(), deferred():
+        seen.append(os.kill(os.getpid(), number))
     assert seen == [None]  # it went on
-    with pytest.raises(Interrupted, match="SIGUSR1"), listening():
-        os.kill(os.getpid(), signal.SIGUSR1)
+    with pytest.raises(Interrupted, match=number.name), listening():
+        os.kill(os.getpid(), number)
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *_: None], ids=["nohup", "submitit"])
+def test_a_signal_that_somebody_else_handles_is_left_to_them(theirs):
+    before = signal.signal(signal.SIGHUP, theirs)
+    try:
+        with listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_sigterm_saves_ends_with_the_code_that_requeues(tmp_path):

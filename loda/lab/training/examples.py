@@ -21,7 +21,7 @@ from torch import Tensor
 
 from loda.errors import LodaError
 from loda.lab.base.tokenizer import encode_text
-from loda.lab.data import Pair, load_pairs
+from loda.lab.data import Pair
 from loda.lab.run import Run
 from loda.lab.stage import Stage, digest
 
@@ -92,8 +92,7 @@ def training_examples(run: Run, tokenizer: Tokenizer) -> list[Example]:
     key = digest([run.data_key, tokenizer.to_str(), dataset.max_length])
     stage = Stage(run.root, f"data/{dataset.name}-train-{key}", "examples")
     if stage.find() is None:
-        pairs = load_pairs(dataset.name, "train", dataset.path)
-        encoded = [encode(tokenizer, pair, dataset.max_length) for pair in pairs]
+        encoded = [encode(tokenizer, pair, dataset.max_length) for pair in run.pairs("train")]
         columns = {"ids": [e.ids for e in encoded], "prompt_length": [e.prompt_length for e in encoded]}
         stage.write(Dataset.from_dict(columns).save_to_disk)
     examples = _read(stage)
@@ -106,7 +105,7 @@ def validation_examples(run: Run, tokenizer: Tokenizer) -> list[Example]:
     dataset, number = run.experiment.dataset, run.experiment.trainer.valid_examples
     if number == 0:
         return []
-    pairs = load_pairs(dataset.name, "valid", dataset.path)
+    pairs = run.pairs("valid")
     count = len(pairs) if number is None else min(number, len(pairs))
     chosen = (encode(tokenizer, pairs[i * len(pairs) // count], dataset.max_length) for i in range(count))
     return [example for example in chosen if example.num_targets]

@@ -8,17 +8,18 @@ of the loss by the number of targets of all, times the number of processes, beca
 mean of the gradients. So the number of processes changes nothing but dropout, whose noise each draws for itself.
 (LoRA's code gives each process batches of its own: more examples to an update, another order, another schedule.)
 
-The state is saved after an update: every `trainer.state_interval_minutes`, when the process is told to stop, and before
-each adapter that is kept. A state whose losses or parameters are not finite is not saved, so the last good one stays.
+The state is that after an update. It is saved every `trainer.state_interval_minutes`, when the process is told to stop,
+before each adapter that is kept, and when an error ends the training. A state whose losses or parameters are not finite
+is not saved, so the last good one stays.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +27,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 import loda
@@ -85,6 +87,16 @@ class Loss(NamedTuple):
     step: int
     indices: Sequence[int]
     value: Tensor
+
+
+class Position(NamedTuple):
+    """What a state holds beside parameters and moments, which only an update changes."""
+
+    step: int
+    updates: int
+    mean_loss: float
+    losses: list[Loss]
+    generators: dict[str, Tensor]
 
 
 class Objective(nn.Module):
@@ -150,14 +162,15 @@ class Loop:
         self.earlier_seconds, self.resumed = 0.0, 0
         if state is not None:
             self._restore(state)
-        factors = linear_schedule(optim.warmup_steps, total_steps(len(examples), optim, trainer.max_steps))
-        self.scheduler = LambdaLR(self.optimizer, factors, last_epoch=self.steps - 1)
+        self.factors = linear_schedule(optim.warmup_steps, total_steps(len(examples), optim, trainer.max_steps))
+        self.scheduler = LambdaLR(self.optimizer, self.factors, last_epoch=self.steps - 1)
         if not is_main_process():
             torch.manual_seed(seed + process_index())  # or all processes would drop out alike
         if state is not None:
             restore_generators(state, self.accelerator.device)
         self.objective.train()
         self.started = time.monotonic()
+        self.position = self._position()
 
     def run(self, logger: MetricsLogger, keep: Callable[[Checkpoint], None], save: Callable[[State], None]) -> Summary:
         """Train to the end: `keep` is called at every checkpoint, `save` before it and now and then.
@@ -166,53 +179,67 @@ class Loop:
             LodaError: the loss became infinite or not a number; the message names the step and its examples.
             Interrupted: a signal asked to stop; the state is saved.
         """
-        total, per_epoch = max(self.checkpoints), steps_per_epoch(len(self.examples), self.optim.batch_size)
+        total = max(self.checkpoints)
         order = batches(len(self.examples), self.optim.batch_size, self.seed, self.optim.epochs)
         bar, saved = progress_bar("train", total, "example", self.optim.batch_size), time.monotonic()
         bar.update(self.steps)
-        if self.steps in self.checkpoints:
-            keep(self.checkpoints[self.steps])
-        with deferred():
-            for indices in islice(order, self.steps, total):
-                lr = self.learning_rate
-                with explain_oom("a training step", MEMORY_REMEDY):
-                    self._step(indices)
-                checkpoint = self.checkpoints.get(self.steps)
-                if self.steps % self.trainer.log_every == 0 or checkpoint:
-                    logger.log(self.steps, loss=self._take_mean_loss(), lr=lr, epoch=self.steps / per_epoch)
-                    bar.set_postfix(loss=f"{self.mean_loss:.3f}")
-                due, stop = self._is_due(saved)
-                if due or self.steps == total or (checkpoint and self._is_after_update):
-                    save(self.state())
-                    saved = time.monotonic()
-                if checkpoint:
-                    keep(checkpoint)
-                bar.update()
-                if stop:
-                    raise Interrupted("a signal")
+        with self._saving_at_an_error(save):
+            self._log(logger, bar)  # the line that an error kept back
+            if self.steps in self.checkpoints:
+                keep(self.checkpoints[self.steps])
+            with deferred():
+                for indices in islice(order, self.steps, total):
+                    with explain_oom("a training step", MEMORY_REMEDY):
+                        self._step(indices)
+                    self._log(logger, bar)
+                    checkpoint = self.checkpoints.get(self.steps)
+                    due, stop = self._is_due(saved)
+                    if due or self.steps == total or (checkpoint and self._is_after_update):
+                        save(self.state())
+                        saved = time.monotonic()
+                    if checkpoint:
+                        keep(checkpoint)
+                    bar.update()
+                    if stop:
+                        self.accelerator.wait_for_everyone()  # a launcher ends all when the first has ended
+                        raise Interrupted("a signal")
         bar.close()
         return self._end()
 
-    @property
-    def learning_rate(self) -> float:
-        """That of the next batch."""
-        return float(self.scheduler.get_last_lr()[0])
-
     def state(self) -> State:
-        """From where the training can continue.
+        """From where the training can continue: the last update.
 
         Raises:
-            LodaError: a loss or a parameter is not finite.
+            LodaError: a loss or a parameter is not finite, or an update was broken off.
         """
+        step, updates, mean_loss, losses, generators = self.position
+        if self.adamw.updates != updates:
+            raise LodaError(f"the update after step {step} was broken off; the same command continues from before it")
         self._check_finite()
-        losses = [loss.value for loss in self.losses]
         tensors = collect_tensors(self.parameters, self.adamw)
-        tensors["losses"] = torch.stack(losses).cpu() if losses else torch.empty(0)
-        for name, row in torch_generators(self.accelerator.device).items():
+        tensors["losses"] = torch.stack([loss.value for loss in losses]).cpu() if losses else torch.empty(0)
+        for name, row in generators.items():
             gathered = self.accelerator.gather(row.to(self.accelerator.device)).cpu() if process_count() > 1 else row
             tensors[name] = gathered
-        known = None if math.isnan(self.mean_loss) else self.mean_loss
-        return State(self.steps, self.adamw.updates, self._seconds(), known, self.resumed, tensors)
+        known = None if math.isnan(mean_loss) else mean_loss
+        return State(step, updates, self._seconds(), known, self.resumed, tensors)
+
+    def _position(self) -> Position:
+        generators = torch_generators(self.accelerator.device)
+        return Position(self.steps, self.adamw.updates, self.mean_loss, list(self.losses), generators)
+
+    @contextmanager
+    def _saving_at_an_error(self, save: Callable[[State], None]) -> Iterator[None]:
+        """Save the last update if an error ends the training of one process; of several, the others may be gone."""
+        try:
+            yield
+        except Interrupted:
+            raise
+        except BaseException:
+            if process_count() == 1 and self.position.step > 0:
+                with suppress(LodaError, RuntimeError):  # the last good state stays, and the error says what was wrong
+                    save(self.state())
+            raise
 
     def _step(self, indices: Sequence[int]) -> None:
         """Train on one batch, of which this process takes its share."""
@@ -228,15 +255,23 @@ class Loop:
         self.scheduler.step()
         self.steps += 1
         self.losses.append(Loss(self.steps, indices, loss.detach()))
+        if self._is_after_update or self.steps == max(self.checkpoints):
+            self.position = self._position()
 
-    def _take_mean_loss(self) -> float:
-        """The mean loss of the batches since the last call, over all processes."""
+    def _log(self, logger: MetricsLogger, bar: "tqdm[Any]") -> None:
+        """Log the mean loss of the batches since the last line, over all processes, where a line is due."""
+        if not self.losses or (self.steps % self.trainer.log_every and self.steps not in self.checkpoints):
+            return
         mean = self.accelerator.reduce(torch.stack([loss.value for loss in self.losses]).mean(), "mean").item()
         if not math.isfinite(mean):
             self._check_finite()
+        epoch = self.steps / steps_per_epoch(len(self.examples), self.optim.batch_size)
+        logger.log(self.steps, loss=mean, lr=self.optim.lr * self.factors(self.steps - 1), epoch=epoch)
+        bar.set_postfix(loss=f"{mean:.3f}")
         self.mean_loss = mean
         self.losses.clear()
-        return self.mean_loss
+        if self.position.step == self.steps:
+            self.position = self._position()
 
     @property
     def _is_after_update(self) -> bool:

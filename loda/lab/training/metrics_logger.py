@@ -1,13 +1,14 @@
 """Metrics of a training: JSON lines always, Weights & Biases or TensorBoard on request, with the same keys."""
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from accelerate.tracking import TensorBoardTracker, WandBTracker
 
-from loda.atomic import wrap_os_errors
+from loda.atomic import flush, make_folder, wrap_os_errors
 from loda.errors import LodaError
 from loda.lab.config import LoggerConfig
 
@@ -39,16 +40,20 @@ class JsonLines:
     def __init__(self, path: Path, resume: bool) -> None:
         self.path = path
         with wrap_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("a" if resume else "w", encoding="utf-8")
+            make_folder(path.parent)
+            path.open("a" if resume else "w").close()
+            flush(path.parent)
 
     def log(self, values: dict[str, float], step: int) -> None:
-        with wrap_os_errors(self.path):
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-            self.file.flush()
+        # Opened anew, because a file that was deleted would take lines that nobody finds.
+        with wrap_os_errors(self.path), self.path.open("r+", encoding="utf-8") as file:
+            file.seek(0, os.SEEK_END)
+            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def finish(self) -> None:
-        self.file.close()
+        pass
 
 
 class MetricsLogger:

@@ -116,7 +116,9 @@ def load_state(run: Run) -> State | None:
     # Copies: load_file maps the file, which the next state deletes.
     tensors = {name: tensor.clone() for name, tensor in load_file(stage.path / TENSORS).items()}
     if is_main_process():
-        kept = [line for line in read_metrics(run.metrics_file) if line["step"] <= steps[-1]]
+        # With losses that are not logged, a line of this very step was the one that could not be written.
+        last = steps[-1] - 1 if len(tensors["losses"]) else steps[-1]
+        kept = [line for line in read_metrics(run.metrics_file) if line["step"] <= last]
         write_text(run.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
     return State(**content, tensors=tensors)
 
