@@ -44,7 +44,7 @@ def check_writable(path: Path) -> None:
     with wrap_os_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        _make_folder(path.parent)
+        make_folder(path.parent)
         tempfile.TemporaryFile(dir=path.parent).close()
 
 

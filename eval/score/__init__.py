@@ -91,7 +91,7 @@ def _statistics(corpus: Corpus, metrics: Sequence[Metric]) -> list[list[Statisti
         except BaseException:
             with ExitStack() as stack:
                 for metric in waiting:
-                    stack.enter_context(metric.halted())  # type: ignore[attr-defined]
+                    stack.enter_context(metric.halted())
                 background.shutdown()
             raise
     return [found[metric] for metric in metrics]
