@@ -30,13 +30,13 @@ def train(run: Run, base: Base, examples: list[Example], validation: list[Exampl
     An interrupted training continues from its last state. Of several processes only the first writes.
     """
     experiment, started = run.experiment, time.monotonic()
+    set_threads(experiment.trainer)  # first: the digits of an approximation depend on it too
     approximation = get_approximation(run, base)
     stage = run.training()
     if stage is not None and stage.find() is not None:
         if is_main_process():
             discard_state(run)
         return
-    set_threads(experiment.trainer)
     if is_main_process():
         run.settings().write(content=experiment.to_dict())
     _ = base.model  # loaded before the seed is set, or the start values would depend on who loads it
