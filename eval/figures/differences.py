@@ -75,13 +75,13 @@ def _panel(axes: Axes, table: FilledTable, rows: list[FilledRow], metric: str, l
                 elinewidth=0.8,
             )
     axes.set(title=column.label or metric, xlabel=f"{column.unit}\n{better}")
-    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.xaxis.set_major_locator(MaxNLocator(2))
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
 
 
 def _names(rows: list[FilledRow]) -> list[str]:
-    """Method with r or approximation; rows that still have the same name say their trainable parameters."""
+    """Method with approximation and r; rows that still have the same name say their trainable parameters."""
     names = [_name(row) for row in rows]
     often = Counter(names)
     return [
@@ -91,7 +91,6 @@ def _names(rows: list[FilledRow]) -> list[str]:
 
 
 def _name(row: FilledRow) -> str:
-    name = mathematical(row.spec.label)
-    if row.spec.r is not None:
-        return f"{name}, r = {row.spec.r}"
-    return name if row.spec.approx == "No" else f"{name}, {row.spec.approx}"
+    approx = "" if row.spec.approx == "No" else f", {row.spec.approx}"
+    r = "" if row.spec.r is None else f", r = {row.spec.r}"
+    return f"{mathematical(row.spec.label)}{approx}{r}"
