@@ -26,11 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SignalException as error:  # torchrun has passed it on, and waited
         raise Interrupted(error.sigval.name) from None
     except ChildFailedError as error:
-        codes = {failure.exitcode for failure in error.failures.values()}
-        if codes & {REQUEUE, *(-number for number in SIGNALS)}:  # below 0: before it could listen
+        interrupted = {REQUEUE, *(-number for number in SIGNALS)}  # below 0: before it could listen
+        # When a process fails, torchrun stops the others by a signal, so only a failure tells why it ended.
+        failed = {failure.exitcode for failure in error.failures.values()} - interrupted
+        if not failed:
             raise Interrupted("a signal to one of the processes") from None
         print(error, file=sys.stderr)
-        return max(1, *codes)  # below 0 for one that was killed
+        return max(1, *failed)  # below 0 for one that was killed
     return 0
 
 

@@ -65,7 +65,7 @@ def test_a_signal_during_the_imports_ends_with_the_code_that_requeues(command, t
 
 
 def test_the_worker_of_a_table_that_is_killed_saves_and_stops(tmp_path):
-    settings = [*SHORT, "trainer.max_steps=5000", f"outputs={tmp_path}"]  # longer than the test
+    settings = [*SHORT, "optim.epochs=200", f"outputs={tmp_path}"]  # longer than the test
     rows = ["--rows", "LoRA", "--processes", "2"]
     runs = [job.runs[0] for job in table_runs("table1", "toy", settings) if job.row == "LoRA"]
     silent = subprocess.DEVNULL

@@ -183,13 +183,17 @@ def test_parameters_that_are_not_numbers_are_not_saved(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_waits_for_the_state_to_be_saved(number):
+    shells = signal.signal(number, signal.SIG_DFL)  # a shell ignores SIGINT for what it starts in the background
     seen, before = [], [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(Interrupted, match=number.name), listening(), deferred():
-        seen.append(os.kill(os.getpid(), number))
-    assert seen == [None]  # it went on
-    with pytest.raises(Interrupted, match=number.name), listening():
-        os.kill(os.getpid(), number)
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    try:
+        with pytest.raises(Interrupted, match=number.name), listening(), deferred():
+            seen.append(os.kill(os.getpid(), number))
+        assert seen == [None]  # it went on
+        with pytest.raises(Interrupted, match=number.name), listening():
+            os.kill(os.getpid(), number)
+        assert [signal.getsignal(number) for number in SIGNALS] == before
+    finally:
+        signal.signal(number, shells)
 
 
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *_: None], ids=["nohup", "submitit"])
