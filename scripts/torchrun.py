@@ -20,9 +20,12 @@ from loda.lab.interrupt import REQUEUE, SIGNALS, Interrupted
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    heard = [number.name for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    signals = (*SIGNALS, signal.SIGQUIT)  # the last one as torchrun does
+    heard = [number.name for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
+    # torchrun kills after 30 seconds, but the processes agree on a stop only at every trainer.log_every.
+    options = ["--signals-to-handle", ",".join(heard), "--shutdown-timeout", "120"]
     try:
-        torchrun(["--signals-to-handle", ",".join(heard), *given])
+        torchrun([*options, *given])
     except SignalException as error:  # torchrun has passed it on, and waited
         raise Interrupted(error.sigval.name) from None
     except ChildFailedError as error:

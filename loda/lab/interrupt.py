@@ -50,7 +50,9 @@ def listening() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _deferred, _requested = held, None
+        _deferred = held
+        if _receive not in before.values():  # within another block, a signal that an error overtook still counts
+            _requested = None
 
 
 @contextmanager

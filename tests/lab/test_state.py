@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +195,24 @@ def test_a_signal_waits_for_the_state_to_be_saved(number):
         assert [signal.getsignal(number) for number in SIGNALS] == before
     finally:
         signal.signal(number, shells)
+
+
+def two_runs():
+    with listening():
+        with suppress(ZeroDivisionError), listening(), deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise ZeroDivisionError
+        with listening():
+            pytest.fail("the next run began")
+
+
+def test_a_signal_that_an_error_overtakes_stops_the_next_run():
+    shells = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            two_runs()
+    finally:
+        signal.signal(signal.SIGTERM, shells)
 
 
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *_: None], ids=["nohup", "submitit"])
