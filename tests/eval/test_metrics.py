@@ -111,7 +111,7 @@ def test_a_signal_during_meteor_is_obeyed_at_once_and_java_is_gone(fake_java, mo
     assert time.monotonic() - started < 1 + 5
     assert meteor._process._java.returncode is not None
     fake_java("for line in sys.stdin: print(*range(23), flush=True)")
-    assert score(Corpus("e2e", ("a",), (("a",),)), ["meteor"])  # the next one is counted as ever
+    assert score(Corpus("e2e", ("a",), (("a",),)), ["meteor"])  # the next scoring works
 
 
 def test_meteor_may_complain_at_length(fake_java):
