@@ -41,8 +41,10 @@ status: setup  ## list the runs in outputs/: done, running, failed, stopped; TAB
 verify: setup  ## check every stage in outputs/ against its manifest
 	$(BIN)/python -m scripts verify $(or $(OUTPUTS),outputs)
 
-chaos: setup  ## kill the toy pipeline at KILLS random moments (default 60) and compare with an undisturbed run
+chaos: setup  ## kill the toy pipeline at KILLS random moments (default 60), fail every operation, alter every file
 	$(BIN)/python -m tests.chaos --kills $(or $(KILLS),60)
+	$(BIN)/python -m tests.chaos.faults
+	$(BIN)/python -m tests.chaos.alterations
 
 reproduce: setup  ## run the finished RUN again from its record and compare adapters, predictions and scores
 	$(BIN)/python -m scripts reproduce $(RUN)

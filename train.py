@@ -58,10 +58,7 @@ def run_experiment(experiment: Experiment, overrides: Sequence[str], in_sweep: b
     if is_main_process():
         for record in records:
             print(summary(record))
-        try:
-            collect(run.root)
-        except LodaError as error:  # another run's folder is damaged, which is not this run's failure
-            print(f"warning: {run.root}/results.jsonl was not renewed: {error}", file=sys.stderr)
+        collect(run.root)
 
 
 def sweep_with_hydra() -> None:

@@ -7,7 +7,8 @@ data files, the base model's files, the shapes.
 import json
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -29,6 +30,7 @@ from loda.lab.run import Run
 from loda.lab.training.examples import Example, training_examples, validation_examples
 from loda.lab.training.packing import uses_packing
 from loda.lab.training.train import train
+from loda.settings import load, read_json, settings
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,17 @@ def complete(run: Run, wait: bool = True) -> list[Record]:
             is one of several processes.
         Interrupted: a signal asked to stop; what there was to save is saved.
     """
-    if is_main_process():
-        with wrap_os_errors(run.failed_file):
+    with wrap_os_errors(run.path, "use"):
+        if is_main_process():
             run.failed_file.unlink(missing_ok=True)
-    records = find_records(run)
-    if records is None:
-        inputs = check(run)
-        # Over several processes none may wait: the others would reach the training and wait there.
-        alone = lock_run(run.path, wait and process_count() == 1) if is_main_process() else nullcontext()
-        with listening(), alone:
-            records = _do_missing(run, inputs)
-    return records
+        records = find_records(run)
+        if records is None:
+            inputs = check(run)
+            # Over several processes none may wait: the others would reach the training and wait there.
+            alone = lock_run(run.path, wait and process_count() == 1) if is_main_process() else nullcontext()
+            with listening(), alone:
+                records = _do_missing(run, inputs)
+        return records
 
 
 def _do_missing(run: Run, inputs: Inputs) -> list[Record]:
@@ -118,9 +120,25 @@ def find_records(run: Run) -> list[Record] | None:
     return records
 
 
+@settings
+class Failure:
+    """What `failed.json` in the folder of a run says: the overrides that the run was started with, and the error."""
+
+    overrides: str
+    message: str
+
+
 def record_failure(run: Run, overrides: str, message: str) -> None:
-    """Write what went wrong to `failed.json` in the folder of the run, or say that it cannot be written."""
+    """Write a `Failure`, or say that it cannot be written."""
     try:
-        write_text(run.failed_file, json.dumps({"overrides": overrides, "message": message}, indent=2) + "\n")
+        write_text(run.failed_file, json.dumps(asdict(Failure(overrides, message)), indent=2) + "\n")
     except LodaError as error:
         print(f"the failure of {run.name} could not be recorded: {error}", file=sys.stderr)
+
+
+def read_failure(path: Path) -> Failure:
+    """Read a `failed.json`; a damaged one says so as its message."""
+    try:
+        return load(Failure, read_json(path), str(path))
+    except LodaError as error:
+        return Failure("", str(error))

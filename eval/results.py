@@ -8,8 +8,10 @@ hold no text of a data set. A folder of them is read as an outputs folder is, so
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from safetensors.numpy import load_file
 from eval.score import add_up, load_by_key
 from loda.atomic import make_folder, sha256, wrap_os_errors, write_file, write_text
 from loda.costs import Cost
-from loda.errors import LodaError
+from loda.errors import LodaError, describe
 from loda.lab.run import Outputs
 from loda.lab.stage import MANIFEST, Manifest, is_current, read_stage
 from loda.manifest import check_files, read_manifest, write_manifest
@@ -74,8 +76,7 @@ class Record:
 def collect(root: str | Path) -> list[Record]:
     """Read every current scoring below `runs/` and every kept record, and rewrite `results.jsonl` atomically.
 
-    Raises:
-        LodaError: a scoring that is damaged or in another's place.
+    What is damaged or in another's place is named on stderr and left out.
     """
     outputs = Outputs(root)
     with wrap_os_errors(outputs.root):
@@ -174,12 +175,24 @@ def headline(record: Record) -> str:
 
 
 def _read_all(outputs: Outputs) -> list[Record]:
-    records = [read_kept(path) for path in sorted(outputs.root.glob("*.json"))]
-    for path in sorted(outputs.runs.glob(f"*/decode/*/*/*/*/{MANIFEST}")):
-        manifest = read_stage(outputs.root, path.parent.relative_to(outputs.root).as_posix())
-        if is_current(outputs.root, manifest):
-            records.append(read_record(outputs.root, manifest))
+    kept = sorted(outputs.root.glob("*.json"))
+    scorings = sorted(outputs.runs.glob(f"*/decode/*/*/*/*/{MANIFEST}"))
+    records: list[Record] = []
+    for read, paths in ((read_kept, kept), (partial(_read_scoring, outputs.root), scorings)):
+        for path in paths:
+            try:
+                record = read(path)
+            except Exception as error:  # of one artefact, which must not hide the others
+                print(f"left out: {describe(error)}", file=sys.stderr)
+            else:
+                records += [record] if record else []
     return sorted(records, key=lambda each: (each.run, each.epoch, each.split, each.scorer, each.hashes["decode"]))
+
+
+def _read_scoring(root: Path, path: Path) -> Record | None:
+    """The record of the scoring with the manifest `path`; None if it is outdated."""
+    manifest = read_stage(root, path.parent.relative_to(root).as_posix())
+    return read_record(root, manifest) if is_current(root, manifest) else None
 
 
 def _kept_path(folder: Path, record: Record) -> Path:

@@ -7,6 +7,7 @@ becomes a LodaError, which keeps its words and adds the path.
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,13 +26,11 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     """Write `path` atomically: `fill` writes a temporary file, which then replaces `path`."""
     with wrap_os_errors(path):
         make_folder(path.parent)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = _beside(path)
+        temporary.touch(exist_ok=False)
         try:
             fill(temporary)
             flush(temporary)
-            temporary.chmod(0o644)
             temporary.replace(path)
             flush(path.parent)
         except BaseException:
@@ -60,12 +59,12 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> None:
     """
     with wrap_os_errors(path):
         make_folder(path.parent)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
+        temporary = _beside(path)
+        temporary.mkdir()
         try:
             fill(temporary)
             for part in (*temporary.rglob("*"), temporary):
                 flush(part)
-            temporary.chmod(0o755)
             try:
                 temporary.rename(path)
             except OSError:
@@ -81,26 +80,26 @@ def discard_folder(path: Path) -> None:
     if not path.is_dir():
         return
     with wrap_os_errors(path):
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL))
+        aside = _beside(path)
         path.rename(aside)
         shutil.rmtree(aside)
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
+    """Return the sha256 of a file in hexadecimal digits; LodaError if it cannot be read."""
+    with wrap_os_errors(path, "read"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def wrap_os_errors(path: Path) -> Iterator[None]:
+def wrap_os_errors(path: Path, verb: str = "write") -> Iterator[None]:
     """Turn the operating system's errors into a LodaError that names `path`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise LodaError(
-            f"could not write {path}: {reason}; fix that and run the same command again, finished stages are kept"
+            f"could not {verb} {path}: {reason}; fix that and run the same command again, finished stages are kept"
         ) from error
 
 
@@ -110,6 +109,11 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         flush(folder.parent)
+
+
+def _beside(path: Path) -> Path:
+    """A new temporary name in the same folder. What is made there follows the umask, unlike files of `tempfile`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
 
 
 def flush(path: Path) -> None:

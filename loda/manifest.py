@@ -13,7 +13,7 @@ from typing import Any
 
 from loda.atomic import sha256, write_text
 from loda.errors import LodaError
-from loda.settings import read_json
+from loda.settings import parse_json, read_bytes
 
 FORMAT = 2
 """Raised when the layout of saved files changes; other formats are not read."""
@@ -26,7 +26,8 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> None:
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """Return the content that `write_manifest` was given; LodaError if it is missing, altered or of another format."""
-    content = read_json(path)
+    data = read_bytes(path)
+    content = parse_json(data, path)
     if not isinstance(content, dict) or not {"format", "sha256"} <= set(content):
         raise LodaError(f"{path} is not a manifest of this project; restore it from a copy")
     found = content.pop("format")
@@ -34,7 +35,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise LodaError(f"{path} has format {found!r}, this version reads {FORMAT}; make the folder again")
     try:
-        altered = path.read_bytes() != _sealed(content).encode()
+        altered = data != _sealed(content).encode()
     except (ValueError, RecursionError):  # NaN, half a surrogate pair, or deep nesting
         altered = True
     if altered:

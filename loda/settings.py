@@ -62,10 +62,21 @@ def load(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; LodaError if it cannot be read or is not JSON."""
+    return parse_json(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file; LodaError if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except OSError as error:
         raise LodaError(f"{path} cannot be read ({error.strerror}); restore it from a copy") from error
+
+
+def parse_json(data: bytes, path: Path) -> Any:
+    """Return what the bytes of the JSON file `path` say; LodaError if they are not JSON."""
+    try:
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise LodaError(f"{path} is not JSON ({error}); restore it from a copy") from error
 

@@ -10,17 +10,18 @@ the same method and seed are told apart by the settings in which they differ, ru
 import argparse
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.pipeline import find_records
+from eval.pipeline import find_records, read_failure
 from eval.results import headline
 from eval.tables.runs import TableRun, table_runs
-from loda.errors import LodaError
+from loda.errors import LodaError, describe
 from loda.lab.command_line import run_command
 from loda.lab.config import Experiment
 from loda.lab.lock import lock_owner
@@ -28,9 +29,9 @@ from loda.lab.run import Outputs, Run
 from loda.lab.stage import Stage
 from loda.lab.training.metrics_logger import read_metrics
 from loda.lab.training.state import seconds_per_step
-from loda.settings import load, read_json
+from loda.settings import load
 
-STATES = ("done", "running", "failed", "stopped", "missing")
+STATES = ("done", "running", "failed", "stopped", "missing", "unknown")
 
 
 @dataclass(frozen=True)
@@ -73,24 +74,27 @@ def _unfinished(path: Path, run: Run) -> Status:
 
 def status_of_folder(outputs: Outputs, path: Path) -> Status:
     """Look at a run that is known by its folder alone."""
-    try:
-        stage = Stage(outputs.root, f"runs/{path.name}/settings", "settings")
-        settings = stage.find()
-        if settings is None:
-            return _failure(path) or Status(path.name, "running" if lock_owner(path) else "stopped", "prepare")
-        run = Run(replace(load(Experiment, settings.content), outputs=str(outputs.root)))
-        if run.path != path:
-            raise LodaError(f"its settings are now those of {run.name}: the data or the base changed")
-        return status(path, [run])
-    except LodaError as error:
-        return Status(path.name, "stopped", f"cannot be judged: {error}")
+    settings = Stage(outputs.root, f"runs/{path.name}/settings", "settings").find()
+    if settings is None:
+        return _failure(path) or Status(path.name, "running" if lock_owner(path) else "stopped", "prepare")
+    run = Run(replace(load(Experiment, settings.content), outputs=str(outputs.root)))
+    if run.path != path:
+        raise LodaError(f"its settings are now those of {run.name}: the data or the base changed")
+    return status(path, [run])
 
 
 def status_of_job(job: TableRun) -> Status:
     """Look at a run of a table."""
     path = job.runs[0].path
-    found = status(path, job.runs) if path.exists() else Status(path.name, "missing")
-    return replace(found, differs=job.label)
+    return status(path, job.runs) if path.exists() else Status(path.name, "missing")
+
+
+def judged(path: Path, look: Callable[[], Status]) -> Status:
+    """What `look` finds, or why nobody can tell: one damaged run must not hide the others."""
+    try:
+        return look()
+    except Exception as error:
+        return Status(path.name, "unknown", describe(error))
 
 
 def told_apart(outputs: Outputs, statuses: Sequence[Status]) -> list[Status]:
@@ -130,7 +134,7 @@ def _failure(path: Path) -> Status | None:
     failed = path / "failed.json"
     if not failed.exists():
         return None
-    return Status(path.name, "failed", read_json(failed)["message"].strip().splitlines()[-1])
+    return Status(path.name, "failed", read_failure(failed).message.strip().rpartition("\n")[2])
 
 
 def _progress(run: Run, since: float | None) -> tuple[str, float | None]:
@@ -181,10 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outputs = Outputs(options.outputs)
     if options.table is None:
         folders = [path for path in sorted(outputs.runs.glob("*")) if path.is_dir()]
-        found = told_apart(outputs, [status_of_folder(outputs, path) for path in folders])
+        every = [judged(path, partial(status_of_folder, outputs, path)) for path in folders]
+        found = told_apart(outputs, every)
     else:
         listed = table_runs(options.table, options.profile, [*options.settings, f"outputs={outputs.root}"])
-        found = [status_of_job(job) for job in listed]
+        found = [replace(judged(job.runs[0].path, partial(status_of_job, job)), differs=job.label) for job in listed]
     print(render(found))
     return 0
 

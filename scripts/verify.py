@@ -14,7 +14,7 @@ from pathlib import Path
 
 from eval.results import check_scores, read_kept, read_record
 from loda.atomic import PARTIAL
-from loda.errors import LodaError
+from loda.errors import LodaError, describe
 from loda.lab.command_line import run_command
 from loda.lab.stage import all_places, read_stage, verify
 
@@ -50,8 +50,8 @@ def _verify_record(root: Path, path: Path) -> None:
 def _problem(check: Callable[[], None]) -> str | None:
     try:
         check()
-    except LodaError as error:
-        return str(error)
+    except Exception as error:  # of one artefact, which must not hide what is wrong with the others
+        return describe(error)
     return None
 
 

@@ -5,7 +5,6 @@ scores. The page is `report.html.jinja`, which escapes what it shows.
 """
 
 import base64
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 
 from eval.figures import energy, losses, scores
 from eval.figures.style import save, svg
+from eval.pipeline import read_failure
 from eval.results import Record, collect
 from eval.tables.fill import FilledTable, fill
 from eval.tables.layout import blocks, caption, header, notes
@@ -57,7 +57,7 @@ def write(tables: Sequence[str], profile: str, root: str | Path, settings: Seque
         hours=sum(training["seconds"] for training in trainings.values()) / 3600,
         tables=[(table, [*_scores(table, outputs), *_losses(table, outputs)]) for table in filled],
         energies=[_energy(path, outputs) for path in sorted(outputs.figures.glob("figure2-*.csv"))],
-        failures={path.parent.name: json.loads(path.read_text("utf-8")) for path in outputs.runs.glob("*/failed.json")},
+        failures={path.parent.name: read_failure(path) for path in outputs.runs.glob("*/failed.json")},
         origins=origins(records),
         scores=dict(_all_scores(records)),
     )

@@ -15,7 +15,7 @@ from functools import reduce
 from importlib import metadata
 from operator import add
 
-from eval.score.corpus import Corpus, Statistics
+from eval.score.corpus import Corpus, Statistics, identify_words
 from eval.score.metrics import Metric, load_by_key, load_metric
 from eval.score.postprocess import make_corpus
 from loda.errors import LodaError
@@ -68,12 +68,15 @@ def check_metrics(scorer: str, metrics: Sequence[str]) -> None:
             check(scorer)
 
 
-def metrics_fingerprint(metrics: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The versions that the digits of each metric depend on: its own and those of its packages."""
-    return {
-        name: {"version": str(metric.VERSION)} | {package: metadata.version(package) for package in metric.PACKAGES}
-        for name, metric in zip(metrics, map(load_metric, metrics), strict=True)
-    }
+def metrics_fingerprint(scorer: str, metrics: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the digits of each metric depend on: its version, those of its packages, and data without a version."""
+    found = {}
+    for name in metrics:
+        metric = load_metric(name)
+        packages = {package: metadata.version(package) for package in metric.PACKAGES}
+        data = identify_words(scorer) if "nltk" in packages else {}
+        found[name] = {"version": str(metric.VERSION), **packages, **data}
+    return found
 
 
 def add_up(statistics: Iterable[Statistics]) -> Statistics:

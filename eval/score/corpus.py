@@ -75,6 +75,12 @@ def check_words(scorer: str) -> None:
     _TOKENIZERS[scorer].check()
 
 
+def identify_words(scorer: str) -> dict[str, str]:
+    """The content of the files, beside packages, that the words of a scorer depend on."""
+    found: dict[str, str] = _TOKENIZERS[scorer].identity()
+    return found
+
+
 def _texts(value: Sequence[str], name: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
         raise LodaError(f"{name} must be a list of texts, not {reprlib.repr(value)}; put each text into a list")

@@ -31,7 +31,7 @@ def metrics_of(dataset: DatasetConfig) -> tuple[str, ...]:
 def scoring_stage(run: Run, decoding: Manifest) -> Stage:
     """Where the scores of a decoding belong. Another scorer or version of a metric makes them stale."""
     dataset = run.experiment.dataset
-    return run.scoring(decoding, digest([dataset.scorer, metrics_fingerprint(metrics_of(dataset))]))
+    return run.scoring(decoding, digest([dataset.scorer, metrics_fingerprint(dataset.scorer, metrics_of(dataset))]))
 
 
 def score_decoding(run: Run, checkpoint: Checkpoint, decoding: Manifest, instances: list[Instance]) -> Record:

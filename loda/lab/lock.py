@@ -68,7 +68,11 @@ def lock_run(path: Path, wait: bool) -> Iterator[None]:
 
 
 def lock_owner(path: Path) -> LockOwner | None:
-    """Who is working on the run in `path`; None if nobody is, or has only just begun or ended."""
+    """Who is working on the run in `path`; None if nobody is, or has only just begun or ended.
+
+    Raises:
+        LodaError: the lock cannot be opened, so nobody can tell.
+    """
     if not (path / "lock").exists():
         return None
     lock = FileLock(path / "lock", fallback_to_soft=False)
@@ -79,8 +83,8 @@ def lock_owner(path: Path) -> LockOwner | None:
             return load(LockOwner, read_json(path / "running.json"))
         except LodaError:  # it is just being written or deleted
             return None
-    except OSError:  # a folder that cannot be written, in which nobody works
-        return None
+    except OSError as error:
+        raise LodaError(f"cannot tell whether {path.name} is being worked on: {error}") from error
     lock.release()
     return None
 

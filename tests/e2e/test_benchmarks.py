@@ -41,7 +41,7 @@ def test_it_runs(name, tmp_path, capsys):
 
 
 def test_missing_nltk_data_leaves_dart_out_with_a_sentence(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(nltk_words, "_is_found", lambda: False)
+    monkeypatch.setattr(nltk_words, "_found", lambda: None)
     monkeypatch.setattr(nltk_words, "_download", lambda folder: None)
     assert run(tmp_path, "scoring_dart") == 0
     assert "scoring_dart is left out: the NLTK data punkt_tab" in capsys.readouterr().out

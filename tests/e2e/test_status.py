@@ -1,6 +1,8 @@
 """What `python -m scripts status` says of runs that are not finished; a finished one is in test_toy_path."""
 
+import errno
 import json
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -104,9 +106,32 @@ def test_a_run_that_was_refused_before_it_had_settings_says_why(tmp_path):
 
 def test_a_run_whose_settings_are_damaged_does_not_hide_the_others(run, capsys):
     (run.path / "settings" / "manifest.json").write_text("[]")
-    assert "cannot be judged" in look(run).detail
     assert status.main(["--outputs", str(run.root)]) == 0
-    assert "1 runs: 1 stopped" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "settings/manifest.json is not a manifest of this project" in shown
+    assert "1 runs: 1 unknown" in shown
+
+
+def refuse(path, *arguments):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+
+def test_of_a_run_whose_lock_cannot_be_opened_nobody_can_tell(run, capsys, monkeypatch):
+    (run.path / "lock").touch()
+    monkeypatch.setattr(os, "open", refuse)
+    assert status.main(["--outputs", str(run.root)]) == 0
+    shown = capsys.readouterr().out
+    assert f"cannot tell whether {run.name} is being worked on: " in shown
+    assert "1 runs: 1 unknown" in shown
+
+
+@pytest.mark.parametrize("damaged", ["[]", "{}", '{"overrides": "", "message": 5}', "[" * 10**5, ""])
+def test_a_damaged_note_of_a_failure_says_so(damaged, run, capsys):
+    run.failed_file.write_text(damaged)
+    assert status.main(["--outputs", str(run.root)]) == 0
+    shown = capsys.readouterr().out
+    assert "failed.json" in shown
+    assert "1 runs: 1 failed" in shown
 
 
 def test_a_table_lists_what_is_missing_too(run, capsys):

@@ -422,7 +422,7 @@ def test_the_dropouts_of_a_base_are_switched_off(kind, tmp_path):
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.5)
     config.save_pretrained(tmp_path)
-    shape = Base(ModelConfig("tiny", path=str(tmp_path)), tmp_path).shape
+    shape = Base(ModelConfig("tiny", path=str(tmp_path)), tmp_path, "").shape
     model = AutoModelForCausalLM.from_config(shape).train()
     assert torch.equal(model(TOKENS).logits, model.eval()(TOKENS).logits)
 
@@ -487,7 +487,7 @@ def test_embeddings_may_be_narrower_than_the_blocks(tmp_path):
     tiny("opt", word_embed_proj_dim=16).config.save_pretrained(tmp_path)
     overrides = ["dataset=toy", "model=local", f"model.path={tmp_path}", "dataset.max_length=16"]
     experiment = compose([*overrides, "decode.max_new_tokens=8"])
-    assert Base(experiment.model, tmp_path).check(experiment).base_macs_per_token == 2 * 3 * 32 * 32
+    assert Base(experiment.model, tmp_path, "").check(experiment).base_macs_per_token == 2 * 3 * 32 * 32
 
 
 @pytest.mark.parametrize("kind", ["gpt_neo", "opt", "bloom", "mistral", "gemma2"])

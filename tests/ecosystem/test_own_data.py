@@ -14,13 +14,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import loda
 from eval.model_card import card
 from eval.pipeline import complete
+from loda.atomic import sha256
 from loda.errors import LodaError
+from loda.lab.base import files as base_files
 from loda.lab.base.approximation import get_approximation
 from loda.lab.base.files import SHIPPED, locate
-from loda.lab.base.model import Base, load_base
+from loda.lab.base.model import Base, get_base, load_base
 from loda.lab.base.tokenizer import END_OF_TEXT, load_tokenizer, token_id
-from loda.lab.config import Experiment, compose
+from loda.lab.config import Experiment, ModelConfig, compose
 from loda.lab.data import Pair, load, load_pairs
+from loda.lab.data.source import blob_id
 from loda.lab.run import Run
 from loda.lab.training.examples import encode, training_examples
 from loda.settings import load as read
@@ -226,7 +229,7 @@ def test_what_is_missing_is_said_before_anything_heavy(overrides, sentence, tmp_
 def test_each_kind_of_approximation_is_stored_apart(approx, data, base, tmp_path):
     """q, k and v together or each alone, and other modules, have tensors of the same names and shapes."""
     common = [*settings(data, base, tmp_path), f"approx={approx}", *(["approx.rank=8"] if approx == "low_rank" else [])]
-    loaded = Base(compose(common).model, base)
+    loaded = Base(compose(common).model, base, Run(compose(common)).base_key)
     for change in ([], ["joint=true"], ["targets=[mlp.down_proj]"], []):
         run = Run(compose([*common, *change]))
         stored, fresh = get_approximation(run, loaded), loda.approximate(loaded.model, run.experiment.method)
@@ -243,3 +246,34 @@ def test_a_file_that_changes_while_a_run_reads_it_is_refused_and_nothing_is_kept
     with pytest.raises(LodaError, match=r"changed while .* was read from them"):
         complete(run)
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_base_that_changes_before_it_is_loaded_is_refused(data, base, tmp_path):
+    mine = Path(shutil.copytree(base, tmp_path / "base"))
+    run = Run(compose(settings(data, mine, tmp_path / "outputs")))
+    loaded = get_base(run.experiment.model, mine, run.base_key)
+    config = mine / "config.json"
+    config.write_text(config.read_text().replace("}", " }"))
+    with pytest.raises(LodaError, match=r"model.path=.* changed meanwhile"):
+        _ = loaded.model
+
+
+def test_a_file_in_the_hubs_cache_that_is_not_its_blob_is_refused(base, tmp_path, monkeypatch):
+    snapshot, blobs = tmp_path / "snapshots" / "6dcaa7a", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for name in base_files.FILES:
+        content = (base / name).read_bytes()
+        blob = blobs / (sha256(base / name) if name.endswith("safetensors") else blob_id(content))
+        blob.write_bytes(content)
+        (snapshot / name).symlink_to(blob)
+    monkeypatch.setattr(base_files, "snapshot_download", lambda *arguments, **options: str(snapshot))
+    config = ModelConfig("mine", hub_id="someone/mine", revision=40 * "0")
+    assert base_files.locate(config) == snapshot
+    for name in base_files.FILES:
+        blob = (snapshot / name).resolve()
+        whole = blob.read_bytes()
+        blob.write_bytes(whole + b" ")
+        with pytest.raises(LodaError, match=rf"{blob.name} was changed after its download"):
+            base_files.locate(config)
+        blob.write_bytes(whole)

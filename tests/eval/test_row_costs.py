@@ -49,7 +49,7 @@ def test_the_costs_of_gpt2_medium_are_the_published_ones():
 
 @pytest.mark.parametrize("name", [name for name in names() if "toy" in read(name).profiles])
 def test_what_is_counted_by_shapes_is_what_the_loaded_model_has(name):
-    base = Base(compose(TOY).model, SHIPPED)
+    base = Base(compose(TOY).model, SHIPPED, Run(compose(TOY)).base_key)
     for row in empty(name, "toy").rows:
         if row.overrides:
             with base.adapted(experiment_of(row.overrides).method, None) as model:
@@ -86,7 +86,7 @@ def test_a_folder_of_another_shape_is_refused(tmp_path):
     folder = shutil.copytree(SHIPPED, tmp_path / "base")
     experiment = compose([f"model.path={folder}", "model.parameters=null"])
     checks = [
-        lambda: Base(experiment.model, folder).check(experiment),
+        lambda: Base(experiment.model, folder, "").check(experiment),
         lambda: load_base(experiment.model, folder),
         lambda: cost_by_shape(experiment.model, experiment.method),
     ]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -270,11 +271,37 @@ def test_downloaded_punkt_is_used(monkeypatch, without_punkt):
     check_metrics("dart", ["ter"])
 
 
+def test_scores_of_other_punkt_data_are_other_scores(monkeypatch, tmp_path):
+    folder = tmp_path / "tokenizers" / "punkt_tab" / "english"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    found = []
+    for content in ("mr", "mrs"):
+        (folder / "abbrev_types.txt").write_text(content)
+        found.append([metrics_fingerprint(scorer, ["bleu", "meteor"]) for scorer in ("dart", "e2e")])
+    (dart, e2e), (other_dart, other_e2e) = found
+    assert dart["meteor"] != other_dart["meteor"]
+    assert (dart["bleu"], e2e) == (other_dart["bleu"], other_e2e)
+
+
+@pytest.mark.parametrize("name", ["meteor/data/paraphrase-en.gz", "meteor/meteor-1.5.jar"])
+def test_another_jar_or_paraphrase_table_is_refused(name, monkeypatch, tmp_path):
+    package = tmp_path / "pycocoevalcap"
+    (installed,) = java.pycocoevalcap.__path__
+    shutil.copytree(Path(installed, "meteor"), package / "meteor")
+    monkeypatch.setattr(java.pycocoevalcap, "__path__", [str(package)])
+    check_metrics("e2e", ["bleu"])
+    with (package / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(LodaError, match=rf"{name} is not that of the official scripts"):
+        check_metrics("e2e", ["meteor"])
+
+
 @pytest.mark.parametrize("name", metric_names())
 def test_every_metric_keeps_the_contract(name):
     """Of a few texts, the reference itself has the best score, which is a function of sums over the instances."""
     metric = load_metric(name)
-    assert metrics_fingerprint([name])[name].keys() == {"version", *metric.PACKAGES}
+    assert metrics_fingerprint("e2e", [name])[name].keys() == {"version", *metric.PACKAGES}
     assert isinstance(metric.VERSION, int)
     assert load_by_key(metric.NAME) is metric
 
@@ -296,8 +323,8 @@ def test_every_metric_keeps_the_contract(name):
 
 
 def test_fingerprint_changes_with_the_version(monkeypatch):
-    before = metrics_fingerprint(["bleu", "ter"])
+    before = metrics_fingerprint("e2e", ["bleu", "ter"])
     monkeypatch.setattr(ter, "VERSION", ter.VERSION + 1)
-    after = metrics_fingerprint(["bleu", "ter"])
+    after = metrics_fingerprint("e2e", ["bleu", "ter"])
     assert after["ter"] != before["ter"]
     assert after["bleu"] == before["bleu"]

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_metrics_on_a_full_disk(tmp_path):
 
 def test_a_place_that_is_no_folder_is_named(tmp_path):
     (tmp_path / "outputs").write_text("")
-    with pytest.raises(LodaError, match=r"could not write"):
+    with pytest.raises(LodaError, match=r"could not use .*outputs"):
         run_experiment(compose([*SHORT, f"outputs={tmp_path / 'outputs'}"]))
     with pytest.raises(LodaError, match=r"could not write"), lock_run(tmp_path / "outputs" / "x", wait=False):
         pass
@@ -135,3 +136,15 @@ def test_a_folder_that_vanishes_while_it_is_written(tmp_path):
 
     with pytest.raises(LodaError, match="No such file or directory"):
         write_file(tmp_path / "folder" / "a.txt", vanish)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_and_folders_follow_the_umask(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "a.txt", "")
+        write_folder(tmp_path / "folder", lambda folder: (folder / "b").touch())
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {"a.txt": 0o666 & ~mask, "folder": 0o777 & ~mask, "b": 0o666 & ~mask}

@@ -11,27 +11,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loda.errors import LodaError
-from loda.lab.data.source import cache_folder
+from loda.lab.data.source import cache_folder, content_hash
+from loda.lab.stage import digest
 
 _DOWNLOAD_SECONDS = 20
 
 
 def check() -> None:
     """Raise LodaError unless the Punkt data is found, or can be downloaded within 20 seconds."""
+    if _found() is not None:
+        return
     import nltk
 
-    if _is_found():
-        return
     cache = cache_folder("nltk_data")
     nltk.data.path.append(str(cache))
-    if not _is_found():
+    if _found() is None:
         _download(cache)
-    if not _is_found():
+    if _found() is None:
         raise LodaError(
             "the NLTK data punkt_tab (English) is missing and could not be downloaded from "
             "raw.githubusercontent.com/nltk/nltk_data; run `python -m nltk.downloader punkt_tab` on "
             "a connected machine and set NLTK_DATA to the folder that holds tokenizers/punkt_tab"
         )
+
+
+def identity() -> dict[str, str]:
+    """The content of the Punkt data, which has no version."""
+    check()
+    folder = _found()
+    assert folder is not None
+    return {"punkt_tab": digest({path.name: content_hash(path) for path in folder.iterdir()})}
 
 
 def tokenise(texts: Sequence[str]) -> list[str]:
@@ -41,14 +50,13 @@ def tokenise(texts: Sequence[str]) -> list[str]:
     return [" ".join(nltk.word_tokenize(text)) for text in texts]
 
 
-def _is_found() -> bool:
+def _found() -> Path | None:
     import nltk
 
     try:
-        nltk.data.find("tokenizers/punkt_tab/english/")
+        return Path(nltk.data.find("tokenizers/punkt_tab/english/"))
     except LookupError:
-        return False
-    return True
+        return None
 
 
 def _download(folder: Path) -> None:

@@ -23,6 +23,11 @@ def check() -> None:
     java.command(java.CORENLP_JAR)
 
 
+def identity() -> dict[str, str]:
+    """Nothing but the packages: the jar is always the same."""
+    return {}
+
+
 def tokenise(texts: Sequence[str]) -> list[str]:
     """The tokens of each text, joined by single spaces; a text may come out empty."""
     # One line is one text for the tokeniser, and it breaks lines where str.splitlines does.

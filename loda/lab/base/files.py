@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from loda.errors import LodaError
 from loda.lab.base import gguf
 from loda.lab.config import ModelConfig
-from loda.lab.data.source import content_hash
+from loda.lab.data.source import blob_id, content_hash
 from loda.settings import read_json
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -40,13 +40,15 @@ def locate(config: ModelConfig) -> Path:
         return _local(config.path)
     assert config.hub_id is not None
     try:
-        return Path(snapshot_download(config.hub_id, revision=config.revision, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(config.hub_id, revision=config.revision, allow_patterns=list(FILES)))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise LodaError(
             f"the base model {config.hub_id} (commit {str(config.revision)[:12]}) could not be downloaded from the "
             f"Hugging Face hub; give a local folder with {', '.join(FILES)} as model.path=FOLDER, or run `make demo`, "
             "which needs no download"
         ) from error
+    _check_blobs(folder)
+    return folder
 
 
 def find_config(config: ModelConfig) -> Path | None:
@@ -61,6 +63,17 @@ def find_config(config: ModelConfig) -> Path | None:
         assert config.hub_id is not None
         found = try_to_load_from_cache(config.hub_id, "config.json", revision=config.revision)
     return Path(found) if isinstance(found, str | Path) and Path(found).is_file() else None
+
+
+def _check_blobs(folder: Path) -> None:
+    """Check the files of a commit in the hub's cache: links to blobs, which are named by the hash of their content."""
+    for path in sorted(folder.iterdir()):
+        if not path.is_symlink():
+            continue
+        blob = path.resolve()
+        is_large = len(blob.name) == 64  # a sha256; others are named as git names them
+        if blob.name != (content_hash(blob) if is_large else blob_id(blob.read_bytes())):
+            raise LodaError(f"{blob} was changed after its download, its name is not its hash; delete it and try again")
 
 
 def _folder(path: str) -> Path:

@@ -21,9 +21,10 @@ from loda.checkpoint import fingerprint
 from loda.config import LodaConfig
 from loda.costs import Cost
 from loda.errors import LodaError
-from loda.lab.base.files import find_config
+from loda.lab.base.files import find_config, identity
 from loda.lab.base.loading import load_config, load_model, make_model
 from loda.lab.config import Experiment, ModelConfig
+from loda.lab.stage import digest
 
 DROPOUTS = (
     *("attn_pdrop", "embd_pdrop", "resid_pdrop"),  # GPT-2, GPT-J, Phi-3
@@ -37,9 +38,10 @@ DROPOUTS = (
 class Base:
     """A pre-trained model, loaded when it is first needed; adapters are put on it and taken off again."""
 
-    def __init__(self, config: ModelConfig, folder: Path) -> None:
+    def __init__(self, config: ModelConfig, folder: Path, content: str) -> None:
         self.config = config
         self.folder = folder
+        self.content = content
 
     @cached_property
     def shape(self) -> PretrainedConfig:
@@ -48,8 +50,15 @@ class Base:
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model in float32, in evaluation mode, without adapters."""
-        return load_base(self.config, self.folder)
+        """The model in float32, in evaluation mode, without adapters.
+
+        Raises:
+            LodaError: its files are unreadable, or changed since the run was named after their content.
+        """
+        model = load_base(self.config, self.folder)
+        if digest(identity(self.config)) != self.content:
+            raise LodaError(f"the files of model.path={self.config.path} changed meanwhile; run the same command again")
+        return model
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,7 +112,7 @@ class Base:
 @lru_cache(maxsize=1)
 def get_base(config: ModelConfig, folder: Path, content: str) -> Base:
     """The base of this process, which all runs of a table or sweep share; `content` identifies the files' content."""
-    return Base(config, folder)
+    return Base(config, folder, content)
 
 
 @cache

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from accelerate.tracking import TensorBoardTracker, WandBTracker
+from pydantic import TypeAdapter
 
 from loda.atomic import flush, make_folder, wrap_os_errors
 from loda.errors import LodaError
 from loda.lab.config import LoggerConfig
+from loda.settings import read_bytes
+
+_LINE = TypeAdapter(dict[str, int | float])
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -20,9 +24,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         LodaError: a line is damaged.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
+        lines = read_bytes(path).splitlines(keepends=True) if path.exists() else []
+        return [_LINE.validate_python(json.loads(line)) for line in lines if line.endswith(b"\n")]
+    except (ValueError, RecursionError) as error:
         raise LodaError(f"{path} is damaged ({error}); delete it, it holds nothing but losses") from error
 
 

@@ -134,4 +134,5 @@ def discard_state(run: Run) -> None:
 
 
 def _steps(run: Run) -> list[int]:
-    return sorted(int(path.name.removeprefix("step-")) for path in (run.path / "state").glob("step-*"))
+    names = (path.name.removeprefix("step-") for path in (run.path / "state").glob("step-*"))
+    return sorted(int(name) for name in names if name.isdecimal())
