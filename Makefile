@@ -45,6 +45,7 @@ chaos: setup  ## kill the toy pipeline at KILLS random moments (default 60), fai
 	$(BIN)/python -m tests.chaos --kills $(or $(KILLS),60)
 	$(BIN)/python -m tests.chaos.faults
 	$(BIN)/python -m tests.chaos.alterations
+	$(BIN)/python -m tests.chaos.launches
 
 reproduce: setup  ## run the finished RUN again from its record and compare adapters, predictions and scores
 	$(BIN)/python -m scripts reproduce $(RUN)

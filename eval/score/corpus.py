@@ -19,6 +19,9 @@ Groups = tuple[tuple[str, ...], ...]
 Statistics = tuple[float, ...]
 """What one instance contributes to a score: numbers that add up over instances."""
 
+LONGEST, MOST = 20_000, 1_000
+"""Characters of a text, and references of an instance: with more, METEOR takes hours for one of them."""
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -44,6 +47,8 @@ class Corpus:
         groups = [_texts(group, f"group {number} of the references") for number, group in enumerate(references, 1)]
         if () in groups:
             raise LodaError(f"group {groups.index(()) + 1} has no reference; every hypothesis needs one")
+        if (largest := max(map(len, groups))) > MOST:
+            raise LodaError(f"an instance has {largest:,} references, more than {MOST:,}; are groups told apart?")
         object.__setattr__(self, "scorer", scorer)
         object.__setattr__(self, "hypotheses", _texts(hypotheses, "hypotheses"))
         object.__setattr__(self, "references", tuple(groups))
@@ -84,6 +89,8 @@ def identify_words(scorer: str) -> dict[str, str]:
 def _texts(value: Sequence[str], name: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
         raise LodaError(f"{name} must be a list of texts, not {reprlib.repr(value)}; put each text into a list")
+    if (longest := max(map(len, value), default=0)) > LONGEST:
+        raise LodaError(f"{name} has a text of {longest:,} characters, more than {LONGEST:,}; are texts told apart?")
     return tuple(value)
 
 

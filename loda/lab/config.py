@@ -177,7 +177,7 @@ class TrainerConfig:
     packing: Literal["auto", "on", "off"] = "auto"
     compile: bool = False
     max_steps: int | None = Field(default=None, ge=1)
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     log_every: int = Field(default=50, ge=1)
     valid_examples: int | None = Field(default=None, ge=0)
     state_interval_minutes: float = Field(default=15.0, ge=0)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shutil
 from dataclasses import replace
 
@@ -80,6 +81,15 @@ def test_the_shape_in_the_config_has_the_parameters_in_the_config(size, monkeypa
     monkeypatch.setattr("loda.lab.base.model.find_config", lambda config: None)
     experiment = compose([f"model=gpt2_{size}", "adapter=finetune"])
     assert cost_by_shape(experiment.model, experiment.method).trainable_parameters == experiment.model.parameters
+
+
+def test_a_shape_of_a_million_layers_is_refused(tmp_path):
+    folder = shutil.copytree(SHIPPED, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_layer": 10**6}))
+    experiment = compose(["model=local", f"model.path={folder}", "dataset=toy"])
+    with pytest.raises(LodaError, match="has 1,000,000 layers"):
+        Base(experiment.model, folder, "").check(experiment)
 
 
 def test_a_folder_of_another_shape_is_refused(tmp_path):

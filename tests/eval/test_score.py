@@ -102,6 +102,16 @@ def test_unusable_numbered_files_are_refused(files, capsys, columns, sentence):
     assert sentence in fails(files, capsys, scorer="dart", refs="reference")
 
 
+@pytest.mark.parametrize(
+    ("references", "sentence"),
+    [(["a"] * 1001, "1,001 references, more than 1,000"), (["a " * 10_001], "20,002 characters, more than 20,000")],
+    ids=["references", "characters"],
+)
+def test_what_would_take_hours_is_refused(references, sentence):
+    with pytest.raises(LodaError, match=sentence):
+        Corpus("e2e", ["a"], [references])
+
+
 def test_unknown_metric_names_the_known_ones(files, capsys):
     assert f"there are {', '.join(metric_names())}" in fails(files, capsys, "--metrics", "bleu", "files")
     with pytest.raises(LodaError, match="there are BLEU"):

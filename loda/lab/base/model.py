@@ -35,6 +35,10 @@ DROPOUTS = (
 )
 
 
+MOST_LAYERS = 1_000
+"""No model has more, and building a million of them takes hours."""
+
+
 class Base:
     """A pre-trained model, loaded when it is first needed; adapters are put on it and taken off again."""
 
@@ -175,6 +179,8 @@ def _shape(config: ModelConfig, folder: Path) -> PretrainedConfig:
                 f"{path} has {name}={found}, model={config.name} has {value}; give the right folder, or model=local "
                 "for another model"
             )
+    if (layers := getattr(shape, "num_hidden_layers", 0)) > MOST_LAYERS:
+        raise LodaError(f"{path} has {layers:,} layers, more than {MOST_LAYERS:,}; restore it from a copy")
     for name in DROPOUTS:
         if hasattr(shape, name):
             setattr(shape, name, 0.0)
