@@ -41,8 +41,10 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         ["train.py", "model=toy", "dataset=toy"],
         ["-m", "scripts", "table", *TOY_TABLE],
         ["-m", "scripts.run_table", *TOY_TABLE],
+        ["-m", "eval.table", *TOY_TABLE],
+        ["-m", "eval.score", "--scorer", "e2e", "--refs", "lost", "--hyps", "lost"],
     ],
-    ids=["train", "scripts", "run_table"],
+    ids=["train", "scripts", "run_table", "eval.table", "eval.score"],
 )
 def test_a_signal_during_the_imports_ends_with_the_code_that_requeues(command, tmp_path):
     files = Path("/proc")

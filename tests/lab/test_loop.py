@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import GradientState
 
 import loda
 from loda.adapters import LoRA
@@ -50,6 +52,14 @@ def test_precisions_one_after_another_in_one_process(tmp_path):
     assert rough != exact
     assert [line["loss"] for line in rough] == pytest.approx([line["loss"] for line in exact], rel=0.05)
     assert kept[4].dtype == torch.float32
+
+
+def test_nothing_is_left_of_a_trainer_that_died_within_an_epoch(tmp_path):
+    optim = replace(OPTIM, gradient_accumulation_steps=2)
+    before = training(tmp_path, optim)[0]
+    leftover = SimpleNamespace(end_of_dataloader=True, remainder=-1)
+    GradientState()._add_dataloader(leftover)  # an update at every batch, if it were heard
+    assert training(tmp_path, optim)[0] == before
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

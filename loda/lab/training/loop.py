@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -328,6 +328,7 @@ def _accelerator(optim: OptimConfig, trainer: TrainerConfig) -> Accelerator:
     """Device, precision, accumulation and processes; nothing is left of an earlier training or the launcher."""
     # accelerate keeps its state for the life of the process and refuses another precision or device without this.
     AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()  # a training that died within an epoch leaves its data loader there
     accelerator = Accelerator(
         cpu=pick_device(trainer.device).type == "cpu",
         mixed_precision="bf16" if trainer.precision == "bf16" else "no",
