@@ -27,6 +27,7 @@ from unittest.mock import patch
 import safetensors.numpy
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from loda.errors import LodaError
 from loda.lab.config import compose
@@ -83,7 +84,10 @@ def injected(fault: Fault) -> Iterator[None]:
 
     def full_save(save: Callable[..., None]) -> Callable[..., None]:
         def save_file(tensors: Any, filename: Any, *arguments: Any, **options: Any) -> None:
-            save(tensors, FULL if fault.hits("write", filename) else filename, *arguments, **options)
+            save(tensors, filename, *arguments, **options)
+            if fault.hits("write", filename):
+                os.truncate(filename, Path(filename).stat().st_size // 2)
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
         return save_file
 

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_precisions_one_after_another_in_one_process(tmp_path):
 def test_nothing_is_left_of_a_trainer_that_died_within_an_epoch(tmp_path):
     optim = replace(OPTIM, gradient_accumulation_steps=2)
     before = training(tmp_path, optim)[0]
-    leftover = SimpleNamespace(end_of_dataloader=True, remainder=-1)
+    leftover = Mock(end_of_dataloader=True, remainder=-1)
     GradientState()._add_dataloader(leftover)  # an update at every batch, if it were heard
     assert training(tmp_path, optim)[0] == before
 
