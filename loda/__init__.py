@@ -26,6 +26,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loda.calibration import second_moments
     from loda.checkpoint import from_pretrained, save_pretrained
     from loda.config import LodaConfig
     from loda.costs import cost
@@ -41,6 +42,7 @@ __all__ = [
     "LodaConfig",
     "inject",
     "approximate",
+    "second_moments",
     "unload",
     "merge",
     "save_pretrained",
@@ -55,6 +57,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "loda.calibration": ("second_moments",),
     "loda.checkpoint": ("from_pretrained", "save_pretrained"),
     "loda.config": ("LodaConfig",),
     "loda.costs": ("cost",),

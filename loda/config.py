@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, SkipValidation, ValidationInfo
 import loda.adapters
 import loda.approx
 from loda.approx.dense import DenseConfig
+from loda.architectures import ALL
 from loda.errors import LodaError
 from loda.interfaces import AdapterConfig, ApproxConfig
 from loda.settings import UNLESS_DEFAULT, Names, load, settings
@@ -69,7 +70,8 @@ class LodaConfig:
         targets: ends of the names of the linear modules to adapt instead of attention's projections, for example
             ("c_attn", "c_proj", "c_fc"), or a regular expression of whole names, as PEFT's `target_modules`. Of
             attention's projections the `slices` are adapted, of other modules all columns. In an unknown architecture,
-            where attention's projections are unknown too, give slices=("all",).
+            where attention's projections are unknown too, give slices=("all",). "all" approximates every linear module
+            of the blocks, and adapts those outside attention only if "all" is among the slices.
         exclude_modules: ends of names or a regular expression, for modules to leave out, as in PEFT.
         layers_to_transform: the numbers of the layers to adapt, or one number, as in PEFT; by default all.
         joint: whether models with three modules for q, k and v have [W_q, W_k, W_v] approximated together, as in the
@@ -104,6 +106,11 @@ class LodaConfig:
             raise LodaError(
                 f"adapter={self.adapter.name} stands beside no projection, so exclude_modules and layers_to_transform "
                 "have no effect; leave them out"
+            )
+        if self.targets == ALL and self.approx.name == "dense" and ALL not in self.slices:
+            raise LodaError(
+                "targets=all leaves the modules outside attention as they are; set approx, add 'all' to the slices, or "
+                "leave targets out"
             )
         if self.joint and self.approx.name == "dense":
             raise LodaError("joint=True needs an approximation; set approx, or leave joint out")

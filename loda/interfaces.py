@@ -51,7 +51,7 @@ class BaseProjection(Protocol):
     """What W_proj has become: h = x W~ + b, with W~ = W, W_A W_B or a sparse W. A module with a strict state dict."""
 
     energy: Tensor | float
-    """||W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2)."""
+    """1 - ||W - W~||_F^2 / ||W||_F^2, the kept fraction of the squared Frobenius norm (Figure 2)."""
 
     @property
     def weight(self) -> Tensor:
@@ -94,11 +94,7 @@ class AdapterConfig(Protocol):
 
 @runtime_checkable
 class ApproxConfig(Protocol):
-    """The settings of an approximation, a `loda.settings` class.
-
-    With a class attribute `is_projection = True`, which says that W~ is an orthogonal projection of W, a stored
-    approximation is checked against W when it is loaded.
-    """
+    """The settings of an approximation, a `loda.settings` class."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     name: ClassVar[str]
@@ -106,5 +102,8 @@ class ApproxConfig(Protocol):
     def check(self, d_in: int, d_out: int) -> None:
         """Raise LodaError if the settings do not fit a (d_in, d_out) weight."""
 
-    def approximate(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        """Return the `BaseProjection` for `weight` (d_in, d_out) and `bias` (d_out,). May be slow, changes neither."""
+    def approximate(self, weight: Tensor, bias: Tensor | None, moment: Tensor | None = None) -> nn.Module:
+        """Return the `BaseProjection` for `weight` (d_in, d_out) and `bias` (d_out,). May be slow, changes neither.
+
+        `moment` (d_in, d_in) is that of the inputs (`loda.calibration`), where the settings ask for it.
+        """

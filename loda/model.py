@@ -81,8 +81,8 @@ def inject(
     """
     check_holds_no_adapters(model)
     targets = targets_of(model, config)
-    adapted = [target.name for target in targets if not target.is_bare(config.slices)]
-    config.adapter.check(model, adapted)
+    slices = {target.name: target.adapted(config.slices, config.targets) for target in targets}
+    config.adapter.check(model, [name for name, adapted in slices.items() if adapted])
     whole = modules_to_save(model, config.modules_to_save, [target.name for target in targets])
     bases = base_projections(targets, config.approx, config.joint, approximation)
     keep_layout(model)
@@ -90,9 +90,9 @@ def inject(
     trained_before = frozenset(trainable_parameters(model))
     model.requires_grad_(False)
     for target in targets:
-        slices = [name for name in dict.fromkeys((*config.slices, ALL)) if name in target.slices]
         base_projection, d_in = bases[target.name], target.shape[0]
-        projection = AdaptedProjection(base_projection, target.slices, d_in, slices, target.is_transposed)
+        adapted = slices[target.name]
+        projection = AdaptedProjection(base_projection, target.slices, d_in, adapted, target.is_transposed)
         model.set_submodule(target.name, projection.train(target.module.training))
     _attach(model, config, whole, autocast_adapter_dtype)
     trained = frozenset(trainable_parameters(model))
@@ -117,16 +117,19 @@ def _attach(model: nn.Module, config: LodaConfig, whole: Sequence[str], autocast
 
 
 @on_inner_model
-def approximate(model: nn.Module, config: LodaConfig) -> dict[str, Tensor]:
+def approximate(model: nn.Module, config: LodaConfig, moments: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return the approximation of every projection of `model` as one flat state dict, for `loda.inject`.
 
-    The keys are `<module>.W_A` and so on; without an approximation (dense) the result is empty.
+    The keys are `<module>.W_A` and so on; without an approximation (dense) the result is empty. `moments` are what
+    `loda.second_moments` returned, for an approximation with `calibration`.
 
     Raises:
         LodaError: an unknown architecture, or settings that do not fit.
     """
     targets = targets_of(model, config)
-    return {} if config.approx.name == "dense" else state_dict(base_projections(targets, config.approx, config.joint))
+    if config.approx.name == "dense":
+        return {}
+    return state_dict(base_projections(targets, config.approx, config.joint, moments=moments))
 
 
 @on_inner_model
@@ -239,7 +242,7 @@ def check_holds_no_adapters(model: nn.Module) -> None:
 def targets_of(model: nn.Module, config: LodaConfig) -> list[TargetModule]:
     """Return the modules that `config` names, after checking that it fits them."""
     targets = find_targets(model, config.targets, config.exclude_modules, config.layers_to_transform)
-    if config.targets:
+    if config.targets and config.targets != ALL:
         check_slices(model, targets, config.slices, approximated=config.approx.name != "dense")
     else:
         slices = list(dict.fromkeys(name for target in targets for name in target.slices))

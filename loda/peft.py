@@ -341,7 +341,7 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
         if str(peft_config.target_modules).lower() == INCLUDE_LINEAR_LAYERS_SHORTHAND:
             _maybe_include_all_linear_layers(peft_config, model)
             if peft_config.approx is None:
-                kept = [t for t in self._targets(peft_config, model) if not t.is_bare(peft_config.slices)]
+                kept = [t for t in self._targets(peft_config, model) if t.adapted(peft_config.slices)]
                 peft_config.target_modules = {target.name for target in kept}
         targets = self._targets(peft_config, model)
         if targets:  # if there are none, PEFT's own error says what is wrong with the names

@@ -70,9 +70,14 @@ class TargetModule:
         """(d_in, d_out)."""
         return shape_of(self.module)
 
-    def is_bare(self, slices: Sequence[str]) -> bool:
-        """Whether no slice of this module is in `slices`. A module outside attention is adapted in any case."""
-        return not {*slices, ALL} & set(self.slices)
+    def adapted(self, slices: Sequence[str], targets: Sequence[str] | str = ()) -> list[str]:
+        """Return the slices that get an adapter, in the order of `slices`.
+
+        A module outside attention that `targets` name is adapted whole in any case. Among all linears it is adapted if
+        ALL is in `slices`.
+        """
+        wanted = slices if targets == ALL else (*slices, ALL)
+        return [name for name in dict.fromkeys(wanted) if name in self.slices]
 
 
 def find_targets(
@@ -85,7 +90,8 @@ def find_targets(
 
     Args:
         model: the model, without adapters.
-        targets: ends of names, or a regular expression of whole names; without, the attention projections.
+        targets: ends of names, a regular expression of whole names, or ALL for every linear module of the blocks;
+            without, the attention projections.
         exclude_modules: the same, for modules to leave out.
         layers_to_transform: numbers of the layers to adapt; without, all.
 
@@ -94,10 +100,15 @@ def find_targets(
             a layer without a module, nothing left, or a module at two places.
     """
     linear = [name for name, module in model.named_modules() if is_linear(module)]
-    if targets:
+    if targets and targets != ALL:
         _check_parameters(model, targets, exclude_modules)
         _check_names("targets", targets, linear, model)
-    names = [name for name in linear if _matches(name, targets)] if targets else list(find_attention(model))
+        names = [name for name in linear if _matches(name, targets)]
+    else:
+        names = list(find_attention(model))
+    if targets == ALL:
+        blocks = {block_of(name) for name in names}
+        names = [name for name in linear if block_of(name) in blocks]
     for name in set(names) - set(linear):
         raise LodaError(f"{name} is a {type(module_of(model, name)).__name__}, no linear module; {NAME_THEM}")
     _check_names("exclude_modules", exclude_modules, names, model)
@@ -157,7 +168,7 @@ def check_slices(model: nn.Module, targets: Sequence[TargetModule], slices: Sequ
             find_attention(model)
         except LodaError as error:
             raise LodaError(f"slices={tuple(slices)} of {whole[0]}: {error}") from None
-    bare = [target for target in targets if target.is_bare(slices)]
+    bare = [target for target in targets if not target.adapted(slices)]
     if bare and not (approximated and len(bare) < len(targets)):
         raise LodaError(
             f"targets name {bare[0].name}, which is {', '.join(bare[0].slices)}; slices={tuple(slices)} would leave it "

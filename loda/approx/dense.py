@@ -18,7 +18,7 @@ class DenseConfig:
     def check(self, d_in: int, d_out: int) -> None:
         """Accept every shape."""
 
-    def approximate(self, weight: Tensor, bias: Tensor | None) -> "DenseLinear":
+    def approximate(self, weight: Tensor, bias: Tensor | None, moment: Tensor | None = None) -> "DenseLinear":
         """Return the projection over `weight` (d_in, d_out) and `bias` (d_out,)."""
         return DenseLinear(weight, bias)
 

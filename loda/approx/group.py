@@ -31,15 +31,21 @@ def check_approximation(targets: Sequence[TargetModule], approx: ApproxConfig, j
 
 
 def base_projections(
-    targets: Sequence[TargetModule], approx: ApproxConfig, joint: bool, given: Mapping[str, Tensor] | None = None
+    targets: Sequence[TargetModule],
+    approx: ApproxConfig,
+    joint: bool,
+    given: Mapping[str, Tensor] | None = None,
+    moments: Mapping[str, Tensor] | None = None,
 ) -> dict[str, nn.Module]:
     """Return a `BaseProjection` for each of `targets`, by name, computed or loaded from the state dict `given`.
+
+    `moments` are those of the inputs of the targets, by name, for settings that ask for them.
 
     Raises:
         LodaError: names, shapes, dtypes or settings of `given` differ from those of this approximation of `targets`.
     """
     if given is None or (approx.name == "dense" and not given):
-        return _compute(targets, approx, joint)
+        return _compute(targets, approx, joint, moments)
     bases = _compute(targets, approx, joint, meta=True)
     expected = state_dict(bases)
     remedy = "leave `approximation` out to compute it"
@@ -64,10 +70,10 @@ def base_projections(
 def check_belongs(targets: Sequence[TargetModule], bases: Mapping[str, nn.Module], joint: bool, what: str) -> None:
     """Raise LodaError, about `what`, unless the `bases` approximate the weights of `targets`.
 
-    They project W orthogonally, so ||W~||^2 = energy ||W||^2 and ||W - W~||^2 = (1 - energy) ||W||^2.
+    Each stores its energy, and ||W - W~||^2 = (1 - energy) ||W||^2.
     """
     for group in _groups(targets, joint):
-        total = kept = lost = 0.0
+        total = lost = 0.0
         for target in group:
             module, weight = bases[target.name], target.weight.detach()
             bias = cast(Tensor | None, module.bias)
@@ -75,10 +81,9 @@ def check_belongs(targets: Sequence[TargetModule], bases: Mapping[str, nn.Module
                 raise LodaError(f"{what}: the bias of {target.name} is not the base's; restore it from a copy")
             found = cast(Tensor, module.weight).double()
             total += float(weight.double().square().sum())
-            kept += float(found.square().sum())
             lost += float((weight.double() - found).square().sum())
         energy = float(cast(BaseProjection, bases[group[0].name]).energy)
-        if not abs(kept - energy * total) + abs(lost - (1 - energy) * total) <= ROUNDING * total:
+        if not abs(lost - (1 - energy) * total) <= ROUNDING * total:
             raise LodaError(f"{what} does not approximate {group[0].name} of this base; restore it from a copy")
 
 
@@ -116,19 +121,25 @@ def _groups(targets: Sequence[TargetModule], joint: bool) -> list[list[TargetMod
 
 
 def _compute(
-    targets: Sequence[TargetModule], approx: ApproxConfig, joint: bool, meta: bool = False
+    targets: Sequence[TargetModule],
+    approx: ApproxConfig,
+    joint: bool,
+    moments: Mapping[str, Tensor] | None = None,
+    meta: bool = False,
 ) -> dict[str, nn.Module]:
     """Approximate `targets`. On the meta device this costs nothing and gives names, shapes and counts."""
     bases: dict[str, nn.Module] = {t.name: QuantizedLinear(t.module, *t.shape) for t in targets if not t.is_plain}
     for group in _groups(targets, joint):
         weights = [target.weight.to("meta") if meta else target.weight for target in group]
         biases = [target.bias.to("meta") if meta and target.bias is not None else target.bias for target in group]
+        moment = None if moments is None else moments[group[0].name]
         if len(group) == 1:
-            parts: Sequence[nn.Module] = [approx.approximate(weights[0], biases[0])]
+            parts: Sequence[nn.Module] = [approx.approximate(weights[0], biases[0], moment)]
             if isinstance(parts[0], DenseLinear):
                 parts[0].transposed = group[0].is_transposed
         else:
-            whole = cast(ApproxLinear, approx.approximate(torch.cat([w.detach() for w in weights], dim=1), None))
+            together = torch.cat([weight.detach() for weight in weights], dim=1)
+            whole = cast(ApproxLinear, approx.approximate(together, None, moment))
             parts = whole.split([weight.shape[1] for weight in weights], biases)
         bases |= zip((target.name for target in group), parts, strict=True)
     return bases

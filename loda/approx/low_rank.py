@@ -4,8 +4,16 @@
 
 This is the best rank-R approximation in the Frobenius norm (Eckart-Young). Forward computes (x W_A) W_B and never the
 product W_A W_B: 4Rd multiply-accumulates instead of 3d^2, which is less if R < 3d/4 (section 3.2).
+
+Beyond the paper: with `calibration` the error of the outputs on the task is smallest, not that of the weights. With the
+second moment M of the inputs (`loda.calibration`), damped and factored as M + damping mean(diag M) I = L L^T,
+
+    mean ||x (W - W~)||^2 = ||L^T (W - W~)||_F^2,   so W~ = L^-T [L^T W]_R,
+
+where [.]_R is the truncated decomposition (whitening, as in SVD-LLM, Wang et al. 2025).
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -15,23 +23,39 @@ from torch import Tensor, nn
 
 from loda.approx.dense import affine, frozen
 from loda.errors import LodaError
-from loda.settings import settings
+from loda.settings import UNLESS_DEFAULT, settings
 
 TINY = 1e-150
 """Replaces a singular value of zero as the divisor; its row of S V^T is zero anyway."""
+DAMPING = 1e-3
 
 
 @settings
 class LowRankConfig:
     """`rank` = R, the number of singular values kept (paper: 300 of 1024 on E2E; 500, 400, 300 on DART).
 
+    Attributes:
+        calibration: how many training examples give the second moment of the inputs; 0 is the paper's plain SVD.
+        damping: what is added to the diagonal of the moment, as a fraction of the diagonal's mean.
+
     Raises:
         LodaError: rank < 1, or in `check` a rank above min(d_in, d_out).
     """
 
     name: ClassVar[str] = "low_rank"
-    is_projection: ClassVar[bool] = True
     rank: int = Field(default=300, ge=1, description="the paper uses 300, 400 and 500")
+    calibration: int = dataclasses.field(default=0, metadata=UNLESS_DEFAULT)
+    damping: float = dataclasses.field(default=DAMPING, metadata=UNLESS_DEFAULT)
+
+    def __post_init__(self) -> None:
+        if self.calibration < 0 or not self.damping > 0:
+            raise LodaError(
+                f"calibration={self.calibration} must be 0 or more examples, damping={self.damping} more than 0"
+            )
+        if self.damping != DAMPING and not self.calibration:
+            raise LodaError(
+                f"damping={self.damping} has no effect without calibration; set calibration, or leave it out"
+            )
 
     def check(self, d_in: int, d_out: int) -> None:
         """Raise LodaError if a (d_in, d_out) weight has fewer singular values than `rank`."""
@@ -41,10 +65,28 @@ class LowRankConfig:
                 f"choose a rank from 1 to {min(d_in, d_out)}"
             )
 
-    def approximate(self, weight: Tensor, bias: Tensor | None) -> "LowRankLinear":
-        """Return the rank-R approximation of `weight` (d_in, d_out), with `bias` (d_out,) as it is."""
+    def approximate(self, weight: Tensor, bias: Tensor | None, moment: Tensor | None = None) -> "LowRankLinear":
+        """Return the rank-R approximation of `weight` (d_in, d_out), with `bias` (d_out,) as it is.
+
+        Raises:
+            LodaError: a rank that does not fit, or no `moment` (d_in, d_in) although `calibration` asks for it.
+        """
         self.check(*weight.shape)
-        return LowRankLinear.from_weight(weight, bias, self.rank)
+        if not self.calibration or weight.is_meta:
+            return LowRankLinear.from_weight(weight, bias, self.rank)
+        if moment is None:
+            raise LodaError(
+                f"calibration={self.calibration} needs the inputs: give approximation=loda.approximate(model, config, "
+                "loda.second_moments(model, config, batches)), or load a stored approximation"
+            )
+        return LowRankLinear.from_weight(weight, bias, self.rank, _root(moment, self.damping))
+
+
+def _root(moment: Tensor, damping: float) -> Tensor:
+    """The Cholesky factor L (d_in, d_in) of the damped moment."""
+    identity = torch.eye(len(moment), dtype=torch.float64)
+    root: Tensor = torch.linalg.cholesky(moment.double() + damping * moment.diagonal().mean().double() * identity)
+    return root
 
 
 class LowRankLinear(nn.Module):
@@ -66,26 +108,34 @@ class LowRankLinear(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def from_weight(cls, weight: Tensor, bias: Tensor | None, rank: int) -> "LowRankLinear":
-        """Decompose `weight` (d_in, d_out) in float64; the factors have its dtype.
+    def from_weight(cls, weight: Tensor, bias: Tensor | None, rank: int, root: Tensor | None = None) -> "LowRankLinear":
+        """Decompose `weight` (d_in, d_out), or L^T `weight` if `root` = L is given, in float64.
+
+        The factors have the dtype of `weight`.
 
         U holds the eigenvectors of W W^T, which take a fifth of the time of an SVD. The eigenvalues have lost half of
         the digits of small singular values, so S comes from the row lengths of U^T W = S V^T. The sign of a singular
         vector is arbitrary: here the largest entry of each column of U is positive.
         """
         exact = weight.double()
-        u = torch.linalg.eigh(exact @ exact.T).eigenvectors[:, -rank:].flip(1)
+        whitened = exact if root is None else root.T @ exact
+        u = torch.linalg.eigh(whitened @ whitened.T).eigenvectors[:, -rank:].flip(1)
         u *= torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))
-        scaled = u.T @ exact
+        scaled = u.T @ whitened
         s = scaled.norm(dim=1)
-        root = s.sqrt()
+        down, up = u * s.sqrt(), scaled / s.sqrt().clamp(min=TINY)[:, None]
+        if root is None:
+            energy = s.square().sum() / exact.square().sum()
+        else:
+            down = torch.linalg.solve_triangular(root.T, down, upper=True)
+            energy = 1 - (exact - down @ up).square().sum() / exact.square().sum()
         # Contiguous, as the factors are once stored and read back: the order in memory decides how products round.
         return cls(
-            (u * root).to(weight.dtype).contiguous(),
-            (scaled / root.clamp(min=TINY)[:, None]).to(weight.dtype).contiguous(),
+            down.to(weight.dtype).contiguous(),
+            up.to(weight.dtype).contiguous(),
             bias,
             # Not float64: MPS does not have it, and a model with one such number could not be moved there.
-            (s.square().sum() / exact.square().sum()).to(torch.promote_types(weight.dtype, torch.float32)),
+            energy.to(torch.promote_types(weight.dtype, torch.float32)),
         )
 
     @property

@@ -25,7 +25,6 @@ class SparseConfig:
     """
 
     name: ClassVar[str] = "sparse"
-    is_projection: ClassVar[bool] = True
     keep: float = Field(default=0.4, gt=0, le=1, description="the fraction of entries kept, 0.4 keeps 40 %")
 
     def check(self, d_in: int, d_out: int) -> None:
@@ -39,7 +38,7 @@ class SparseConfig:
         """Return how many of `entries` are kept: s times their number, rounded to the nearest whole number."""
         return round(self.keep * entries)
 
-    def approximate(self, weight: Tensor, bias: Tensor | None) -> "SparseLinear":
+    def approximate(self, weight: Tensor, bias: Tensor | None, moment: Tensor | None = None) -> "SparseLinear":
         """Return the sparse approximation of `weight` (d_in, d_out), with `bias` (d_out,) as it is."""
         self.check(*weight.shape)
         return SparseLinear.from_weight(weight, bias, self.kept(weight.numel()))

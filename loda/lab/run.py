@@ -76,6 +76,12 @@ class Run:
         return found
 
     @property
+    def calibration(self) -> int:
+        """How many training examples the approximation is calibrated on."""
+        number: int = getattr(self.experiment.method.approx, "calibration", 0)
+        return number
+
+    @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -91,8 +97,9 @@ class Run:
         method = self.experiment.method
         if method.approx.name == "dense":
             return None
-        fewer = [chosen for chosen in (method.exclude_modules, method.layers_to_transform) if chosen]
-        key = digest([RESULTS_VERSION, self.base_key, to_plain(method.approx), method.targets, method.joint, *fewer])
+        more: list[Any] = [chosen for chosen in (method.exclude_modules, method.layers_to_transform) if chosen]
+        more += [self.data_key, self.experiment.dataset.max_length] if self.calibration else []
+        key = digest([RESULTS_VERSION, self.base_key, to_plain(method.approx), method.targets, method.joint, *more])
         name = f"{self.experiment.model.name}-{method.approx.name}-{key}"
         return Stage(self.root, f"approximations/{name}", "approximation")
 
@@ -177,7 +184,8 @@ def _slug(experiment: Experiment) -> str:
     adapter, approx = to_plain(experiment.method.adapter), to_plain(experiment.method.approx)
     parts = [experiment.model.name, experiment.dataset.name, adapter["name"]]
     parts += [f"r{adapter['r']}"] if "r" in adapter else []
-    parts += [approx["name"] + "".join(str(value) for key, value in approx.items() if key != "name")]
+    first, *others = [(key, value) for key, value in approx.items() if key != "name"] or [("", "")]
+    parts += [f"{approx['name']}{first[1]}", *(f"{key}{value}" for key, value in others)]
     return "-".join([*parts, f"s{experiment.seed}"])
 
 

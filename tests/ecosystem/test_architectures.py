@@ -12,8 +12,8 @@ import loda
 from eval.decode.beam import beam_search
 from loda.adapters import FineTune, FineTuneTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
 from loda.approx import Dense, LowRank, Sparse
-from loda.architectures import ARCHITECTURES, AttentionLayout
-from loda.attention import find_blocks
+from loda.architectures import ARCHITECTURES, AttentionLayout, block_of, is_linear
+from loda.attention import find_attention, find_blocks
 from loda.errors import LodaError
 from loda.lab.base.model import Base
 from loda.lab.config import ModelConfig, compose
@@ -211,6 +211,35 @@ def test_other_linear_modules_are_adapted_by_name(kind, targets, expected, tmp_p
     assert found == expected
     loda.save_pretrained(model, tmp_path)
     assert torch.equal(logits(loda.from_pretrained(tiny(kind), tmp_path)), logits(model))
+
+
+@every_architecture
+def test_all_linear_modules_of_the_blocks_are_approximated_and_attention_is_adapted(kind):
+    base = tiny(kind)
+    config = loda.LodaConfig(LoDAPlus(), Sparse(keep=0.5), targets="all")
+    try:
+        model = loda.inject(tiny(kind), config)
+    except LodaError as error:
+        assert "multiplies by the weight of" in str(error)  # noqa: PT017
+        return
+    blocks = {block_of(name) for name in find_attention(base)}
+    linear = {name for name, module in base.named_modules() if is_linear(module) and block_of(name) in blocks}
+    found = projections(model)
+    assert set(found) == linear
+    assert {name for name, projection in found.items() if projection.adapters} == {
+        name for name, slices in find_attention(base).items() if {"q", "v"} & set(slices)
+    }
+    assert torch.equal(logits(loda.unload(model)), logits(base))
+
+
+def test_all_linear_modules_are_adapted_where_the_slices_say_so():
+    config = loda.LodaConfig(LoRA(), targets="all", slices=("q", "v", "all"))
+    found = projections(loda.inject(tiny("gpt2"), config)).items()
+    assert {name.partition(".h.0.")[2]: set(p.adapters) for name, p in found if ".h.0." in name} == {
+        "attn.c_attn": {"q", "v"}, "attn.c_proj": {"all"}, "mlp.c_fc": {"all"}, "mlp.c_proj": {"all"},
+    }  # fmt: skip
+    with pytest.raises(LodaError, match="targets=all leaves the modules outside attention as they are"):
+        loda.LodaConfig(LoRA(), targets="all")
 
 
 def test_a_target_that_its_slices_would_leave_bare_is_refused():

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 import loda
-from loda.adapters import NoAdapter
+from loda.adapters import LoDAPlus, NoAdapter
 from loda.approx import LowRank, Sparse
 from loda.errors import LodaError
 from loda.projection import projections
-from tests.library.models import APPROXIMATIONS, WIDE, logits, tiny_gpt2, weight_of
+from tests.library.models import APPROXIMATIONS, TOKENS, WIDE, logits, perturb, tiny_gpt2, weight_of
 
 every_approximation = pytest.mark.parametrize("name", APPROXIMATIONS)
 BIAS = torch.randn(3 * WIDE, generator=torch.Generator().manual_seed(2))
@@ -51,8 +51,8 @@ def test_the_map_is_affine_with_and_without_bias(name, base, weight):
 
 @every_approximation
 def test_the_energy_is_the_kept_part_of_the_squared_norm(name, base, weight):
-    kept = weight_of(base).double().square().sum() / weight.double().square().sum()
-    assert float(base.energy) == pytest.approx(kept.item(), rel=1e-5)
+    lost = (weight - weight_of(base)).double().square().sum() / weight.double().square().sum()
+    assert float(base.energy) == pytest.approx(1 - lost.item(), rel=1e-5)
     assert 0 < base.energy <= 1
 
 
@@ -109,6 +109,88 @@ def test_the_model_runs_on_the_approximated_weight(approx):
         assert (found != original).view(32, 3, 32).any(dim=2).all(dim=1).any()
         original.data = found
     torch.testing.assert_close(logits(model), logits(base), rtol=1e-4, atol=1e-4)
+
+
+# Low rank, calibrated.
+
+
+def inputs(tokens: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Inputs (tokens, width) whose directions have very different lengths, as those of a trained model."""
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.logspace(0, -3, width, dtype=torch.float64)
+    mix = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    return torch.randn(tokens, width, generator=generator, dtype=torch.float64) * scales @ mix
+
+
+def output_error(x, weight, approximated) -> float:
+    return float((x @ (weight - approximated)).square().sum())
+
+
+def fitted(x, weight, rank, seed) -> torch.Tensor:
+    """The product that alternating least squares over the outputs ends with, from a random start: a brute force."""
+    up = torch.randn(rank, weight.shape[1], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for _ in range(500):
+        down = weight @ torch.linalg.pinv(up)  # the best for any second moment of full rank
+        up = torch.linalg.lstsq(x @ down, x @ weight).solution
+    return down @ up
+
+
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_calibrated_factors_are_the_optimum_for_the_outputs(rank):
+    x, weight = inputs(200, 8), torch.randn(8, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    config = LowRank(rank=rank, calibration=1, damping=1e-12)
+    found = config.approximate(weight, None, x.T @ x / len(x))
+    error = output_error(x, weight, weight_of(found))
+    tail = torch.linalg.svdvals(x @ weight)[rank:].square().sum()
+    assert error == pytest.approx(float(tail), rel=1e-6)
+    for seed in range(5):
+        assert error <= output_error(x, weight, fitted(x, weight, rank, seed)) * (1 + 1e-6)
+    plain = LowRank(rank=rank).approximate(weight, None)
+    assert error < output_error(x, weight, weight_of(plain))
+    assert found.energy < plain.energy
+
+
+def test_inputs_of_equal_length_in_all_directions_change_nothing():
+    weight = torch.randn(8, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    calibrated = LowRank(rank=3, calibration=1).approximate(weight, None, 5 * torch.eye(8, dtype=torch.float64))
+    torch.testing.assert_close(weight_of(calibrated), weight_of(LowRank(rank=3).approximate(weight, None)))
+
+
+def test_a_calibrated_model_computes_what_its_projections_say_and_is_saved_with_them(tmp_path):
+    config = loda.LodaConfig(LoDAPlus(), LowRank(rank=8, calibration=2), targets="all")
+    moments = loda.second_moments(tiny_gpt2(), config, TOKENS.split(1))
+    assert {name.rpartition("h.1.")[2] for name in moments if "h.1." in name} == {
+        *("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+    given = loda.approximate(tiny_gpt2(), config, moments)
+    model = perturb(loda.inject(tiny_gpt2(), config, given))
+    assert {name.rpartition(".")[2] for name, found in projections(model).items() if found.adapters} == {"c_attn"}
+    assert loda.cost(model).model_macs_per_token < loda.cost(model).base_model_macs_per_token
+    loda.save_pretrained(model, tmp_path, with_approximation=True)
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), tmp_path)), logits(model))
+    loda.save_pretrained(model, tmp_path / "without")
+    with pytest.raises(LodaError, match=r"calibration=2 needs the inputs: .* or load a stored approximation"):
+        loda.from_pretrained(tiny_gpt2(), tmp_path / "without")
+
+
+def test_moments_are_those_of_the_inputs_and_do_not_depend_on_batches():
+    config, model, seen = loda.LodaConfig(NoAdapter(), LowRank(rank=8, calibration=2)), tiny_gpt2(), []
+    hook = model.transformer.h[1].attn.c_attn.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    moments = loda.second_moments(model, config, [TOKENS])
+    hook.remove()
+    (x,) = seen
+    expected = x.flatten(0, 1).double()
+    torch.testing.assert_close(
+        moments["transformer.h.1.attn.c_attn"], expected.T @ expected / len(expected), rtol=1e-5, atol=1e-6
+    )
+    again = loda.second_moments(model, config, TOKENS.split(1))
+    for name, moment in moments.items():
+        torch.testing.assert_close(again[name], moment, rtol=1e-4, atol=1e-5)
+
+
+def test_a_damping_that_nothing_reads_is_refused():
+    with pytest.raises(LodaError, match=r"damping=0.1 has no effect without calibration"):
+        LowRank(rank=8, damping=0.1)
 
 
 # Low rank.
