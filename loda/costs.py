@@ -31,7 +31,7 @@ class Cost:
     Attributes:
         trainable_parameters: for each adapted matrix 2rd with LoRA, 2(rd + r^2) with LoDA and LoDA+. Of a prefix,
             those that are saved, without the MLP that produces them in training. With those of `modules_to_save`.
-        macs_per_token: MACs for Q, K and V of all layers, with adapter and approximation.
+        macs_per_token: MACs for Q, K and V of all layers, with adapter and approximation; with `targets`, for these.
         merged_macs_per_token: the same after `merge`; None if the adapter cannot be merged.
         base_macs_per_token: the same without adapter and approximation, 3d^2 per layer.
         model_macs_per_token: MACs of the whole model, with adapter and approximation.
@@ -46,6 +46,11 @@ class Cost:
     model_macs_per_token: int
     base_model_macs_per_token: int
     energy: float
+
+    @property
+    def model_share(self) -> float:
+        """What is left of the multiply-accumulates of the whole model, 1 without approximation and adapter."""
+        return self.model_macs_per_token / self.base_model_macs_per_token
 
 
 @on_inner_model

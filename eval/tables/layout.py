@@ -175,7 +175,7 @@ def _amounts(row: FilledRow, fact: Fact, column: FactColumn) -> str:
     if fact == "parameters":  # prior work counts in 10^6 in every table
         return _amount(cost.trainable_parameters, 1000 if row.spec.quoted else column.kilo, digits)
     if fact == "model_macs":
-        share = f"{cost.model_macs_per_token / cost.base_model_macs_per_token:.{digits}%}"
+        share = f"{cost.model_share:.{digits}%}"
         return f"{100:.{digits}f}/{share}" if row.spec.mergeable else share
     macs = _amount(cost.macs_per_token, column.kilo, digits)
     merged = _amount(cost.base_macs_per_token, column.kilo, digits)
