@@ -19,6 +19,8 @@ def write_card(record: Record, folder: Path) -> None:
 def card(record: Record) -> str:
     """The text of the card, with the front matter that the hub reads."""
     model, method = record.settings["model"], record.settings["method"]
+    if model["path"] is not None:  # then nothing came from the hub
+        model = model | {"hub_id": None}
     chosen = {name: method[name] for name in ("adapter", "approx", "slices")}
     chosen |= {name: record.settings[name] for name in ("optim", "decode")}
     results = [

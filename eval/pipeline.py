@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from eval.decode.stage import decode, encode_prompts
+from eval.decode.stage import decode, encode_prompts, rules_of
 from eval.results import Record, read_record
-from eval.score import check_metrics
+from eval.score import check_metrics, make_corpus
 from eval.score.stage import metrics_of, score_decoding, scoring_stage
 from loda.atomic import wrap_os_errors, write_text
 from loda.errors import LodaError
@@ -98,6 +98,10 @@ def check(run: Run) -> Inputs:
     uses_packing(experiment, base.shape)
     tokenizer = load_tokenizer(base.folder)
     stop = [token_id(tokenizer, text) for text in experiment.decode.stop]
+    rules = rules_of(experiment.decode, stop)
+    if rules.num_beams > base.shape.vocab_size:
+        raise LodaError(f"decode.num_beams={rules.num_beams} exceeds the {base.shape.vocab_size} tokens; lower it")
+    make_corpus(dataset.scorer, [""] * len(instances), instances, experiment.decode.stop)  # are the references sound?
     prompts = encode_prompts(tokenizer, instances, experiment.decode, dataset.max_length)
     examples = training_examples(run, tokenizer) if experiment.trains else []
     validation = validation_examples(run, tokenizer)

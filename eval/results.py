@@ -45,7 +45,8 @@ class Record:
             in nats per token.
         settings: the whole experiment.
         training: what `loda.lab.training.loop.Summary` holds; None where nothing was trained.
-        hashes: train, decode, data and metrics: what the scores depend on; adapter and predictions: of those files.
+        hashes: train, decode, data, metrics and base: what the scores depend on; adapter and predictions: of those
+            files. Records of November 2026 have no base.
         provenance: of training, decoding and scoring.
     """
 
@@ -99,6 +100,7 @@ def read_record(root: Path, manifest: Manifest) -> Record:
     record = load(Record, read_json(path), str(path))
     if record.place != manifest.place:
         raise LodaError(f"{path} holds the scores of {record.place}; delete the folder and run that command again")
+    _check_settings(record)
     return record
 
 
@@ -123,9 +125,13 @@ def read_kept(path: Path) -> Record:
         LodaError: it was altered, or is no record.
     """
     content = read_manifest(path)
-    if "record" not in content:
+    if not {"record", "files"} <= content.keys():
         raise LodaError(f"{path} is not a record of scores; move it out of {path.parent}")
-    return load(Record, content["record"], str(path))
+    record = load(Record, content["record"], str(path))
+    if path != _kept_path(path.parent, record):
+        raise LodaError(f"{path} is a copy of {_kept_path(path.parent, record).name}; move it out of {path.parent}")
+    _check_settings(record)
+    return record
 
 
 def read_statistics(root: str | Path, record: Record) -> dict[str, NDArray[np.float64]]:
@@ -152,8 +158,9 @@ def check_scores(root: str | Path, record: Record) -> None:
     """
     statistics = read_statistics(root, record)
     found = {name: load_by_key(name).combine(add_up(rows.tolist()), record.scorer) for name, rows in statistics.items()}
-    for name, value in record.scores.items():
-        if name != "LOSS" and found.get(name) != value:
+    for name in {*record.scores, *found} - {"LOSS"}:
+        value = record.scores.get(name)
+        if found.get(name) != value:
             raise LodaError(
                 f"{record.run}, {record.checkpoint}: {name} {value} is not that of its statistics, {found.get(name)}; "
                 "delete the scores and run the same command again"
@@ -172,6 +179,19 @@ def headline(record: Record) -> str:
     """Split, epoch and the first of the scores, for lists of runs."""
     name, value = next(iter(record.scores.items()))
     return f"{record.split}, epoch {record.epoch:g}: {name} {value:.4f}"
+
+
+def _check_settings(record: Record) -> None:
+    """Raise LodaError unless a record says of itself what its settings say."""
+    chosen, method = record.settings, record.settings["method"]
+    stated = {"model": chosen["model"]["name"], "dataset": chosen["dataset"]["name"], "seed": chosen["seed"],
+              "adapter": method["adapter"]["name"], "approx": method["approx"]["name"],
+              "split": chosen["decode"]["split"], "scorer": chosen["dataset"]["scorer"]}  # fmt: skip
+    for name, value in stated.items():
+        if getattr(record, name) != value:
+            raise LodaError(
+                f"{record.run} has {name}={getattr(record, name)!r} over settings of {value!r}; score it again"
+            )
 
 
 def _read_all(outputs: Outputs) -> list[Record]:

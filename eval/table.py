@@ -8,11 +8,6 @@ contexts (bootstrap) and, for rows of several seeds, other seeds (Student's t). 
 `outputs/figures/NAME-PROFILE-against-ROW.{png,pdf}` too.
 """
 
-from loda.lab.interrupt import hold
-
-if __name__ == "__main__":
-    hold()  # before the imports, which take seconds
-
 import argparse
 import sys
 from collections.abc import Sequence

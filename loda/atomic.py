@@ -23,8 +23,15 @@ PARTIAL = ".partial"
 
 
 def write_file(path: Path, fill: Callable[[Path], object]) -> None:
-    """Write `path` atomically: `fill` writes a temporary file, which then replaces `path`."""
+    """Write `path` atomically: `fill` writes a temporary file, which then replaces `path`.
+
+    Where `path` is a link, its target is replaced. A pipe or a device is written to as it is.
+    """
     with wrap_os_errors(path):
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            fill(path)
+            return
         make_folder(path.parent)
         temporary = _beside(path)
         temporary.touch(exist_ok=False)
@@ -41,10 +48,12 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
 def check_writable(path: Path) -> None:
     """Raise LodaError unless the file `path` can be written, before the work whose result it will hold."""
     with wrap_os_errors(path):
+        path = path.resolve()
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        make_folder(path.parent)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        if path.is_file() or not path.exists():
+            make_folder(path.parent)
+            tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -93,11 +102,13 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def wrap_os_errors(path: Path, verb: str = "write") -> Iterator[None]:
-    """Turn the operating system's errors into a LodaError that names `path`."""
+    """Turn the operating system's errors into a LodaError that names `path`; of a folder in use, the file within."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        if verb == "use":
+            path = getattr(error, "filename", None) or path
         raise LodaError(
             f"could not {verb} {path}: {reason}; fix that and run the same command again, finished stages are kept"
         ) from error

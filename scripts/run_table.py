@@ -9,11 +9,6 @@ others continue. The paper's settings want a GPU: without one the command says w
 `--force` is given.
 """
 
-from loda.lab.interrupt import hold
-
-if __name__ == "__main__":
-    hold()  # before the imports, which take seconds
-
 import argparse
 import os
 import shlex

@@ -72,12 +72,21 @@ def _unfinished(path: Path, run: Run) -> Status:
     return Status(path.name, "running", f"{detail}, {owner}", elapsed, left)
 
 
-def status_of_folder(outputs: Outputs, path: Path) -> Status:
-    """Look at a run that is known by its folder alone."""
-    settings = Stage(outputs.root, f"runs/{path.name}/settings", "settings").find()
-    if settings is None:
+def started(outputs: Outputs) -> Iterator[tuple[Path, Stage | None]]:
+    """The folder of every run, with what it was started with: one stage for each way to decode, None before any."""
+    for path in sorted(path for path in outputs.runs.glob("*") if path.is_dir()):
+        places = [found.relative_to(outputs.root).as_posix() for found in sorted(path.glob("decode/*/settings"))]
+        yield from ((path, Stage(outputs.root, place, "settings")) for place in places)
+        if not places:
+            yield path, None
+
+
+def status_of_folder(outputs: Outputs, path: Path, settings: Stage | None) -> Status:
+    """Look at a run that is known by its folder and its settings alone."""
+    found = None if settings is None else settings.find()
+    if found is None:
         return _failure(path) or Status(path.name, "running" if lock_owner(path) else "stopped", "prepare")
-    run = Run(replace(load(Experiment, settings.content), outputs=str(outputs.root)))
+    run = Run(replace(load(Experiment, found.content), outputs=str(outputs.root)))
     if run.path != path:
         raise LodaError(f"its settings are now those of {run.name}: the data or the base changed")
     return status(path, [run])
@@ -97,26 +106,26 @@ def judged(path: Path, look: Callable[[], Status]) -> Status:
         return Status(path.name, "unknown", describe(error))
 
 
-def told_apart(outputs: Outputs, statuses: Sequence[Status]) -> list[Status]:
+def told_apart(statuses: Sequence[Status], settings: Sequence[Stage | None]) -> list[Status]:
     """The statuses, each with the settings in which its run differs from others of the same method and seed."""
-    known = {each.run: _settings(outputs, each.run) for each in statuses}
+    known = [_content(stage) for stage in settings]
 
-    def differs(run: str) -> str:
-        alike = [other for name, other in known.items() if name.rpartition("-")[0] == run.rpartition("-")[0]]
-        own = known[run]
+    def differs(run: str, own: Mapping[str, Any]) -> str:
+        method = run.rpartition("-")[0]
+        alike = [k for k, each in zip(known, statuses, strict=True) if each.run.rpartition("-")[0] == method]
         return ", ".join(
             f"{name}={textwrap.shorten(str(own[name]), 40, placeholder='...')}"
             for name in own
             if name != "outputs" and any(other.get(name, own[name]) != own[name] for other in alike)
         )
 
-    return [replace(each, differs=differs(each.run)) for each in statuses]
+    return [replace(each, differs=differs(each.run, own)) for each, own in zip(statuses, known, strict=True)]
 
 
-def _settings(outputs: Outputs, run: str) -> dict[str, Any]:
-    """What the run was started with, by dotted name; nothing if that is damaged, which its status says."""
+def _content(settings: Stage | None) -> dict[str, Any]:
+    """What a run was started with, by dotted name; nothing if that is damaged, which its status says."""
     try:
-        found = Stage(outputs.root, f"runs/{run}/settings", "settings").find()
+        found = None if settings is None else settings.find()
     except LodaError:
         found = None
     return dict(_flat(found.content)) if found else {}
@@ -184,9 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     outputs = Outputs(options.outputs)
     if options.table is None:
-        folders = [path for path in sorted(outputs.runs.glob("*")) if path.is_dir()]
-        every = [judged(path, partial(status_of_folder, outputs, path)) for path in folders]
-        found = told_apart(outputs, every)
+        runs = list(started(outputs))
+        every = [judged(path, partial(status_of_folder, outputs, path, settings)) for path, settings in runs]
+        found = told_apart(every, [settings for _, settings in runs])
     else:
         listed = table_runs(options.table, options.profile, [*options.settings, f"outputs={outputs.root}"])
         found = [replace(judged(job.runs[0].path, partial(status_of_job, job)), differs=job.label) for job in listed]

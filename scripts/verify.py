@@ -40,7 +40,11 @@ def _verify_stage(root: Path, place: str) -> None:
     verify(root, place)
     manifest = read_stage(root, place)
     if manifest.stage == "scoring":
-        check_scores(root, read_record(root, manifest))
+        record = read_record(root, manifest)
+        check_scores(root, record)
+        kept = read_stage(root, f"runs/{record.run}/checkpoints/{record.checkpoint}").content
+        if record.scores.get("LOSS") != kept.get("valid_loss"):
+            raise LodaError(f"{root / place}: LOSS is not that of its checkpoint; delete the folder and score again")
 
 
 def _verify_record(root: Path, path: Path) -> None:

@@ -48,6 +48,22 @@ def encode_prompts(
     return [ids[-room:] for ids in rendered]
 
 
+def rules_of(config: DecodeConfig, stop: Sequence[int]) -> Rules:
+    """The rules of the search; `stop` are the ids of `config.stop`.
+
+    Raises:
+        LodaError: settings that make scores overflow.
+    """
+    return Rules(
+        config.num_beams,
+        config.max_new_tokens,
+        config.length_penalty,
+        config.no_repeat_ngram_size,
+        config.min_length,
+        tuple(stop),
+    )
+
+
 def decode(
     run: Run, checkpoint: Checkpoint, base: Base, tokenizer: Tokenizer, prompts: list[list[int]], stop: list[int]
 ) -> Manifest:
@@ -87,14 +103,7 @@ def _search(
     checkpoint: Checkpoint,
 ) -> list[Hypothesis]:
     """The best hypothesis for every prompt, in order; every finished batch is a stage of its own."""
-    rules = Rules(
-        config.num_beams,
-        config.max_new_tokens,
-        config.length_penalty,
-        config.no_repeat_ngram_size,
-        config.min_length,
-        tuple(stop),
-    )
+    rules = rules_of(config, stop)
     check_prompts(model, prompts, rules)
     found: dict[int, Hypothesis] = {}
     folder = _batches(stage).relative_to(stage.root)

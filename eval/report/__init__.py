@@ -6,8 +6,10 @@ scores. The page is `report.html.jinja`, which escapes what it shows.
 
 import base64
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +29,7 @@ from eval.tables.fill import FilledTable, fill
 from eval.tables.layout import blocks, caption, header, notes
 from eval.tables.spec import RowSpec, read
 from loda.atomic import write_text
+from loda.errors import LodaError, describe
 from loda.lab.provenance import provenance
 from loda.lab.run import Outputs
 
@@ -56,7 +59,7 @@ def write(tables: Sequence[str], profile: str, root: str | Path, settings: Seque
         runs=len({record.run for record in records}),
         hours=sum(training["seconds"] for training in trainings.values()) / 3600,
         tables=[(table, [*_scores(table, outputs), *_losses(table, outputs)]) for table in filled],
-        energies=[_energy(path, outputs) for path in sorted(outputs.figures.glob("figure2-*.csv"))],
+        energies=list(_energies(outputs)),
         failures={path.parent.name: read_failure(path) for path in outputs.runs.glob("*/failed.json")},
         origins=origins(records),
         scores=dict(_all_scores(records)),
@@ -121,12 +124,13 @@ def _scores(table: FilledTable, outputs: Outputs) -> Iterator[Picture]:
 
 
 def _losses(table: FilledTable, outputs: Outputs) -> Iterator[Picture]:
-    runs = [
-        losses.read(outputs.runs / record.run / "metrics.jsonl", row.spec.label, _variant(row.spec))
-        for row in table.rows
-        for record in row.records
-        if record.training is not None
-    ]
+    runs = []
+    for row in table.rows:
+        for record in row.records:
+            if record.training is not None:
+                with _left_out_if_damaged():
+                    path = outputs.runs / record.run / "metrics.jsonl"
+                    runs.append(losses.read(path, row.spec.label, _variant(row.spec)))
     if runs:
         drawn = losses.draw(runs, table.title_prefix)
         text = "Training losses with their label smoothing, one line for each run"
@@ -139,9 +143,21 @@ def _variant(row: RowSpec) -> str:
     return "not approximated" if row.approx == "No" else row.approx
 
 
-def _energy(path: Path, outputs: Outputs) -> Picture:
-    curves = energy.read_csv(path)
-    return _picture(energy.draw(curves, energy.title_of(path.stem)), path.stem, energy.summary(curves), outputs)
+def _energies(outputs: Outputs) -> Iterator[Picture]:
+    for path in sorted(outputs.figures.glob("figure2-*.csv")):
+        with _left_out_if_damaged():
+            curves = energy.read_csv(path)
+            drawn = energy.draw(curves, energy.title_of(path.stem))
+            yield _picture(drawn, path.stem, energy.summary(curves), outputs)
+
+
+@contextmanager
+def _left_out_if_damaged() -> Iterator[None]:
+    """Name what is wrong with a picture's file on stderr: the others are drawn all the same."""
+    try:
+        yield
+    except (LodaError, KeyError, ValueError) as error:
+        print(f"left out: {describe(error)}", file=sys.stderr)
 
 
 def _picture(drawn: Figure, name: str, text: str, outputs: Outputs) -> Picture:

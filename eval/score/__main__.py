@@ -6,11 +6,6 @@
 All input is checked before the first metric starts. A mistake ends with one line on stderr, exit code 2 and no JSON.
 """
 
-from loda.lab.interrupt import hold
-
-if __name__ == "__main__":
-    hold()  # before the imports, which take seconds
-
 import argparse
 import json
 from collections.abc import Sequence

@@ -15,6 +15,7 @@ from eval.model_card import write_card
 from eval.results import SCORES, STATISTICS, Record, read_record
 from eval.score import DEFAULT_METRICS, make_corpus, metrics_fingerprint, score_with_statistics
 from loda.costs import Cost
+from loda.lab.base import files as base_files
 from loda.lab.config import DatasetConfig
 from loda.lab.data import Instance
 from loda.lab.provenance import provenance
@@ -91,6 +92,7 @@ def _record(
         training=trained.content["training"],
         hashes={
             **{"train": run.train_key, "decode": run.decode_key, "data": run.data_key, "metrics": stage.key},
+            "base": digest(base_files.content(experiment.model)),
             **{"adapter": digest(adapter.files), "predictions": digest(decoding.files)},
         },
         provenance={"training": trained.provenance, "decoding": decoding.provenance, "scoring": origin},

@@ -63,7 +63,10 @@ def _read_table(path: Path, wanted: str) -> tuple[list[str], list[str]]:
     lines[:1] = [line.replace("\ufeff", "") for line in lines[:1]]
     for broken, whole in (("Ł", "£"), ("Â£", "£"), ("Ã©", "é"), ("ã©", "é")):
         lines = [line.replace(broken, whole) for line in lines]
-    rows = list(csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ","))
+    try:
+        rows = list(csv.reader(lines, delimiter="\t" if lines and "\t" in lines[0] else ","))
+    except csv.Error as error:
+        raise LodaError(f"{path} is not a table ({error}); are its quotes closed?") from error
     columns = []
     for pattern in (SOURCE, wanted):
         found = [i for i, name in enumerate(rows[0] if rows else []) if re.match(pattern, name, re.IGNORECASE)]

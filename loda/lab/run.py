@@ -4,11 +4,11 @@
       data/<data set>-train-<hash>/             tokenised examples
       approximations/<base>-<approx>-<hash>/    approximated projections
       runs/<slug>-<hash>/
-        settings/                               what the run was started with
         metrics.jsonl                           losses and learning rates of the training
         state/step-1200/                        what an unfinished training resumes from
         checkpoints/epoch-5/                    adapter_config.json, adapter_model.safetensors, README.md
         training/                               summary; there when the training is complete
+        decode/<hash>/settings/                 what the run was started with
         decode/<hash>/epoch-5/test/             predictions.jsonl
                               test/e2e/         scores.json, statistics.safetensors
                               test.batches/     finished batches of an unfinished decoding
@@ -90,7 +90,8 @@ class Run:
         return self.path / "failed.json"
 
     def settings(self) -> Stage:
-        return Stage(self.root, f"{self.place}/settings", "settings")
+        """Beside the decoding: runs that only decode differently share the rest of the folder."""
+        return Stage(self.root, f"{self.place}/decode/{self.decode_key}/settings", "settings")
 
     def approximation(self) -> Stage | None:
         """The approximated projections, shared by all runs on the same base; None for dense ones."""

@@ -79,7 +79,7 @@ def injected(fault: Fault) -> Iterator[None]:
         fsync(descriptor)
 
     def full_open(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        is_full = mode[0] in "wax" and fault.hits("write", file)
+        is_full = set(mode) & set("wax+") and fault.hits("write", file)
         return opened(FULL if is_full else file, mode, *arguments, **options)
 
     def full_save(save: Callable[..., None]) -> Callable[..., None]:

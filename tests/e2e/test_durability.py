@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from eval.pipeline import find_records
-from eval.results import SCORES, collect
+from eval.report import write as write_report
+from eval.results import SCORES, collect, keep, read_statistics
 from loda.adapter_files import APPROXIMATION_FILE, load_tensors, save_tensors
 from loda.errors import LodaError
 from loda.lab.base import approximation
@@ -210,6 +211,46 @@ def test_a_score_that_is_not_that_of_its_statistics_is_found_under_a_new_seal(ou
     write_manifest(path.parent / MANIFEST, content)
     assert verify.main([str(outputs)]) == 1
     assert "is not that of its statistics" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_that_of_its_checkpoint_is_found_under_a_new_seal(outputs, capsys):
+    manifest = read_stage(outputs, places(outputs, 0)["scoring"])
+    path = outputs / manifest.place / SCORES
+    record = json.loads(path.read_text())
+    record["scores"]["LOSS"] -= 0.1
+    path.write_text(json.dumps(record))
+    write_manifest(path.parent / MANIFEST, asdict(manifest) | {"files": hash_files(path.parent, MANIFEST)})
+    assert verify.main([str(outputs)]) == 1
+    assert "LOSS is not that of its checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 5), ("adapter", "loda"), ("model", "gpt2")])
+def test_a_record_that_is_not_of_its_settings_is_found_under_a_new_seal(name, value, outputs, capsys):
+    manifest = read_stage(outputs, places(outputs, 0)["scoring"])
+    path = outputs / manifest.place / SCORES
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    write_manifest(path.parent / MANIFEST, asdict(manifest) | {"files": hash_files(path.parent, MANIFEST)})
+    assert verify.main([str(outputs)]) == 1
+    assert f"has {name}={value!r} over settings of" in capsys.readouterr().out
+
+
+def test_a_kept_record_under_another_name_is_a_copy(outputs, tmp_path, capsys):
+    (record, _), kept = collect(outputs), tmp_path / "kept"
+    keep(record, read_statistics(outputs, record), kept)
+    (path,) = kept.glob("*.json")
+    shutil.copy(path, kept / "copy.json")
+    assert collect(kept) == [replace(record, settings=record.settings | {"outputs": "outputs"})]
+    assert "copy.json is a copy of" in capsys.readouterr().err
+    assert verify.main([str(kept)]) == 1
+
+
+def test_a_damaged_journal_leaves_one_line_out_of_the_report(outputs, capsys):
+    row = ["adapter=loda", "optim.epochs=6", "optim.checkpoint_epochs=[3]"]
+    run = Run(compose([*SHORT, *row, "seed=0", f"outputs={outputs}"]))
+    run_experiment(run.experiment)
+    run.metrics_file.write_text("{}\n")
+    write_report(["table1"], "toy", outputs, [setting for setting in SHORT if "." in setting])
+    assert "metrics.jsonl is damaged (a line lacks step or loss)" in capsys.readouterr().err
 
 
 def test_what_a_killed_process_left_is_listed_and_cleared_away_by_the_next(outputs, capsys):

@@ -43,8 +43,10 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         ["-m", "scripts.run_table", *TOY_TABLE],
         ["-m", "eval.table", *TOY_TABLE],
         ["-m", "eval.score", "--scorer", "e2e", "--refs", "lost", "--hyps", "lost"],
+        ["-m", "scripts.verify"],
+        ["-m", "scripts.figure2"],
     ],
-    ids=["train", "scripts", "run_table", "eval.table", "eval.score"],
+    ids=["train", "scripts", "run_table", "eval.table", "eval.score", "verify", "figure2"],
 )
 def test_a_signal_during_the_imports_ends_with_the_code_that_requeues(command, tmp_path):
     files = Path("/proc")

@@ -23,7 +23,7 @@ def run(tmp_path) -> Run:
 
 
 def look(run: Run) -> status.Status:
-    return status.status_of_folder(Outputs(run.root), run.path)
+    return status.status_of_folder(Outputs(run.root), run.path, run.settings())
 
 
 def test_a_run_that_was_started_and_left_is_stopped(run):
@@ -34,7 +34,7 @@ def test_a_run_that_was_left_before_its_settings_were_written_is_stopped_too(tmp
     path = tmp_path / "runs" / "toy-toy-lora"
     with lock_run(path, wait=False):
         pass
-    found = status.status_of_folder(Outputs(tmp_path), path)
+    found = status.status_of_folder(Outputs(tmp_path), path, None)
     assert (found.state, found.detail) == ("stopped", "prepare")
 
 
@@ -83,6 +83,17 @@ def test_runs_that_differ_in_other_settings_are_told_apart(run, capsys):
     assert "outputs=" not in lines[run.name]
 
 
+def test_two_ways_to_decode_one_run_are_two_lines(run, capsys):
+    other = Run(compose([*TOY, "decode=one_shot", f"outputs={run.root}"]))
+    assert other.path == run.path
+    other.settings().write(content=other.experiment.to_dict())
+    assert status.main(["--outputs", str(run.root)]) == 0
+    first, second, total = capsys.readouterr().out.splitlines()
+    assert "decode.prompt.template=" in first
+    assert "decode.prompt.template=" in second
+    assert total.startswith("2 runs: 2 stopped")
+
+
 def test_the_rows_of_a_table_are_told_apart_where_they_share_a_folder(tmp_path, capsys):
     assert status.main(["table1", "--profile", "toy", "--outputs", str(tmp_path)]) == 0
     shared = [line for line in capsys.readouterr().out.splitlines() if line.startswith("toy-toy-none-")]
@@ -100,12 +111,12 @@ def test_a_run_that_was_refused_before_it_had_settings_says_why(tmp_path):
     path = tmp_path / "runs" / "toy-toy-lora"
     path.mkdir(parents=True)
     (path / "failed.json").write_text(json.dumps({"overrides": "", "message": "no such base"}))
-    found = status.status_of_folder(Outputs(tmp_path), path)
+    found = status.status_of_folder(Outputs(tmp_path), path, None)
     assert (found.state, found.detail) == ("failed", "no such base")
 
 
 def test_a_run_whose_settings_are_damaged_does_not_hide_the_others(run, capsys):
-    (run.path / "settings" / "manifest.json").write_text("[]")
+    (run.settings().path / "manifest.json").write_text("[]")
     assert status.main(["--outputs", str(run.root)]) == 0
     shown = capsys.readouterr().out
     assert "settings/manifest.json is not a manifest of this project" in shown

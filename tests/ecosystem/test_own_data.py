@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import loda
 from eval.model_card import card
-from eval.pipeline import complete
+from eval.pipeline import check, complete
 from loda.atomic import sha256
 from loda.errors import LodaError
 from loda.lab.base import files as base_files
@@ -104,6 +104,8 @@ def test_a_bar_in_a_setting_keeps_the_table_of_the_card_whole(run):
     _, record, _ = run
     decode = record.settings["decode"] | {"stop": ["|", "</s>"]}
     model = record.settings["model"] | {"hub_id": "openai-community/gpt2", "revision": "6dcaa7a"}
+    assert "base_model" not in card(replace(record, settings=record.settings | {"model": model}))  # it read a folder
+    model |= {"path": None}
     text = card(replace(record, settings=record.settings | {"decode": decode, "model": model}))
     rows = [line for line in text.partition("## Cost and settings")[2].splitlines() if line.startswith("|")]
     assert any(r"\|" in row for row in rows)
@@ -277,3 +279,59 @@ def test_a_file_in_the_hubs_cache_that_is_not_its_blob_is_refused(base, tmp_path
         with pytest.raises(LodaError, match=rf"{blob.name} was changed after its download"):
             base_files.locate(config)
         blob.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (["decode.length_penalty=1e5"], "length_penalty=100000.0 with max_new_tokens"),
+        (["decode.num_beams=100000"], "decode.num_beams=100000 exceeds the"),
+    ],
+)
+def test_a_decoding_that_cannot_be_is_refused_before_the_training(change, sentence, data, base, tmp_path):
+    with pytest.raises(LodaError, match=sentence):
+        check(Run(compose([*settings(data, base, tmp_path / "outputs"), *change])))
+
+
+@pytest.mark.parametrize(
+    ("references", "sentence"),
+    [(["a"] * 1001, "1,001 references, more than 1,000"), (["a " * 10_001], "20,001 characters, more than 20,000")],
+    ids=["references", "characters"],
+)
+def test_references_that_cannot_be_scored_are_refused_before_the_training(references, sentence, data, base, tmp_path):
+    mine = Path(shutil.copytree(data, tmp_path / "data"))
+    write(mine / "test.jsonl", [{"context": "a", "references": references}])
+    with pytest.raises(LodaError, match=sentence):
+        check(Run(compose(settings(mine, base, tmp_path / "outputs"))))
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "[" * 10**5, '{"n_head": 0}', '{"vocab_size": -5}', '{"n_embd": 1000000000000}']
+)
+def test_a_base_of_which_no_model_can_be_made_is_refused_in_a_sentence(content, data, tmp_path):
+    mine = Path(shutil.copytree(SHIPPED, tmp_path / "base"))
+    known = json.loads((mine / "config.json").read_text())
+    (mine / "config.json").write_text(json.dumps(known | json.loads(content)) if content[0] == "{" else content)
+    with pytest.raises(LodaError, match=r"config.json"):
+        check(Run(compose(settings(data, mine, tmp_path / "outputs"))))
+
+
+@pytest.mark.parametrize("named", ['{"a": 1}', "[]", "5", "{}", '{"a": "../elsewhere.safetensors"}'])
+def test_an_index_of_weights_names_files_beside_it(named, data, base, tmp_path):
+    mine = Path(shutil.copytree(base, tmp_path / "base"))
+    (mine / "model.safetensors").unlink()
+    (mine / base_files.SHARDS).write_text(f'{{"weight_map": {named}}}')
+    with pytest.raises(LodaError, match="has no weight_map that names the files of weights beside it"):
+        Run(compose(settings(data, mine, tmp_path / "outputs")))
+
+
+def test_a_name_on_the_hub_is_no_folder_and_the_message_says_how_to_get_one(data, tmp_path):
+    overrides = [*settings(data, Path("openai-community/gpt2"), tmp_path / "outputs")]
+    with pytest.raises(LodaError, match=r"hf download openai-community/gpt2 --local-dir FOLDER"):
+        Run(compose(overrides))
+
+
+def test_a_package_of_a_base_is_a_name_and_a_version(tmp_path):
+    wheel = {"requirement": str(tmp_path), "sha256": "0", "file": "f", "file_sha256": "0"}
+    with pytest.raises(LodaError, match=r"wheel.requirement=.* should match pattern"):
+        read(ModelConfig, {"name": "mine", "wheel": wheel})

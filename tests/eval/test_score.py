@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from eval.score import (
 from eval.score.__main__ import main
 from eval.score.metrics import bleu, load_metric, metric_names, ter
 from eval.score.text_files import read_corpus
-from eval.score.tokenizers import java
+from eval.score.tokenizers import java, ptb
 from eval.score.tokenizers import nltk_words as words
 from loda.errors import LodaError
 from tests.conftest import python
@@ -286,12 +288,40 @@ def test_scores_of_other_punkt_data_are_other_scores(monkeypatch, tmp_path):
     folder.mkdir(parents=True)
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
     found = []
+    for name in ("collocations.tab", "ortho_context.tab", "sent_starters.txt"):
+        (folder / name).touch()
     for content in ("mr", "mrs"):
         (folder / "abbrev_types.txt").write_text(content)
         found.append([metrics_fingerprint(scorer, ["bleu", "meteor"]) for scorer in ("dart", "e2e")])
     (dart, e2e), (other_dart, other_e2e) = found
     assert dart["meteor"] != other_dart["meteor"]
     assert (dart["bleu"], e2e) == (other_dart["bleu"], other_e2e)
+
+
+def test_punkt_data_in_a_zip_file_are_the_same(monkeypatch, tmp_path):
+    folder = tmp_path / "plain" / "tokenizers" / "punkt_tab" / "english"
+    folder.mkdir(parents=True)
+    for name in ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"):
+        (folder / name).write_text(name)
+    zipped = tmp_path / "zipped" / "tokenizers"
+    zipped.mkdir(parents=True)
+    shutil.make_archive(str(zipped / "punkt_tab"), "zip", tmp_path / "plain" / "tokenizers", "punkt_tab")
+    found = []
+    for place in ("plain", "zipped"):
+        monkeypatch.setattr("nltk.data.path", [str(tmp_path / place)])
+        found.append(words.identity())
+    assert found[0] == found[1]
+
+
+def test_a_tokeniser_that_hangs_ends_when_it_is_asked_to(monkeypatch):
+    monkeypatch.setattr(java, "command", lambda *arguments: ["sleep", "60"])
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(ptb.tokenise, ["a"])
+        while not ptb._started:
+            time.sleep(0.01)
+        ptb.stop()
+        with pytest.raises(LodaError, match="the PTB tokeniser ended with code"):
+            found.result(timeout=20)
 
 
 @pytest.mark.parametrize("name", ["meteor/data/paraphrase-en.gz", "meteor/meteor-1.5.jar"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import loda.atomic
-from loda.atomic import write_file, write_folder, write_text
+from loda.atomic import check_writable, write_file, write_folder, write_text
 from loda.errors import LodaError
 from loda.lab.config import LoggerConfig, compose
 from loda.lab.lock import lock_run
@@ -148,3 +148,18 @@ def test_files_and_folders_follow_the_umask(mask, tmp_path):
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
     assert modes == {"a.txt": 0o666 & ~mask, "folder": 0o777 & ~mask, "b": 0o666 & ~mask}
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_text() == "new"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    check_writable(pipe)
+    write_text(pipe, "through")
+    assert reader.communicate(timeout=60)[0] == "through"
+    assert pipe.is_fifo()

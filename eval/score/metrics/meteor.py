@@ -18,7 +18,7 @@ from functools import reduce
 from operator import add
 
 from eval.score.corpus import Corpus, Statistics, check_words
-from eval.score.tokenizers import java
+from eval.score.tokenizers import java, ptb
 from loda.errors import LodaError
 
 NAME = "METEOR"
@@ -181,6 +181,7 @@ def halted() -> Iterator[None]:
     _halted = True
     if _process is not None:
         _process.close()
+    ptb.stop()
     try:
         yield
     finally:

@@ -5,13 +5,15 @@ Without that step (`preserve_line=True`) only the last full stop of a text becom
 `left.`).
 """
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from loda.errors import LodaError
-from loda.lab.data.source import cache_folder, content_hash
+from loda.lab.data.source import cache_folder
 from loda.lab.stage import digest
 
 _DOWNLOAD_SECONDS = 20
@@ -38,9 +40,10 @@ def check() -> None:
 def identity() -> dict[str, str]:
     """The content of the Punkt data, which has no version."""
     check()
-    folder = _found()
-    assert folder is not None
-    return {"punkt_tab": digest({path.name: content_hash(path) for path in folder.iterdir()})}
+    found = _found()
+    names = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
+    hashes = {name: hashlib.sha256(found.join(name).open().read()).hexdigest() for name in names}
+    return {"punkt_tab": digest(hashes)}
 
 
 def tokenise(texts: Sequence[str]) -> list[str]:
@@ -50,11 +53,12 @@ def tokenise(texts: Sequence[str]) -> list[str]:
     return [" ".join(nltk.word_tokenize(text)) for text in texts]
 
 
-def _found() -> Path | None:
+def _found() -> Any:
+    """NLTK's pointer to the folder of the English data, which may lie in a zip file; None without."""
     import nltk
 
     try:
-        return Path(nltk.data.find("tokenizers/punkt_tab/english/"))
+        return nltk.data.find("tokenizers/punkt_tab/english/")
     except LookupError:
         return None
 

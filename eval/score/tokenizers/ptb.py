@@ -15,7 +15,7 @@ from loda.errors import LodaError
 _QUOTES = ("''", "'", "``", "`")
 _BRACKETS = ("-LRB-", "-RRB-", "-LCB-", "-RCB-")
 _DROPPED = frozenset((*_QUOTES, *_BRACKETS, ".", "?", "!", ",", ":", "-", "--", "...", ";"))
-_SECONDS = 300
+_SECONDS = 600
 
 
 def check() -> None:
@@ -43,13 +43,26 @@ def tokenise(texts: Sequence[str]) -> list[str]:
 def _run(lines: str) -> str:
     tokenizer = "edu.stanford.nlp.process.PTBTokenizer"
     command = java.command(java.CORENLP_JAR, tokenizer, "-preserveLines", "-lowerCase")
-    try:
-        done = subprocess.run(
-            command, input=lines.encode(), capture_output=True, timeout=_SECONDS, env=java.ENVIRONMENT
-        )
-    except subprocess.TimeoutExpired:
-        raise LodaError(f"the PTB tokeniser gave no answer within {_SECONDS} seconds; try again") from None
-    if done.returncode != 0:
-        last_words = done.stderr.decode(errors="replace").strip()[-300:]
-        raise LodaError(f"the PTB tokeniser ended with code {done.returncode}: {last_words}")
-    return done.stdout.decode()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=java.ENVIRONMENT) as process:
+        _started.append(process)
+        try:
+            found, errors = process.communicate(lines.encode(), _SECONDS)
+        except subprocess.TimeoutExpired:
+            raise LodaError(f"the PTB tokeniser gave no answer within {_SECONDS} seconds; try again") from None
+        finally:
+            _started.remove(process)
+            process.kill()
+    if process.returncode != 0:
+        last_words = errors.decode(errors="replace").strip()[-300:]
+        raise LodaError(f"the PTB tokeniser ended with code {process.returncode}: {last_words}")
+    return found.decode()
+
+
+_started: list[subprocess.Popen[bytes]] = []
+
+
+def stop() -> None:
+    """Let a tokenisation that another thread waits for end at once, with an error."""
+    for process in _started:
+        process.kill()

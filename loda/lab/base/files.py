@@ -1,5 +1,6 @@
 """Base models as files: where they come from and what identifies them. `loda/lab/base/model.py` loads them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def identity(config: ModelConfig) -> dict[str, Any]:
     if config.path is None:
         return {"hub_id": config.hub_id, "revision": config.revision}
     folder = _local(config.path)
+    return {name: content_hash(folder / name) for name in _names(folder)}
+
+
+def content(config: ModelConfig) -> dict[str, Any]:
+    """What the base's files hold: of one from the hub `identity` is a promise, this is what lies in its cache."""
+    if config.is_gguf or config.path is not None:
+        return identity(config)
+    folder = locate(config)
     return {name: content_hash(folder / name) for name in _names(folder)}
 
 
@@ -83,6 +92,11 @@ def _folder(path: str) -> Path:
 def _local(path: str) -> Path:
     folder = _folder(path)
     missing = [name for name in _names(folder) if not (folder / name).is_file()]
+    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise LodaError(
+            f"model.path={path} is no folder here; if that is a name on the Hugging Face hub, download it first: "
+            f"`hf download {path} --local-dir FOLDER`, then model.path=FOLDER"
+        )
     if missing:
         raise LodaError(f"model.path={path} lacks {', '.join(missing)}; it needs {', '.join(FILES)}")
     return folder
@@ -92,8 +106,9 @@ def _names(folder: Path) -> list[str]:
     index = folder / SHARDS
     if not index.is_file() or (folder / "model.safetensors").is_file():
         return list(FILES)
-    try:
-        shards = set(read_json(index)["weight_map"].values())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise LodaError(f"{index} has no weight_map that names the files of weights; restore it from a copy") from error
+    content = read_json(index)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    shards = set(named.values()) if isinstance(named, dict) else set()
+    if not shards or not all(isinstance(name, str) and Path(name).name == name for name in shards):
+        raise LodaError(f"{index} has no weight_map that names the files of weights beside it; restore it from a copy")
     return ["config.json", SHARDS, *sorted(shards), "tokenizer.json"]

@@ -20,7 +20,7 @@ import loda
 from loda.checkpoint import fingerprint
 from loda.config import LodaConfig
 from loda.costs import Cost
-from loda.errors import LodaError
+from loda.errors import LodaError, describe
 from loda.lab.base.files import find_config, identity
 from loda.lab.base.loading import load_config, load_model, make_model
 from loda.lab.config import Experiment, ModelConfig
@@ -171,8 +171,8 @@ def _shape(config: ModelConfig, folder: Path) -> PretrainedConfig:
     path = folder / "config.json"
     try:
         shape = load_config(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise LodaError(f"{path} does not describe a model of transformers: {error}") from error
+    except Exception as error:  # transformers raises whatever comes up
+        raise LodaError(f"{path} does not describe a model of transformers: {describe(error)}") from error
     for name, value in (config.shape or {}).items():
         if (found := getattr(shape, name, None)) != value:
             raise LodaError(
@@ -180,7 +180,7 @@ def _shape(config: ModelConfig, folder: Path) -> PretrainedConfig:
                 "for another model"
             )
     if (layers := getattr(shape, "num_hidden_layers", 0)) > MOST_LAYERS:
-        raise LodaError(f"{path} has {layers:,} layers, more than {MOST_LAYERS:,}; restore it from a copy")
+        raise LodaError(f"{path} has {layers:,} layers, more than {MOST_LAYERS:,}; give the configuration of the base")
     for name in DROPOUTS:
         if hasattr(shape, name):
             setattr(shape, name, 0.0)
@@ -199,8 +199,13 @@ def _known_shape(config: ModelConfig) -> PreTrainedModel | None:
 
 def _without_weights(config: ModelConfig, shape: PretrainedConfig) -> PreTrainedModel:
     """The model on the meta device."""
-    with torch.device("meta"):
-        model: PreTrainedModel = make_model(shape)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = make_model(shape)
+    except Exception as error:  # as above: no heads, a negative vocabulary
+        raise LodaError(
+            f"model={config.name} has a config.json of which no model can be made: {describe(error)}"
+        ) from error
     _check_parameters(config, model)
     return model
 

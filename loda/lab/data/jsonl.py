@@ -24,6 +24,8 @@ def pairs(data: bytes) -> list[Pair]:
     Raises:
         LodaError: lines that are not as above; the first of them by number.
     """
+    if not data.strip():
+        raise LodaError("it is empty; write one object to a line")
     found: list[Pair] = []
     wrong: list[str] = []
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), start=1):
@@ -44,10 +46,13 @@ def _pairs(line: bytes) -> list[Pair]:
         raise ValueError("it is not UTF-8; save the file in that encoding") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON ({error.msg}); write one object to a line") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply; write one object to a line") from error
     if not isinstance(entry, dict):
         raise ValueError("it is not a JSON object; write {...}")
     if ("context" in entry) == ("prompt" in entry):
-        raise ValueError("it needs either context and references, or prompt and completion")
+        keys = ", ".join(map(json.dumps, list(entry)[:SHOWN])) or "none"
+        raise ValueError(f"it needs either context and references, or prompt and completion; its keys are {keys}")
     if "prompt" in entry:
         return [Pair(_text(entry, "prompt"), _text(entry, "completion"))]
     references = entry.get("references")

@@ -25,7 +25,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """
     try:
         lines = read_bytes(path).splitlines(keepends=True) if path.exists() else []
-        return [_LINE.validate_python(json.loads(line)) for line in lines if line.endswith(b"\n")]
+        found = [_LINE.validate_python(json.loads(line)) for line in lines if line.endswith(b"\n")]
+        if not all({"step", "loss"} <= line.keys() for line in found):
+            raise ValueError("a line lacks step or loss")
+        return found
     except (ValueError, RecursionError) as error:
         raise LodaError(f"{path} is damaged ({error}); delete it, it holds nothing but losses") from error
 

@@ -30,6 +30,8 @@ def train(run: Run, base: Base, examples: list[Example], validation: list[Exampl
     An interrupted training continues from its last state. Of several processes only the first writes.
     """
     experiment, started = run.experiment, time.monotonic()
+    if is_main_process():
+        run.settings().write(content=experiment.to_dict())
     set_threads(experiment.trainer)  # first: the digits of an approximation depend on it too
     approximation = get_approximation(run, base)
     stage = run.training()
@@ -37,8 +39,6 @@ def train(run: Run, base: Base, examples: list[Example], validation: list[Exampl
         if is_main_process():
             discard_state(run)
         return
-    if is_main_process():
-        run.settings().write(content=experiment.to_dict())
     _ = base.model  # loaded before the seed is set, or the start values would depend on who loads it
     set_seed(experiment.seed)
     with base.adapted(experiment.method, approximation) as model:
