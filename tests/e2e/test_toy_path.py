@@ -52,7 +52,8 @@ def test_every_checkpoint_is_scored(records):
 
 def test_the_run_folder_holds_what_the_layout_says(records, outputs):
     run = outputs / "runs" / records[0].run
-    for name in ("settings/manifest.json", "metrics.jsonl", "training/manifest.json"):
+    settings = f"decode/{records[0].hashes['decode']}/settings/manifest.json"
+    for name in ("metrics.jsonl", "training/manifest.json", settings):
         assert (run / name).is_file()
     assert (run / "checkpoints" / "epoch-1" / "adapter_model.safetensors").is_file()
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
