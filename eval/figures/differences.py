@@ -14,8 +14,12 @@ from eval.tables.fill import FilledRow, FilledTable
 
 
 def draw(table: FilledTable) -> Figure | None:
-    """Hollow markers where a side has one seed; None for a table without differences."""
-    rows = [row for row in table.rows if any(cell.against for cell in row.cells.values())]
+    """Hollow markers where a side has one seed; None for a table without differences.
+
+    Untrained rows are left out: they are so far away that nothing could be told of the others.
+    """
+    trained = [row for row in table.rows if row.spec.trained]
+    rows = [row for row in trained if any(cell.against for cell in row.cells.values())]
     if not rows:
         return None
     look = looks(row.spec.label for row in rows)
