@@ -28,10 +28,10 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     Where `path` is a link, its target is replaced. A pipe or a device is written to as it is.
     """
     with wrap_os_errors(path):
-        path = path.resolve()
         if path.exists() and not path.is_file():
             fill(path)
             return
+        path = path.resolve()
         make_folder(path.parent)
         temporary = _beside(path)
         temporary.touch(exist_ok=False)
@@ -48,12 +48,12 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
 def check_writable(path: Path) -> None:
     """Raise LodaError unless the file `path` can be written, before the work whose result it will hold."""
     with wrap_os_errors(path):
-        path = path.resolve()
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if path.is_file() or not path.exists():
-            make_folder(path.parent)
-            tempfile.TemporaryFile(dir=path.parent).close()
+            folder = path.resolve().parent
+            make_folder(folder)
+            tempfile.TemporaryFile(dir=folder).close()
 
 
 def write_text(path: Path, text: str) -> None:

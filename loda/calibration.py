@@ -18,7 +18,7 @@ from loda.wrappers import on_inner_model
 
 
 class Moment:
-    """A forward pre-hook that adds up x^T x of the inputs of one module, or of several with the same input."""
+    """A forward pre-hook that adds up x^T x of the inputs of one module."""
 
     def __init__(self, width: int) -> None:
         self.total = torch.zeros(width, width, dtype=torch.float64)
@@ -28,7 +28,7 @@ class Moment:
         """Add the inputs of a forward pass of `module`."""
         rows = arguments[0].detach().reshape(-1, self.total.shape[0]).float()
         # Products in fp32, their sum in fp64: this takes a tenth of the time and loses no digit that matters here.
-        self.total += (rows.T @ rows).double().cpu()
+        self.total += (rows.T @ rows).cpu().double()
         self.tokens += len(rows)
 
     def mean(self) -> Tensor:
@@ -50,16 +50,11 @@ def second_moments(model: nn.Module, config: LodaConfig, batches: Iterable[Tenso
         LodaError: adapters in the model, no batch, or a projection that no token reached.
     """
     check_holds_no_adapters(model)
-    found: dict[str, Moment] = {}
-    shared: dict[tuple[str, ...], Moment] = {}
+    targets = targets_of(model, config)
+    found = {target.name: Moment(target.shape[0]) for target in targets}
     with ExitStack() as hooks:
-        for target in targets_of(model, config):
-            # q, k and v of a block have one input.
-            place = (target.name,) if target.block is None else (target.block, target.name.rpartition(".")[0])
-            if place not in shared:
-                shared[place] = Moment(target.shape[0])
-                hooks.callback(target.module.register_forward_pre_hook(shared[place]).remove)
-            found[target.name] = shared[place]
+        for target in targets:
+            hooks.callback(target.module.register_forward_pre_hook(found[target.name]).remove)
         for ids in batches:
             getattr(model, "base_model", model)(input_ids=ids)  # without the vocabulary's head
     idle = [name for name, moment in found.items() if not moment.tokens]

@@ -125,7 +125,7 @@ def from_pretrained(
         approximation = fitting(stored[APPROXIMATION_FILE], wanted, any_dtype)
         targets = targets_of(model, config)
         bases = base_projections(targets, config.approx, config.joint, approximation)
-        check_belongs(targets, bases, config.joint, str(folder / APPROXIMATION_FILE))
+        check_belongs(targets, bases, config.approx, config.joint, str(folder / APPROXIMATION_FILE))
     fold(inject(model, config, approximation, autocast_adapter_dtype=autocast_adapter_dtype))
     with torch.no_grad():
         for name, parameter in adapter_parameters(model).items():

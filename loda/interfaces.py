@@ -94,7 +94,11 @@ class AdapterConfig(Protocol):
 
 @runtime_checkable
 class ApproxConfig(Protocol):
-    """The settings of an approximation, a `loda.settings` class."""
+    """The settings of an approximation, a `loda.settings` class.
+
+    An attribute `is_projection` that is true says that W~ is an orthogonal projection of W, so that more of a stored
+    approximation can be checked against W.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     name: ClassVar[str]

@@ -124,9 +124,13 @@ def approximate(model: nn.Module, config: LodaConfig, moments: Mapping[str, Tens
     `loda.second_moments` returned, for an approximation with `calibration`.
 
     Raises:
-        LodaError: an unknown architecture, or settings that do not fit.
+        LodaError: an unknown architecture, settings that do not fit, or moments that they do not ask for.
     """
     targets = targets_of(model, config)
+    if moments is not None and not getattr(config.approx, "calibration", 0):
+        raise LodaError(f"{config.approx} has no use for moments; set calibration, or leave them out")
+    if moments is not None and moments.keys() != {target.name for target in targets}:
+        raise LodaError("the moments are those of other modules; give loda.second_moments(model, config, batches)")
     if config.approx.name == "dense":
         return {}
     return state_dict(base_projections(targets, config.approx, config.joint, moments=moments))

@@ -70,7 +70,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         for name in ("num_beams", "max_new_tokens", "no_repeat_ngram_size", "min_length"):
-            if not isinstance(getattr(self, name), int):
+            if not hasattr(getattr(self, name), "__index__"):
                 raise LodaError(f"{name}={getattr(self, name)!r} must be a whole number")
         if min(self.num_beams, self.max_new_tokens) < 1 or min(self.no_repeat_ngram_size, self.min_length) < 0:
             raise LodaError(

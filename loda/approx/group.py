@@ -67,13 +67,16 @@ def base_projections(
 
 
 @torch.no_grad()
-def check_belongs(targets: Sequence[TargetModule], bases: Mapping[str, nn.Module], joint: bool, what: str) -> None:
+def check_belongs(
+    targets: Sequence[TargetModule], bases: Mapping[str, nn.Module], approx: ApproxConfig, joint: bool, what: str
+) -> None:
     """Raise LodaError, about `what`, unless the `bases` approximate the weights of `targets`.
 
-    Each stores its energy, and ||W - W~||^2 = (1 - energy) ||W||^2.
+    Each stores its energy: ||W - W~||^2 = (1 - energy) ||W||^2, and of a projection ||W~||^2 = energy ||W||^2.
     """
+    is_projection = getattr(approx, "is_projection", False)
     for group in _groups(targets, joint):
-        total = lost = 0.0
+        total = kept = lost = 0.0
         for target in group:
             module, weight = bases[target.name], target.weight.detach()
             bias = cast(Tensor | None, module.bias)
@@ -81,9 +84,11 @@ def check_belongs(targets: Sequence[TargetModule], bases: Mapping[str, nn.Module
                 raise LodaError(f"{what}: the bias of {target.name} is not the base's; restore it from a copy")
             found = cast(Tensor, module.weight).double()
             total += float(weight.double().square().sum())
+            kept += float(found.square().sum())
             lost += float((weight.double() - found).square().sum())
         energy = float(cast(BaseProjection, bases[group[0].name]).energy)
-        if not abs(lost - (1 - energy) * total) <= ROUNDING * total:
+        wrong = abs(lost - (1 - energy) * total) + is_projection * abs(kept - energy * total)
+        if not wrong <= ROUNDING * total:
             raise LodaError(f"{what} does not approximate {group[0].name} of this base; restore it from a copy")
 
 

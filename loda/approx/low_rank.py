@@ -47,6 +47,11 @@ class LowRankConfig:
     calibration: int = dataclasses.field(default=0, metadata=UNLESS_DEFAULT)
     damping: float = dataclasses.field(default=DAMPING, metadata=UNLESS_DEFAULT)
 
+    @property
+    def is_projection(self) -> bool:
+        """Whether W~ is an orthogonal projection of W."""
+        return not self.calibration
+
     def __post_init__(self) -> None:
         if self.calibration < 0 or not self.damping > 0:
             raise LodaError(
@@ -79,13 +84,20 @@ class LowRankConfig:
                 f"calibration={self.calibration} needs the inputs: give approximation=loda.approximate(model, config, "
                 "loda.second_moments(model, config, batches)), or load a stored approximation"
             )
-        return LowRankLinear.from_weight(weight, bias, self.rank, _root(moment, self.damping))
+        return LowRankLinear.from_weight(weight, bias, self.rank, _root(moment.to(weight.device), self.damping))
 
 
 def _root(moment: Tensor, damping: float) -> Tensor:
-    """The Cholesky factor L (d_in, d_in) of the damped moment."""
-    identity = torch.eye(len(moment), dtype=torch.float64)
-    root: Tensor = torch.linalg.cholesky(moment.double() + damping * moment.diagonal().mean().double() * identity)
+    """The Cholesky factor L (d_in, d_in) of the damped moment.
+
+    Raises:
+        LodaError: the damped moment is not positive definite.
+    """
+    diagonal = torch.eye(len(moment), dtype=torch.float64, device=moment.device) * moment.diagonal().mean().double()
+    root: Tensor
+    root, failed = torch.linalg.cholesky_ex(moment.double() + damping * diagonal)
+    if failed:
+        raise LodaError(f"damping={damping} leaves the moment of the inputs singular; raise it, or give more examples")
     return root
 
 
@@ -96,7 +108,8 @@ class LowRankLinear(nn.Module):
         W_A: (d_in, R).
         W_B: (R, d_out).
         bias: (d_out,) or None.
-        energy: sum of the R largest squared singular values over the sum of all (Figure 2a), a number.
+        energy: the kept fraction, a number: without calibration the sum of the R largest squared singular values over
+            the sum of all (Figure 2a).
     """
 
     def __init__(self, W_A: Tensor, W_B: Tensor, bias: Tensor | None, energy: Tensor) -> None:  # noqa: N803

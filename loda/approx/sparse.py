@@ -25,6 +25,7 @@ class SparseConfig:
     """
 
     name: ClassVar[str] = "sparse"
+    is_projection: ClassVar[bool] = True
     keep: float = Field(default=0.4, gt=0, le=1, description="the fraction of entries kept, 0.4 keeps 40 %")
 
     def check(self, d_in: int, d_out: int) -> None:

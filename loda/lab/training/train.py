@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -87,4 +88,10 @@ def _keep(
     if is_main_process() and stage.find() is None:
         loss = validation_loss(model, validation, pack if packing else collate) if validation else None
         content = {} if loss is None else {"valid_loss": loss}
-        stage.write(lambda folder: loda.save_pretrained(model, folder, base_fingerprint=base.fingerprint), content)
+        saved = partial(
+            loda.save_pretrained,
+            model,
+            with_approximation=run.calibration > 0,  # nobody else could compute it again
+            base_fingerprint=base.fingerprint,
+        )
+        stage.write(saved, content)
