@@ -27,7 +27,11 @@ def describe(
         rest = [override for override in overrides if override.partition("=")[0] != found[1]]
         return _missing_setting(found[1], compose(rest))
     if found := re.match(r"Ambiguous value for argument '([^=]+=.*?)'", message):
-        return f"{found[1]} has several values; add -m to run each of them (one list is written [a,b])"
+        name, _, value = found[1].partition("=")
+        return (
+            f"{found[1]} has several values; add -m to run each of them (one list is written [a,b], one text with a "
+            f"comma '{name}=\"{value}\"')"
+        )
     return message
 
 

@@ -1,5 +1,6 @@
 """Your own data and base through the whole harness, offline: dataset=jsonl dataset.path=... model.path=..."""
 
+import gzip
 import json
 import re
 import shutil
@@ -351,3 +352,10 @@ def test_a_calibrated_run_is_decoded_and_loads_outside(data, base, tmp_path):
     changes = ["approx.calibration=3", "approx.damping=0.01", f"dataset.path={mine}"]
     others = [Run(compose([*overrides, change])) for change in changes]
     assert len({each.approximation().place for each in (run, *others)}) == 4
+
+
+def test_a_file_and_its_compressed_copy_are_two_files(data, base, tmp_path):
+    mine = Path(shutil.copytree(data, tmp_path / "data"))
+    (mine / "test.jsonl.gz").write_bytes(gzip.compress((mine / "test.jsonl").read_bytes()))
+    with pytest.raises(LodaError, match=r"holds test.jsonl and test.jsonl.gz, which may differ; remove one"):
+        check(Run(compose(settings(mine, base, tmp_path / "outputs"))))

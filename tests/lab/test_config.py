@@ -70,6 +70,7 @@ def test_dart_has_its_own_hyper_parameters():
         (["layers_to_transform=[a]"], ["layers_to_transform", "integer"]),
         (["adapter.rank=3", "approx=rank250"], ["approx=low_rank approx.rank=250"]),
         (["adapter.r=2,4"], ["add -m"]),
+        (["dataset.path=/tmp/a,b"], ["one text with a comma 'dataset.path=\"/tmp/a,b\"'"]),
         (["epochs=1"], ["did you mean optim.epochs?"]),
         (["dataset.path=my (old) data"], ["two pairs of quotes"]),
         (["+adapter.rank=3"], ["adapter", "rank"]),

@@ -62,9 +62,11 @@ def locate(dataset: str, file: SourceFile, path: str | Path | None) -> Path:
             f"dataset={dataset} reads your own files; give their folder as dataset.path=FOLDER, with {file.name} in it"
         )
     folder = Path(path) if path is not None else file.folder or cache_folder(dataset)
-    found = next((p for p in (folder / file.name, folder / f"{file.name}.gz") if p.is_file()), None)
-    if found is not None:
-        return found
+    found = [p for p in (folder / file.name, folder / f"{file.name}.gz") if p.is_file()]
+    if len(found) > 1 and file.blob is None:
+        raise LodaError(f"{folder} holds {file.name} and {file.name}.gz, which may differ; remove one of them")
+    if found:
+        return found[0]
     if path is not None:
         source = f"; put the file from {file.url} there, or leave dataset.path out to download it" if file.url else ""
         raise LodaError(f"{file.name} (or {file.name}.gz) is not in dataset.path={path}{source}")
