@@ -69,6 +69,8 @@ def test_dart_has_its_own_hyper_parameters():
         (["adapter.rank=3"], ["adapter.rank", "has name, r, alpha", "+adapter.rank=VALUE"]),
         (["layers_to_transform=[a]"], ["layers_to_transform", "integer"]),
         (["adapter.rank=3", "approx=rank250"], ["approx=low_rank approx.rank=250"]),
+        (["seed=4294967296"], ["seed=4294967296: input should be less than 4294967296"]),
+        (["trainer.threads=100000"], ["trainer.threads=100000: input should be less than or equal to 1024"]),
         (["adapter.r=2,4"], ["add -m"]),
         (["dataset.path=/tmp/a,b"], ["one text with a comma 'dataset.path=\"/tmp/a,b\"'"]),
         (["epochs=1"], ["did you mean optim.epochs?"]),

@@ -9,7 +9,7 @@ import pytest
 
 from loda.errors import LodaError
 from loda.lab.data import Instance, Pair, dart, e2e, group, load, source, webnlg
-from loda.lab.data.source import SourceFile, blob_id
+from loda.lab.data.source import SourceFile, blob_id, cache_folder
 from loda.lab.data.toy import FILES
 
 SHIPPED = FILES["test"].folder
@@ -144,3 +144,12 @@ def test_webnlg_test_split_has_a_seen_and_an_unseen_half(tmp_path, monkeypatch):
     assert seen == [Instance("A_B : leaderName : City", ("x",))]
     assert unseen == [Instance("A_B : leaderName : Artist", ("y", "z"))]
     assert whole == seen + unseen
+
+
+def test_a_user_without_a_home_can_say_where_the_cache_is(monkeypatch, tmp_path):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setenv("LODA_CACHE", str(tmp_path))
+    assert cache_folder("e2e") == tmp_path / "e2e"
