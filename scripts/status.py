@@ -3,8 +3,9 @@
     python -m scripts status
     python -m scripts status table1 --profile toy
 
-A run is `stopped` if it was started, nobody works on it, and it did not fail: the same command continues it. Runs of
-the same method and seed are told apart by the settings in which they differ, runs of a table by their row.
+A run is `stopped` if it was started, nobody works on it, and it did not fail: the same command continues it. It is
+`unknown` if its files are damaged or its lock cannot be opened. Runs of the same method and seed are told apart by the
+settings in which they differ, runs of a table by their row.
 """
 
 import argparse

@@ -8,9 +8,9 @@ of the loss by the number of targets of all, times the number of processes, beca
 mean of the gradients. So the number of processes changes nothing but dropout, whose noise each draws for itself.
 (LoRA's code gives each process batches of its own: more examples to an update, another order, another schedule.)
 
-A state is taken after an update. It is saved every `trainer.state_interval_minutes`, when the process is told to stop,
-before each adapter that is kept, and when an error ends the training. A state whose losses or parameters are not finite
-is not saved, so the last good one stays.
+The loop saves its state after an update: every `trainer.state_interval_minutes`, when the process is told to stop,
+before it keeps an adapter, and when an error ends the training. If losses or parameters are not finite, it saves
+nothing, so the last good state stays.
 """
 
 import math
