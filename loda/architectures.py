@@ -19,6 +19,9 @@ QKV = ("q", "k", "v")
 ALL = "all"
 """The slice of a module outside attention: all its columns."""
 
+GATED = (("gate_proj", "up_proj"), ("wi_0", "wi_1"), ("w1", "w3"))
+"""The names of the two modules of a gated MLP that read its input."""
+
 
 @dataclass(frozen=True)
 class AttentionLayout:
@@ -190,6 +193,13 @@ def block_of(name: str) -> str:
     """Return the name of the block to which a module belongs; "" without a number."""
     found = _LAYER.match(name)
     return found[0].removesuffix(".") if found else ""
+
+
+def group_of(name: str, is_attention: bool) -> str:
+    """Return the same text for the modules that read the same input: those of an attention, or of a gated MLP."""
+    parent, _, own = name.rpartition(".")
+    beside = next((names for names in GATED if own in names), (own,))
+    return parent if is_attention else f"{parent}.{'+'.join(beside)}"
 
 
 def ends_with(name: str, ending: str) -> bool:

@@ -75,7 +75,8 @@ class LodaConfig:
         exclude_modules: ends of names or a regular expression, for modules to leave out, as in PEFT.
         layers_to_transform: the numbers of the layers to adapt, or one number, as in PEFT; by default all.
         joint: whether models with three modules for q, k and v have [W_q, W_k, W_v] approximated together, as in the
-            paper. Each module then has its columns of the result. By default each weight is approximated alone.
+            paper, and gate and up of a gated MLP too. Each module then has its columns of the result, and x W_A is
+            computed once for all. By default each weight is approximated alone.
         modules_to_save: ends of the names of modules that are trained whole beside the adapter, as copies, and saved
             with it. None means the head of a model that is not a language model, such as `score` of
             LlamaForSequenceClassification, which is random before training; () means none.

@@ -74,7 +74,8 @@ class ApproxLinear(BaseProjection, Protocol):
     def split(self, widths: Sequence[int], biases: Sequence[Tensor | None]) -> Sequence[nn.Module]:
         """Cut [W_q, W_k, W_v]~ into neighbours of `widths` columns, each with its bias.
 
-        Models with three modules for q, k and v hold a joint approximation like this. `self` has no bias.
+        Models with three modules for q, k and v hold a joint approximation like this. `self` has no bias. Parameters
+        that the parts share are one object, also after loading.
         """
 
 

@@ -12,6 +12,7 @@ from loda.architectures import (
     ALL,
     block_of,
     ends_with,
+    group_of,
     is_linear,
     layer_of,
     module_of,
@@ -33,13 +34,13 @@ class TargetModule:
         name: the name of the module in the model.
         module: a `Conv1D` or an `nn.Linear`.
         slices: its slices by name, q, k and v, or `ALL`.
-        block: the name of the block whose attention it belongs to; None for other modules.
+        group: what the modules that read the same input, q, k and v or the two of a gated MLP, have in common.
     """
 
     name: str
     module: nn.Module
     slices: dict[str, FusedSlice]
-    block: str | None
+    group: str
 
     @property
     def is_plain(self) -> bool:
@@ -136,8 +137,8 @@ def target_of(model: nn.Module, name: str, module: nn.Module) -> TargetModule:
     d_out = shape_of(module)[1]
     slices = slices_of(model, name, d_out)
     if slices:
-        return TargetModule(name, module, slices, block_of(name))
-    return TargetModule(name, module, {ALL: FusedSlice(0, d_out)}, None)
+        return TargetModule(name, module, slices, group_of(name, is_attention=True))
+    return TargetModule(name, module, {ALL: FusedSlice(0, d_out)}, group_of(name, is_attention=False))
 
 
 def check_replaceable(model: nn.Module, targets: Sequence[TargetModule]) -> None:

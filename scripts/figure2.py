@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def projections_of_blocks(model: nn.Module) -> list[Tensor]:
     """W_proj = [W_q, W_k, W_v] of each block (d_in, d_out), which the base holds as one module or as three."""
-    parts: dict[str | None, list[Tensor]] = {}
+    parts: dict[str, list[Tensor]] = {}
     for target in find_targets(model):
-        parts.setdefault(target.block, []).append(target.weight.detach())
+        parts.setdefault(target.group, []).append(target.weight.detach())
     return [torch.cat(weights, dim=1) for weights in parts.values()]
 
 

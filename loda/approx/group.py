@@ -47,6 +47,7 @@ def base_projections(
     if given is None or (approx.name == "dense" and not given):
         return _compute(targets, approx, joint, moments)
     bases = _compute(targets, approx, joint, meta=True)
+    shared = _shared(bases)
     expected = state_dict(bases)
     remedy = "leave `approximation` out to compute it"
     check_state(given, expected, "the given approximation", remedy)
@@ -63,7 +64,23 @@ def base_projections(
         state = {key.removeprefix(prefix): tensor for key, tensor in given.items() if key.startswith(prefix)}
         bases[target.name].load_state_dict(state, strict=True, assign=True)
         bases[target.name].to(target.weight.device)
+    for first, *others in shared:
+        owner, _, own = first.rpartition(".")
+        for name in others:
+            if not torch.equal(given[first], given[name]):
+                raise LodaError(f"the given approximation has different {first} and {name}, which are one; {remedy}")
+            other, _, _ = name.rpartition(".")
+            setattr(bases[other], own, getattr(bases[owner], own))
     return bases
+
+
+def _shared(bases: Mapping[str, nn.Module]) -> list[list[str]]:
+    """Return the names of the parameters that several of `bases` share, each with all its names."""
+    names: dict[int, list[str]] = {}
+    for name, base in bases.items():
+        for own, parameter in base.named_parameters():
+            names.setdefault(id(parameter), []).append(f"{name}.{own}")
+    return [found for found in names.values() if len(found) > 1]
 
 
 @torch.no_grad()
@@ -116,12 +133,11 @@ def check_state(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
 
 
 def _groups(targets: Sequence[TargetModule], joint: bool) -> list[list[TargetModule]]:
-    """Group the plain targets that are approximated together: q, k and v of a block if `joint`, else each alone."""
+    """Group the plain targets that are approximated together: those that read the same input if `joint`, or each."""
     groups: dict[str, list[TargetModule]] = {}
     for target in targets:
         if target.is_plain:
-            together = joint and target.block is not None
-            groups.setdefault(f"block {target.block}" if together else target.name, []).append(target)
+            groups.setdefault(target.group if joint else target.name, []).append(target)
     return [sorted(group, key=lambda target: "qkv".find(next(iter(target.slices)))) for group in groups.values()]
 
 

@@ -14,6 +14,7 @@ where [.]_R is the truncated decomposition (whitening, as in SVD-LLM, Wang et al
 """
 
 import dataclasses
+import weakref
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -110,14 +111,26 @@ class LowRankLinear(nn.Module):
         bias: (d_out,) or None.
         energy: the kept fraction, a number: without calibration the sum of the R largest squared singular values over
             the sum of all (Figure 2a).
+        product: x W_A, shared with the other parts of a joint approximation.
+        leads: whether W_A counts here, and not for another part.
     """
 
-    def __init__(self, W_A: Tensor, W_B: Tensor, bias: Tensor | None, energy: Tensor) -> None:  # noqa: N803
+    def __init__(
+        self,
+        W_A: Tensor,  # noqa: N803
+        W_B: Tensor,  # noqa: N803
+        bias: Tensor | None,
+        energy: Tensor,
+        product: "SharedProduct | None" = None,
+        leads: bool = True,
+    ) -> None:
         super().__init__()
         self.W_A = frozen(W_A)
         self.W_B = frozen(W_B)
         self.bias = None if bias is None else frozen(bias)
         self.energy = nn.Buffer(energy)
+        self.product = product
+        self.leads = leads
 
     @classmethod
     @torch.no_grad()
@@ -158,17 +171,51 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
-        return affine(x @ self.W_A, self.W_B, self.bias)
+        z = x @ self.W_A if self.product is None else self.product(x, self.W_A)
+        return affine(z, self.W_B, self.bias)
 
     def macs(self) -> int:
         """Multiply-accumulates per token: R (d_in + d_out), which is 4Rd for a d x 3d projection."""
-        return self.W_A.numel() + self.W_B.numel()
+        return self.leads * self.W_A.numel() + self.W_B.numel()
 
     def split(self, widths: Sequence[int], biases: Sequence[Tensor | None]) -> Sequence[nn.Module]:
-        """Cut the projection into neighbours of `widths` columns: the same W_A, and columns of W_B."""
-        parts = zip(self.W_B.split(list(widths), dim=1), biases, strict=True)
-        return [LowRankLinear(self.W_A, part.contiguous(), bias, self.energy) for part, bias in parts]
+        """Cut the projection into neighbours of `widths` columns: the same W_A and x W_A, and columns of W_B."""
+        parts, product = zip(self.W_B.split(list(widths), dim=1), biases, strict=True), SharedProduct()
+        return [
+            LowRankLinear(self.W_A, part.contiguous(), bias, self.energy, product, leads=i == 0)
+            for i, (part, bias) in enumerate(parts)
+        ]
 
     def extra_repr(self) -> str:
         """Shape and rank."""
         return f"{self.W_A.shape[0]} x {self.W_B.shape[1]}, rank={self.W_A.shape[1]}"
+
+
+class SharedProduct:
+    """x W_A for several projections of the same x, which a model calls one after the other: the first computes it.
+
+    The product is forgotten with x, and computed again if x was changed in place.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[weakref.ref[Tensor], tuple[bool, int], Tensor] | None = None
+
+    def __call__(self, x: Tensor, factor: Tensor) -> Tensor:
+        """Return x `factor`: (*, d_in) -> (*, R)."""
+        if torch.compiler.is_compiling():  # the compiler finds equal products itself
+            return x @ factor
+        state = (torch.is_grad_enabled(), 0 if x.is_inference() else x._version)
+        kept = self._kept  # read once: other threads may replace it
+        if kept is not None and kept[0]() is x and kept[1] == state:
+            return kept[2]
+        z = x @ factor
+        self._kept = (weakref.ref(x, self._forget), state, z)
+        return z
+
+    def _forget(self, gone: "weakref.ref[Tensor]") -> None:
+        if self._kept is not None and self._kept[0] is gone:
+            self._kept = None
+
+    def __reduce__(self) -> tuple[type["SharedProduct"], tuple[()]]:
+        """Copy and pickle without the product."""
+        return SharedProduct, ()

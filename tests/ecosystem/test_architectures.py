@@ -1,16 +1,18 @@
 """Every supported architecture: only the named slices change, and everything else works as on GPT-2."""
 
 import copy
+import gc
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 import loda
 from eval.decode.beam import beam_search
-from loda.adapters import FineTune, FineTuneTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, Prefix
+from loda.adapters import FineTune, FineTuneTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, NoAdapter, Prefix
 from loda.approx import Dense, LowRank, Sparse
 from loda.architectures import ARCHITECTURES, AttentionLayout, block_of, is_linear
 from loda.attention import find_attention, find_blocks
@@ -184,6 +186,59 @@ def test_a_joint_approximation_is_saved_and_loaded(with_approximation, tmp_path)
     model = adapted("llama", loda.LodaConfig(LoDAPlus(), LowRank(rank=8), joint=True))
     loda.save_pretrained(model, tmp_path, with_approximation=with_approximation)
     assert torch.equal(logits(loda.from_pretrained(tiny("llama"), tmp_path)), logits(model))
+
+
+def test_modules_that_read_the_same_input_share_its_product_with_one_factor():
+    # The counter sees what runs: W_A once for q, k, v and once for gate and up.
+    config = loda.LodaConfig(NoAdapter(), LowRank(rank=4), targets="all", joint=True)
+    base, model = tiny("llama"), loda.inject(tiny("llama"), config)
+    head = model.lm_head.weight.numel()
+    with FlopCounterMode(display=False) as dense:
+        logits(base)
+    with FlopCounterMode(display=False) as factors:
+        logits(model)
+    attention = dense.get_total_flops() // 2 - TOKENS.numel() * loda.cost(model).base_model_macs_per_token
+    assert factors.get_total_flops() // 2 == TOKENS.numel() * loda.cost(model).model_macs_per_token + attention
+    widths = {name.rpartition(".")[2]: projection for name, projection in projections(model).items() if ".0." in name}
+    d, hidden = widths["gate_proj"].d_in, widths["gate_proj"].d_out
+    assert sum(widths[name].macs() for name in ("gate_proj", "up_proj")) == 4 * (d + 2 * hidden)
+    assert head < loda.cost(model).model_macs_per_token < loda.cost(model).base_model_macs_per_token
+    for name in ("q_proj", "k_proj", "v_proj"):
+        assert widths[name].base.W_A is widths["q_proj"].base.W_A
+    separate = tiny("llama")
+    for name, projection in projections(model).items():
+        separate.get_submodule(name).weight.data = weight_of(projection.base).T
+    torch.testing.assert_close(logits(model), logits(separate), rtol=1e-4, atol=1e-5)
+
+
+def test_a_shared_product_follows_its_input():
+    config = loda.LodaConfig(NoAdapter(), LowRank(rank=4), joint=True)
+    q, k, _ = list(projections(loda.inject(tiny("llama"), config)).values())[:3]
+    x = torch.randn(3, q.d_in)
+    first = q(x), k(x)
+    x.mul_(2)  # in place: the same object with other values
+    torch.testing.assert_close(k(x), 2 * first[1])
+    torch.testing.assert_close(q(x), 2 * first[0])
+    with torch.inference_mode():
+        torch.testing.assert_close(k(x.clone()), 2 * first[1])
+    with torch.no_grad():
+        q(x)
+    assert k(x.requires_grad_()).requires_grad  # not the product that was computed without gradients
+    copied = copy.deepcopy(q)
+    assert torch.equal(copied(x), q(x))
+    x = 2 * torch.randn(3, q.d_in, requires_grad=True)
+    q(x).sum().backward()
+    del x
+    gc.collect()
+    assert q.base.product._kept is None
+
+
+def test_a_stored_approximation_whose_parts_disagree_is_refused():
+    config = loda.LodaConfig(NoAdapter(), LowRank(rank=4), joint=True)
+    given = loda.approximate(tiny("llama"), config)
+    name = next(key for key in given if key.endswith("k_proj.W_A"))
+    with pytest.raises(LodaError, match=r"has different .*q_proj.W_A and .*k_proj.W_A, which are one"):
+        loda.inject(tiny("llama"), config, given | {name: 2 * given[name]})
 
 
 def test_joint_changes_nothing_where_the_projection_is_fused():
