@@ -63,3 +63,11 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def frozen(tensor: Tensor) -> nn.Parameter:
     """Return `tensor` if it is a parameter, else a parameter without gradient over its memory."""
     return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
+
+
+def kept_energy(weight: Tensor, approximated: Tensor) -> Tensor:
+    """Return 1 - ||W - W~||^2 / ||W||^2, a number."""
+    total = weight.double().square().sum()
+    lost = (weight.double() - approximated.double()).square().sum()
+    # Not float64: MPS does not have it, and a model with one such number could not be moved there.
+    return (1 - lost / total).to(torch.promote_types(weight.dtype, torch.float32))

@@ -27,7 +27,14 @@ def check_approximation(targets: Sequence[TargetModule], approx: ApproxConfig, j
                 "undo the saving; load the base unquantised, or leave approx out"
             )
     for group in _groups(targets, joint):
-        approx.check(group[0].shape[0], sum(target.shape[1] for target in group))
+        d_in, d_out = group[0].shape[0], sum(target.shape[1] for target in group)
+        approx.check(d_in, d_out)
+        made = approx.approximate(torch.empty(d_in, d_out, device="meta"), None)
+        if len(group) > 1 and not hasattr(made, "split"):
+            raise LodaError(
+                f"approx={approx.name} of {' and '.join(target.name for target in group)} together cannot be cut into "
+                "its parts; leave joint out"
+            )
 
 
 def base_projections(

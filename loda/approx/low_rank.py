@@ -22,13 +22,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from loda.approx.dense import affine, frozen
+from loda.approx import moment as moments
+from loda.approx.dense import affine, frozen, kept_energy
 from loda.errors import LodaError
 from loda.settings import UNLESS_DEFAULT, settings
 
 TINY = 1e-150
 """Replaces a singular value of zero as the divisor; its row of S V^T is zero anyway."""
-DAMPING = 1e-3
 
 
 @settings
@@ -46,7 +46,7 @@ class LowRankConfig:
     name: ClassVar[str] = "low_rank"
     rank: int = Field(default=300, ge=1, description="the paper uses 300, 400 and 500")
     calibration: int = dataclasses.field(default=0, metadata=UNLESS_DEFAULT)
-    damping: float = dataclasses.field(default=DAMPING, metadata=UNLESS_DEFAULT)
+    damping: float = dataclasses.field(default=moments.DAMPING, metadata=UNLESS_DEFAULT)
 
     @property
     def is_projection(self) -> bool:
@@ -58,7 +58,7 @@ class LowRankConfig:
             raise LodaError(
                 f"calibration={self.calibration} must be 0 or more examples, damping={self.damping} more than 0"
             )
-        if self.damping != DAMPING and not self.calibration:
+        if self.damping != moments.DAMPING and not self.calibration:
             raise LodaError(
                 f"damping={self.damping} has no effect without calibration; set calibration, or leave it out"
             )
@@ -80,26 +80,8 @@ class LowRankConfig:
         self.check(*weight.shape)
         if not self.calibration or weight.is_meta:
             return LowRankLinear.from_weight(weight, bias, self.rank)
-        if moment is None:
-            raise LodaError(
-                f"calibration={self.calibration} needs the inputs: give approximation=loda.approximate(model, config, "
-                "loda.second_moments(model, config, batches)), or load a stored approximation"
-            )
-        return LowRankLinear.from_weight(weight, bias, self.rank, _root(moment.to(weight.device), self.damping))
-
-
-def _root(moment: Tensor, damping: float) -> Tensor:
-    """The Cholesky factor L (d_in, d_in) of the damped moment.
-
-    Raises:
-        LodaError: the damped moment is not positive definite.
-    """
-    diagonal = torch.eye(len(moment), dtype=torch.float64, device=moment.device) * moment.diagonal().mean().double()
-    root: Tensor
-    root, failed = torch.linalg.cholesky_ex(moment.double() + damping * diagonal)
-    if failed:
-        raise LodaError(f"damping={damping} leaves the moment of the inputs singular; raise it, or give more examples")
-    return root
+        found = moments.given(moment, self.calibration, weight)
+        return LowRankLinear.from_weight(weight, bias, self.rank, moments.root(found, self.damping))
 
 
 class LowRankLinear(nn.Module):
@@ -154,7 +136,7 @@ class LowRankLinear(nn.Module):
             energy = s.square().sum() / exact.square().sum()
         else:
             down = torch.linalg.solve_triangular(root.T, down, upper=True)
-            energy = 1 - (exact - down @ up).square().sum() / exact.square().sum()
+            energy = kept_energy(exact, down @ up)
         # Contiguous, as the factors are once stored and read back: the order in memory decides how products round.
         return cls(
             down.to(weight.dtype).contiguous(),

@@ -2,31 +2,40 @@
 
 Forward multiplies by a dense matrix that holds the zeros, which is mostly faster than compressed sparse rows
 (docs/performance.md). `macs` counts the kept entries, as the paper's Table 2 does: what a sparse engine would compute.
+
+Beyond the paper: with `calibration` every column of W keeps its entries of the largest |W_ij| sqrt(M_ii), where M is
+the second moment of the inputs (`loda.calibration`): Wanda (Sun et al. 2024).
 """
 
+import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from loda.approx.dense import affine, frozen
+from loda.approx import moment as moments
+from loda.approx.dense import affine, frozen, kept_energy
 from loda.errors import LodaError
-from loda.settings import settings
+from loda.settings import UNLESS_DEFAULT, settings
 
 
 @settings
 class SparseConfig:
     """`keep` = s, the fraction of entries kept (paper: 0.4 on E2E; 0.6 and 0.5 on DART).
 
+    Attributes:
+        calibration: how many training examples give the lengths of the inputs; 0 is the paper's largest entries.
+
     Raises:
         LodaError: keep outside (0, 1], or in `check` a fraction that keeps no entry.
     """
 
     name: ClassVar[str] = "sparse"
-    is_projection: ClassVar[bool] = True
+    is_projection: ClassVar[bool] = True  # also of other entries than the largest
     keep: float = Field(default=0.4, gt=0, le=1, description="the fraction of entries kept, 0.4 keeps 40 %")
+    calibration: Annotated[int, Field(ge=0)] = dataclasses.field(default=0, metadata=UNLESS_DEFAULT)
 
     def check(self, d_in: int, d_out: int) -> None:
         """Raise LodaError if no entry of a (d_in, d_out) weight would be kept."""
@@ -42,7 +51,11 @@ class SparseConfig:
     def approximate(self, weight: Tensor, bias: Tensor | None, moment: Tensor | None = None) -> "SparseLinear":
         """Return the sparse approximation of `weight` (d_in, d_out), with `bias` (d_out,) as it is."""
         self.check(*weight.shape)
-        return SparseLinear.from_weight(weight, bias, self.kept(weight.numel()))
+        if not self.calibration:
+            return SparseLinear.largest(weight, weight.abs().flatten(), bias, self.kept(weight.numel()))
+        lengths = moments.given(moment, self.calibration, weight).diagonal().sqrt()
+        scores = weight.abs() * lengths.to(weight.dtype)[:, None]
+        return SparseLinear.largest(weight, scores.T, bias, self.kept(weight.shape[0]))
 
 
 class SparseLinear(nn.Module):
@@ -64,16 +77,22 @@ class SparseLinear(nn.Module):
 
     @classmethod
     @torch.no_grad()
-    def from_weight(cls, weight: Tensor, bias: Tensor | None, kept: int) -> "SparseLinear":
-        """Keep the `kept` largest magnitudes of `weight` (d_in, d_out); among equal ones the first in row order."""
-        flat = weight.flatten()
-        largest = flat.abs().argsort(descending=True, stable=True)[:kept]
-        sparse = torch.zeros_like(flat)
-        sparse[largest] = flat[largest]
-        energy = sparse.double().square().sum() / flat.double().square().sum()
-        # Not float64: MPS does not have it, and a model with one such number could not be moved there.
-        energy = energy.to(torch.promote_types(weight.dtype, torch.float32))
-        return cls(sparse.view_as(weight), bias, _number(kept, weight), energy)
+    def largest(cls, weight: Tensor, scores: Tensor, bias: Tensor | None, kept: int) -> "SparseLinear":
+        """Keep the entries of `weight` (d_in, d_out) that have the `kept` largest `scores` in each row of these.
+
+        Among equal scores the first is kept. The rows are (d_in d_out,) for the whole weight, (d_out, d_in) for each
+        of its columns.
+        """
+        order = scores.argsort(dim=-1, descending=True, stable=True)[..., :kept]
+        mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, value=True)
+        return cls.masked(weight, mask.view_as(weight) if mask.ndim == 1 else mask.T, bias, order.numel())
+
+    @classmethod
+    @torch.no_grad()
+    def masked(cls, weight: Tensor, mask: Tensor, bias: Tensor | None, kept: int) -> "SparseLinear":
+        """Keep the entries of `weight` (d_in, d_out) where `mask` is true, which are `kept`."""
+        sparse = torch.where(mask, weight, 0).contiguous()
+        return cls(sparse, bias, _number(kept, weight), kept_energy(weight, sparse))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""

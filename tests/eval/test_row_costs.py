@@ -108,3 +108,10 @@ def test_a_folder_of_another_shape_is_refused(tmp_path):
 def test_the_shape_does_not_name_the_run():
     shaped = compose(["model=gpt2_medium"])
     assert Run(shaped).name == Run(replace(shaped, model=replace(shaped.model, shape=None))).name
+
+
+def test_more_than_dense_is_warned_of():
+    # Rank 100 of 128 x 384 takes 100 * (128 + 384) = 51,200 multiply-accumulates, the weight 49,152.
+    experiment = compose(["model=local", f"model.path={SHIPPED}", "dataset=toy", "approx=low_rank", "approx.rank=100"])
+    with pytest.warns(UserWarning, match=r"rank=100.* computes more than .*: 51,200 .* 128 x 384 = 49,152"):
+        Base(experiment.model, SHIPPED, "").check(experiment)

@@ -105,8 +105,7 @@ def weight_of(base: nn.Module) -> Tensor:
     if base.bias is not None:
         base = copy.deepcopy(base)
         base.bias = None
-    first = next(base.parameters())
-    return base(torch.eye(first.shape[0], dtype=first.dtype)).detach()
+    return base(torch.eye(base.weight.shape[0], dtype=next(base.parameters()).dtype)).detach()
 
 
 def state(model: nn.Module) -> dict[str, tuple[Tensor, bool]]:

@@ -1,5 +1,6 @@
 """What every approximation promises, by discovery, and what the low-rank and the sparse one are."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -12,12 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import loda
 from loda.adapters import LoDAPlus, NoAdapter
-from loda.approx import LowRank, Sparse
+from loda.approx import NM, BlockSparse, Columns, LowRank, Monarch, Quantized, Sparse
 from loda.errors import LodaError
 from loda.projection import projections
 from tests.library.models import APPROXIMATIONS, TOKENS, WIDE, logits, perturb, tiny_gpt2, weight_of
 
 every_approximation = pytest.mark.parametrize("name", APPROXIMATIONS)
+WHOLE = ("dense", "monarch")  # which are not cut into parts: what needs no cut, and pieces that a cut would go through
 BIAS = torch.randn(3 * WIDE, generator=torch.Generator().manual_seed(2))
 
 
@@ -86,7 +88,7 @@ def test_a_stored_state_dict_makes_the_same_projection(name, base):
     assert (base.energy, base.macs()) == (again.energy, again.macs())
 
 
-@pytest.mark.parametrize("name", [name for name in APPROXIMATIONS if name != "dense"])
+@pytest.mark.parametrize("name", [name for name, base in APPROXIMATIONS.items() if name not in WHOLE])
 def test_the_parts_of_an_approximation_stand_side_by_side(name, weight):
     # Models with three modules for q, k and v hold the approximation of [W_q, W_k, W_v] like this.
     config, widths = APPROXIMATIONS[name], [WIDE, 64, 2 * WIDE - 64]
@@ -96,8 +98,8 @@ def test_the_parts_of_an_approximation_stand_side_by_side(name, weight):
     torch.testing.assert_close(torch.cat([weight_of(part) for part in parts], dim=1), weight_of(whole))
     assert torch.equal(parts[0].bias, biases[0])
     empty = config.approximate(torch.empty(WIDE, 3 * WIDE, device="meta"), None).split(widths, [None] * 3)
-    for part, real in zip(empty, parts, strict=True):
-        assert part.macs() == pytest.approx(real.macs(), rel=0.02)
+    assert sum(part.macs() for part in parts) == whole.macs()
+    assert sum(part.macs() for part in empty) == pytest.approx(whole.macs(), abs=len(parts))
 
 
 @pytest.mark.parametrize("approx", [LowRank(rank=8), Sparse(keep=0.5)], ids=repr)
@@ -202,6 +204,114 @@ def test_moments_that_do_not_fit_are_refused():
 def test_a_damping_that_nothing_reads_is_refused():
     with pytest.raises(LodaError, match=r"damping=0.1 has no effect without calibration"):
         LowRank(rank=8, damping=0.1)
+
+
+# Other structures.
+
+
+def test_the_blocks_of_the_largest_norm_are_kept_and_hold_the_most_energy():
+    weight = torch.randn(8, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    base = BlockSparse(keep=0.5, block=4).approximate(weight, None)
+    norms = {(i, j): weight[i : i + 4, j : j + 4].norm() for i in (0, 4) for j in (0, 4, 8)}
+    largest = sorted(norms, key=lambda place: -norms[place])[:3]
+    expected = torch.zeros_like(weight)
+    for i, j in largest:
+        expected[i : i + 4, j : j + 4] = weight[i : i + 4, j : j + 4]
+    assert torch.equal(base.weight, expected)
+    assert base.macs() == 3 * 16
+    energies = [sum(norms[place] ** 2 for place in chosen) for chosen in itertools.combinations(norms, 3)]
+    assert float(base.energy) == pytest.approx(float(max(energies) / weight.square().sum()), rel=1e-6)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_n_of_every_m_inputs_are_kept_and_they_are_the_largest(n, groups, d_out, seed):
+    m = 4
+    weight = torch.randn(m * groups, d_out, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    kept = NM(n=n, m=m).approximate(weight, None).weight
+    assert ((kept == 0) | (kept == weight)).all()
+    tiles = weight.unflatten(0, (groups, m))
+    assert torch.equal((kept != 0).unflatten(0, (groups, m)).sum(1), torch.full((groups, d_out), n))
+    largest = tiles.abs().sort(1, descending=True).values[:, :n]
+    assert torch.equal(kept.unflatten(0, (groups, m)).abs().sort(1, descending=True).values[:, :n], largest)
+
+
+def test_a_monarch_is_the_best_of_its_form():
+    # One block is the truncated decomposition; otherwise every piece is, which no other choice can beat.
+    weight = torch.randn(12, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    one = Monarch(blocks=1, rank=3).approximate(weight, None)
+    torch.testing.assert_close(weight_of(one), weight_of(LowRank(rank=3).approximate(weight, None)))
+    base = Monarch(blocks=4, rank=2).approximate(weight, None)
+    tails = [torch.linalg.svdvals(weight[i : i + 3, j : j + 5])[2:] for i in range(0, 12, 3) for j in range(0, 20, 5)]
+    lost = sum(float(tail.square().sum()) for tail in tails)
+    assert float((weight - weight_of(base)).square().sum()) == pytest.approx(lost, rel=1e-9)
+    assert base.macs() == 4 * 2 * (12 + 20)
+
+
+def test_kept_columns_are_fitted_to_the_outputs():
+    x, weight = inputs(200, 8), torch.randn(8, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    base = Columns(keep=0.5, calibration=1, damping=1e-12).approximate(weight, None, x.T @ x / len(x))
+    fitted_to_them = torch.linalg.lstsq(x[:, base.index], x @ weight).solution
+    torch.testing.assert_close(base.kept, fitted_to_them, rtol=1e-6, atol=1e-6)
+    plain = Columns(keep=0.5).approximate(weight, None)
+    assert plain.index.tolist() == sorted(weight.norm(dim=1).topk(4).indices.tolist())
+    assert torch.equal(plain.kept, weight[plain.index])
+    assert output_error(x, weight, weight_of(base)) < output_error(x, weight, weight_of(plain))
+
+
+def test_a_calibrated_mask_weighs_entries_with_the_length_of_their_inputs():
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    lengths = torch.tensor([100.0, 1.0, 10.0, 1.0], dtype=torch.float64)
+    base = Sparse(keep=0.5, calibration=1).approximate(weight, None, torch.diag(lengths.square()))
+    assert base.weight.tolist() == [[1, 2], [0, 0], [5, 6], [0, 0]]  # two of four in every column
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_int8_weight_is_off_by_half_a_step_of_its_output(dtype):
+    weight = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)).to(dtype)
+    base = Quantized().approximate(weight, None)
+    assert base.codes.dtype == torch.int8
+    step = weight.float().abs().amax(0) / 127
+    slack = 1.01 if dtype == torch.float32 else 4  # the product of scale and code is rounded to bfloat16 too
+    assert ((weight_of(base).float() - weight.float()).abs() <= slack * step / 2).all()
+
+
+def test_nf4_is_that_of_bitsandbytes():
+    functional = pytest.importorskip("bitsandbytes.functional")
+    weight = torch.randn(24, 128, generator=torch.Generator().manual_seed(0))
+    theirs = functional.dequantize_4bit(*functional.quantize_4bit(weight, quant_type="nf4", blocksize=64))
+    torch.testing.assert_close(
+        weight_of(Quantized(dtype="nf4").approximate(weight, None)), theirs, rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_a_correction_is_the_best_of_its_rank_for_what_rounding_loses(dtype):
+    weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rounded = Quantized(dtype=dtype).approximate(weight, None)
+    tail = torch.linalg.svdvals(weight - weight_of(rounded))[4:].square().sum()
+    corrected = Quantized(dtype=dtype, correction=4).approximate(weight, None)
+    assert float((weight - weight_of(corrected)).square().sum()) == pytest.approx(float(tail), rel=1e-6)
+    assert rounded.energy < corrected.energy <= 1
+    assert corrected.macs() == rounded.macs() + 4 * (24 + 64)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (BlockSparse(block=5), "block=5 does not divide the 32 x 96"),
+        (BlockSparse(keep=0.01, block=32), "keeps no block"),
+        (NM(m=5), "m=5 does not divide the 32 inputs"),
+        (Columns(keep=0.01), "keeps none of the 32 inputs"),
+        (Monarch(blocks=5), "blocks=5 does not divide"),
+        (Monarch(blocks=4, rank=9), "rank=9 exceeds the 8 of a piece"),
+        (Quantized(correction=33), "correction=33 exceeds"),
+    ],
+    ids=repr,
+)
+def test_a_structure_that_does_not_fit_is_refused_in_a_sentence(config, message):
+    with pytest.raises(LodaError, match=message):
+        loda.inject(tiny_gpt2(), loda.LodaConfig(NoAdapter(), config))
 
 
 # Low rank.

@@ -4,11 +4,12 @@ The reference has no dropout but LoRA's own, so the dropouts of a checkpoint's c
 names that the architectures have for them. Weights are loaded in float32, stated explicitly.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -21,10 +22,12 @@ from loda.checkpoint import fingerprint
 from loda.config import LodaConfig
 from loda.costs import Cost
 from loda.errors import LodaError, describe
+from loda.interfaces import BaseProjection
 from loda.lab.base.files import find_config, identity
 from loda.lab.base.loading import load_config, load_model, make_model
 from loda.lab.config import Experiment, ModelConfig
 from loda.lab.stage import digest
+from loda.projection import projections
 
 DROPOUTS = (
     *("attn_pdrop", "embd_pdrop", "resid_pdrop"),  # GPT-2, GPT-J, Phi-3
@@ -110,7 +113,17 @@ class Base:
         # The longest example that there may be, because a prefix takes positions too.
         width = model.get_input_embeddings().embedding_dim  # OPT-350m's is not that of its blocks
         model.base_model(inputs_embeds=torch.empty(1, experiment.dataset.max_length, width, device="meta"))
-        return loda.cost(model)
+        cost = loda.cost(model)
+        for projection in projections(model).values():
+            base, dense = cast(BaseProjection, projection.base), projection.d_in * projection.d_out
+            if base.macs() > dense:
+                warnings.warn(
+                    f"{experiment.method.approx} computes more than what it replaces: {base.macs():,} multiply-"
+                    f"accumulates for a projection of {projection.d_in} x {projection.d_out} = {dense:,}",
+                    stacklevel=2,
+                )
+                break
+        return cost
 
 
 @lru_cache(maxsize=1)
