@@ -1,5 +1,6 @@
 """The decoding stage: the best continuation of every distinct context, in predictions.jsonl."""
 
+import copy
 import json
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
+import loda
 from eval.decode.beam import Hypothesis, Rules, batches, check_prompts, search
 from loda.atomic import discard_folder
 from loda.errors import LodaError
@@ -77,8 +79,11 @@ def decode(
     set_threads(trainer)
     device = pick_device(trainer.device)
     with base.loaded(run.checkpoint(checkpoint).path, get_approximation(run, base)) as model:
+        config = run.experiment.decode
+        if config.optimized:  # a copy, because the base is shared and an optimised model cannot be taken apart
+            model = loda.optimize_for_inference(copy.deepcopy(model), int8=config.int8)
         model.to(device)  # type: ignore[arg-type]
-        hypotheses = _search(model, stage, run.experiment.decode, prompts, stop, checkpoint)
+        hypotheses = _search(model, stage, config, prompts, stop, checkpoint)
     lines = [_line(i, tokenizer, hypothesis) for i, hypothesis in enumerate(hypotheses)]
     manifest = stage.write(
         lambda folder: (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8"),

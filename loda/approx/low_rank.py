@@ -15,7 +15,7 @@ where [.]_R is the truncated decomposition (whitening, as in SVD-LLM, Wang et al
 
 import dataclasses
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -153,8 +153,11 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
-        z = x @ self.W_A if self.product is None else self.product(x, self.W_A)
+        z = self._first(x) if self.product is None else self.product(x, self._first)
         return affine(z, self.W_B, self.bias)
+
+    def _first(self, x: Tensor) -> Tensor:
+        return x @ self.W_A
 
     def macs(self) -> int:
         """Multiply-accumulates per token: R (d_in + d_out), which is 4Rd for a d x 3d projection."""
@@ -174,7 +177,7 @@ class LowRankLinear(nn.Module):
 
 
 class SharedProduct:
-    """x W_A for several projections of the same x, which a model calls one after the other: the first computes it.
+    """A product with x for several projections that a model calls one after the other: the first computes it.
 
     The product is forgotten with x, and computed again if x was changed in place.
     """
@@ -182,15 +185,15 @@ class SharedProduct:
     def __init__(self) -> None:
         self._kept: tuple[weakref.ref[Tensor], tuple[bool, int], Tensor] | None = None
 
-    def __call__(self, x: Tensor, factor: Tensor) -> Tensor:
-        """Return x `factor`: (*, d_in) -> (*, R)."""
+    def __call__(self, x: Tensor, multiply: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return `multiply(x)`, or what it returned for the same x."""
         if torch.compiler.is_compiling():  # the compiler finds equal products itself
-            return x @ factor
+            return multiply(x)
         state = (torch.is_grad_enabled(), 0 if x.is_inference() else x._version)
         kept = self._kept  # read once: other threads may replace it
         if kept is not None and kept[0]() is x and kept[1] == state:
             return kept[2]
-        z = x @ factor
+        z = multiply(x)
         self._kept = (weakref.ref(x, self._forget), state, z)
         return z
 

@@ -65,7 +65,7 @@ class QuantizedConfig:
     def approximate(self, weight: Tensor, bias: Tensor | None, moment: Tensor | None = None) -> "RoundedLinear":
         """Return the rounded `weight` (d_in, d_out), with `bias` (d_out,) as it is."""
         self.check(*weight.shape)
-        codes, scale = _int8(weight) if self.dtype == "int8" else _nf4(weight)
+        codes, scale = round_int8(weight) if self.dtype == "int8" else _nf4(weight)
         restored, correction = _restore(codes, scale, weight.shape[1]), None
         if self.correction:
             lost = weight - restored
@@ -146,7 +146,8 @@ class RoundedLinear(nn.Module):
         return f"{len(self.codes)} x {self.d_out}, {'int8' if self.codes.dtype == torch.int8 else 'nf4'}"
 
 
-def _int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+def round_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return int8 codes (d_in, d_out) of `weight` and their scale (d_out,)."""
     scale = weight.abs().amax(0).float() / 127
     codes = (weight.float() / scale.clamp(min=torch.finfo(torch.float32).tiny)).round()
     return codes.clamp(-127, 127).to(torch.int8), scale.to(weight.dtype)

@@ -217,6 +217,8 @@ class DecodeConfig:
         stop: texts that end a hypothesis; each must be one token of the vocabulary. "<|endoftext|>" is the base's own
             end-of-text token, whatever its name.
         batch_size: contexts decoded together; it does not change the result.
+        optimized: whether `loda.optimize_for_inference` replaces the projections first. Rounding changes a few texts.
+        int8: whether that rounds weights and inputs to 8 bits, which changes many.
     """
 
     prompt: PromptConfig
@@ -228,8 +230,12 @@ class DecodeConfig:
     no_repeat_ngram_size: int = Field(ge=0)
     stop: Names = Field(min_length=1)
     batch_size: int = Field(ge=1, le=2**20)
+    optimized: bool = False
+    int8: bool = False
 
     def __post_init__(self) -> None:
+        if self.int8 and not self.optimized:
+            raise LodaError("decode.int8=true is a way to optimise; set decode.optimized=true too")
         if self.min_length > self.max_new_tokens:
             raise LodaError(
                 f"decode.min_length={self.min_length} exceeds decode.max_new_tokens={self.max_new_tokens}; lower it"

@@ -49,7 +49,10 @@ class Run:
         self.base_key = digest(base_files.identity(experiment.model))
         self.data_key = digest(identity(experiment.dataset.name, experiment.dataset.path))
         self.train_key = digest(self._train_settings())
-        self.decode_key = digest([RESULTS_VERSION, _without(asdict(experiment.decode), "batch_size")])
+        decode = asdict(experiment.decode)
+        # What is off is left out, so that a new setting leaves the digests of earlier decodings as they are.
+        chosen = {key: value for key, value in decode.items() if key != "batch_size" and value is not False}
+        self.decode_key = digest([RESULTS_VERSION, chosen])
         self.name = f"{_slug(experiment)}-{self.train_key}"
         self.place = f"runs/{self.name}"
         self.path = self.root / self.place
@@ -188,7 +191,3 @@ def _slug(experiment: Experiment) -> str:
     first, *others = [(key, value) for key, value in approx.items() if key != "name"] or [("", "")]
     parts += [f"{approx['name']}{first[1]}", *(f"{key}{value}" for key, value in others)]
     return "-".join([*parts, f"s{experiment.seed}"])
-
-
-def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != key}

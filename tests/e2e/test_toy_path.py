@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import loda
+from eval.decode.stage import read_texts
+from eval.pipeline import complete
 from eval.results import keep, read_statistics
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
@@ -66,6 +68,22 @@ def test_the_status_of_a_finished_run_is_its_score(records, outputs, capsys):
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(records[0].run)]
     assert line.split()[1] == "done"
     assert f"test, epoch 2: BLEU {records[1].scores['BLEU']:.4f}" in line
+
+
+def test_an_optimised_decoding_is_another_of_the_same_training(records, outputs):
+    found = {}
+    overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.checkpoint_epochs=[1]"]
+    for more in ([], ["decode.optimized=true"], ["decode.optimized=true", "decode.int8=true"], ["decode.split=valid"]):
+        run = Run(compose(settings(outputs, *overrides, *more)))
+        complete(run)
+        assert run.name == records[0].run
+        decoding = run.decoding(run.checkpoints[-1], run.checkpoint(run.checkpoints[-1]).load()).load()
+        found[tuple(more)] = read_texts(run.root, decoding)
+    plain, optimized, int8, _ = found.values()
+    # The same to rounding. A tie that rounding decides would change a text, 8 bits may change several.
+    assert sum(a == b for a, b in zip(plain, optimized, strict=True)) >= 39
+    assert plain != int8
+    assert sum(a == b for a, b in zip(plain, int8, strict=True)) >= 20
 
 
 def test_the_unadapted_model_is_decoded_without_training(outputs):
