@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas
 import torch
 
-from benchmarks import decoding, growth, inference, scoring, train_step
+from benchmarks import decoding, decoding_step, growth, inference, scoring, train_step
 from benchmarks.timing import Row
 from benchmarks.workload import SHAPES
 from loda.atomic import write_text
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "train_step": train_step.run,
     "decoding": decoding.run,
     "inference": inference.run,
+    "decoding_step": decoding_step.run,
     "scoring_e2e": partial(scoring.run, "e2e"),
     "scoring_dart": partial(scoring.run, "dart"),
     "growth": growth.run,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from loda.interfaces import Adapter
     from loda.merging import merge
     from loda.model import approximate, inject, trainable_parameters, unload
+    from loda.planning import plan
     from loda.projection import AdaptedProjection
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "inject",
     "approximate",
     "second_moments",
+    "plan",
     "unload",
     "merge",
     "save_pretrained",
@@ -66,6 +68,7 @@ _HOMES = {
     "loda.interfaces": ("Adapter",),
     "loda.merging": ("merge",),
     "loda.model": ("approximate", "inject", "trainable_parameters", "unload"),
+    "loda.planning": ("plan",),
     "loda.projection": ("AdaptedProjection",),
 }
 

@@ -78,7 +78,8 @@ def decode(
     started, trainer = time.monotonic(), run.experiment.trainer
     set_threads(trainer)
     device = pick_device(trainer.device)
-    with base.loaded(run.checkpoint(checkpoint).path, get_approximation(run, base)) as model:
+    _, approximation = get_approximation(run, base)
+    with base.loaded(run.checkpoint(checkpoint).path, approximation) as model:
         config = run.experiment.decode
         if config.optimized:  # a copy, because the base is shared and an optimised model cannot be taken apart
             model = loda.optimize_for_inference(copy.deepcopy(model), int8=config.int8)

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from loda.approx.dense import DenseLinear
+from loda.approx.dense import DenseConfig, DenseLinear
 from loda.approx.quantized import QuantizedLinear
 from loda.errors import LodaError
 from loda.identity import fingerprint_of
@@ -26,11 +26,17 @@ def check_approximation(targets: Sequence[TargetModule], approx: ApproxConfig, j
                 f"approx={approx.name} of rounded numbers would keep their errors, and storing it would "
                 "undo the saving; load the base unquantised, or leave approx out"
             )
-    for group in _groups(targets, joint):
+    unknown = set(getattr(approx, "rank_pattern", ())) - {target.name for target in targets}
+    if unknown:
+        raise LodaError(
+            f"rank_pattern names {min(unknown)}, which is not approximated; leave it out, or add to targets"
+        )
+    for group in groups_of(targets, joint):
         d_in, d_out = group[0].shape[0], sum(target.shape[1] for target in group)
-        approx.check(d_in, d_out)
-        made = approx.approximate(torch.empty(d_in, d_out, device="meta"), None)
-        if len(group) > 1 and not hasattr(made, "split"):
+        own = _settings_of(approx, group)
+        own.check(d_in, d_out)
+        made = own.approximate(torch.empty(d_in, d_out, device="meta"), None)
+        if len(group) > 1 and own.name != "dense" and not hasattr(made, "split"):
             raise LodaError(
                 f"approx={approx.name} of {' and '.join(target.name for target in group)} together cannot be cut into "
                 "its parts; leave joint out"
@@ -54,6 +60,8 @@ def base_projections(
     if given is None or (approx.name == "dense" and not given):
         return _compute(targets, approx, joint, moments)
     bases = _compute(targets, approx, joint, meta=True)
+    stored = [target for target in targets if not isinstance(bases[target.name], DenseLinear)]
+    dense = _compute([target for target in targets if target not in stored], DenseConfig(), joint=False)
     shared = _shared(bases)
     expected = state_dict(bases)
     remedy = "leave `approximation` out to compute it"
@@ -66,7 +74,7 @@ def base_projections(
                 f"the given approximation has {name}={given[name].tolist()}, but {approx} gives {tensor.tolist()}; "
                 f"{remedy}"
             )
-    for target in targets:
+    for target in stored:
         prefix = f"{target.name}."
         state = {key.removeprefix(prefix): tensor for key, tensor in given.items() if key.startswith(prefix)}
         bases[target.name].load_state_dict(state, strict=True, assign=True)
@@ -78,7 +86,7 @@ def base_projections(
                 raise LodaError(f"the given approximation has different {first} and {name}, which are one; {remedy}")
             other, _, _ = name.rpartition(".")
             setattr(bases[other], own, getattr(bases[owner], own))
-    return bases
+    return bases | dense
 
 
 def _shared(bases: Mapping[str, nn.Module]) -> list[list[str]]:
@@ -99,7 +107,7 @@ def check_belongs(
     Each stores its energy: ||W - W~||^2 = (1 - energy) ||W||^2, and of a projection ||W~||^2 = energy ||W||^2.
     """
     is_projection = getattr(approx, "is_projection", False)
-    for group in _groups(targets, joint):
+    for group in groups_of(targets, joint):
         total = kept = lost = 0.0
         for target in group:
             module, weight = bases[target.name], target.weight.detach()
@@ -122,8 +130,9 @@ def fingerprint_of_targets(targets: Sequence[TargetModule]) -> str:
 
 
 def state_dict(bases: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return one flat state dict of several modules: `{"<name>.<key>": tensor}`."""
-    return {f"{name}.{key}": tensor for name, base in bases.items() for key, tensor in base.state_dict().items()}
+    """Return one flat state dict of several modules: `{"<name>.<key>": tensor}`; dense ones are the base's own."""
+    approximated = {name: base for name, base in bases.items() if not isinstance(base, DenseLinear)}
+    return {f"{name}.{key}": tensor for name, base in approximated.items() for key, tensor in base.state_dict().items()}
 
 
 def check_state(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, remedy: str) -> None:
@@ -139,7 +148,7 @@ def check_state(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
             raise LodaError(f"{what}: {name} has shape and dtype {found}, expected {wanted}; {remedy}")
 
 
-def _groups(targets: Sequence[TargetModule], joint: bool) -> list[list[TargetModule]]:
+def groups_of(targets: Sequence[TargetModule], joint: bool) -> list[list[TargetModule]]:
     """Group the plain targets that are approximated together: those that read the same input if `joint`, or each."""
     groups: dict[str, list[TargetModule]] = {}
     for target in targets:
@@ -157,17 +166,26 @@ def _compute(
 ) -> dict[str, nn.Module]:
     """Approximate `targets`. On the meta device this costs nothing and gives names, shapes and counts."""
     bases: dict[str, nn.Module] = {t.name: QuantizedLinear(t.module, *t.shape) for t in targets if not t.is_plain}
-    for group in _groups(targets, joint):
+    for group in groups_of(targets, joint):
         weights = [target.weight.to("meta") if meta else target.weight for target in group]
         biases = [target.bias.to("meta") if meta and target.bias is not None else target.bias for target in group]
-        moment = None if moments is None else moments[group[0].name]
-        if len(group) == 1:
-            parts: Sequence[nn.Module] = [approx.approximate(weights[0], biases[0], moment)]
-            if isinstance(parts[0], DenseLinear):
-                parts[0].transposed = group[0].is_transposed
+        own, moment = _settings_of(approx, group), None if moments is None else moments[group[0].name]
+        if len(group) == 1 or own.name == "dense":
+            parts: Sequence[nn.Module] = [
+                own.approximate(*given, moment) for given in zip(weights, biases, strict=True)
+            ]
+            for part, target in zip(parts, group, strict=True):
+                if isinstance(part, DenseLinear):
+                    part.transposed = target.is_transposed
         else:
             together = torch.cat([weight.detach() for weight in weights], dim=1)
-            whole = cast(ApproxLinear, approx.approximate(together, None, moment))
+            whole = cast(ApproxLinear, own.approximate(together, None, moment))
             parts = whole.split([weight.shape[1] for weight in weights], biases)
         bases |= zip((target.name for target in group), parts, strict=True)
     return bases
+
+
+def _settings_of(approx: ApproxConfig, group: Sequence[TargetModule]) -> ApproxConfig:
+    """Return the settings for the targets of `group`, which differ only where the approximation has a plan."""
+    of = getattr(approx, "of", None)
+    return approx if of is None else cast(ApproxConfig, of([target.name for target in group]))

@@ -16,17 +16,18 @@ where [.]_R is the truncated decomposition (whitening, as in SVD-LLM, Wang et al
 import dataclasses
 import weakref
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from loda.approx import moment as moments
-from loda.approx.dense import affine, frozen, kept_energy
+from loda.approx.dense import DenseConfig, affine, frozen, kept_energy
 from loda.errors import LodaError
 from loda.settings import UNLESS_DEFAULT, settings
 
+Ranks = Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(strict=False)]
 TINY = 1e-150
 """Replaces a singular value of zero as the divisor; its row of S V^T is zero anyway."""
 
@@ -36,15 +37,27 @@ class LowRankConfig:
     """`rank` = R, the number of singular values kept (paper: 300 of 1024 on E2E; 500, 400, 300 on DART).
 
     Attributes:
+        rank: the same for every weight, or None for a `budget`.
+        budget: what is left of the multiply-accumulates of every weight, by which its rank follows from its shape.
+            With another `measure` or `allocation`, of all weights together, and `loda.plan` finds the ranks.
+        measure: what `budget` counts: multiply-accumulates; kept energy, the mean over the weights; or the loss, by how
+            many nats per token it may rise.
+        allocation: whether every weight has the same share of the budget, or probes of the loss say which have more.
+        rank_pattern: the rank of single modules by name, as `loda.plan` finds them; 0 leaves a module dense.
         calibration: how many training examples give the second moment of the inputs; 0 is the paper's plain SVD.
         damping: what is added to the diagonal of the moment, as a fraction of the diagonal's mean.
 
     Raises:
-        LodaError: rank < 1, or in `check` a rank above min(d_in, d_out).
+        LodaError: a value out of its range, settings that have no effect together, or in `check` a rank above
+            min(d_in, d_out).
     """
 
     name: ClassVar[str] = "low_rank"
-    rank: int = Field(default=300, ge=1, description="the paper uses 300, 400 and 500")
+    rank: int | None = Field(default=300, ge=1, description="the paper uses 300, 400 and 500")
+    budget: float | None = dataclasses.field(default=None, metadata=UNLESS_DEFAULT)
+    measure: Literal["macs", "energy", "loss"] = dataclasses.field(default="macs", metadata=UNLESS_DEFAULT)
+    allocation: Literal["uniform", "probed"] = dataclasses.field(default="uniform", metadata=UNLESS_DEFAULT)
+    rank_pattern: Ranks = dataclasses.field(default_factory=dict, metadata=UNLESS_DEFAULT)
     calibration: int = dataclasses.field(default=0, metadata=UNLESS_DEFAULT)
     damping: float = dataclasses.field(default=moments.DAMPING, metadata=UNLESS_DEFAULT)
 
@@ -52,6 +65,11 @@ class LowRankConfig:
     def is_projection(self) -> bool:
         """Whether W~ is an orthogonal projection of W."""
         return not self.calibration
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the ranks are known: `loda.plan` has found them, or nothing asks for it."""
+        return bool(self.rank_pattern) or (self.measure == "macs" and self.allocation == "uniform")
 
     def __post_init__(self) -> None:
         if self.calibration < 0 or not self.damping > 0:
@@ -62,10 +80,49 @@ class LowRankConfig:
             raise LodaError(
                 f"damping={self.damping} has no effect without calibration; set calibration, or leave it out"
             )
+        if (self.rank is None) == (self.budget is None):
+            raise LodaError(
+                f"rank={self.rank} and budget={self.budget}: give one of the two, and None (null) for the other"
+            )
+        if self.budget is not None and not 0 < self.budget <= (1 if self.measure != "loss" else float("inf")):
+            raise LodaError(f"budget={self.budget} of {self.measure} must be above 0 and, of a share, at most 1")
+        if self.budget is None and (self.measure, self.allocation) != ("macs", "uniform"):
+            raise LodaError(
+                f"measure={self.measure} and allocation={self.allocation} are ways to spend a budget; set it"
+            )
+        if not self.is_planned and not self.calibration:
+            raise LodaError("a plan probes the loss on training examples; set calibration to their number")
+
+    def rank_of(self, d_in: int, d_out: int) -> int:
+        """The rank of a (d_in, d_out) weight that `rank_pattern` does not name; unplanned, at most its full rank."""
+        if self.rank is not None:
+            return self.rank
+        full = min(d_in, d_out)
+        if self.measure != "macs" or self.budget is None:
+            return full
+        return min(full, max(1, int(self.budget * d_in * d_out / (d_in + d_out))))
+
+    def of(self, names: Sequence[str]) -> "LowRankConfig | DenseConfig":
+        """The settings for the modules `names`, which are approximated together.
+
+        Raises:
+            LodaError: `rank_pattern` gives them different ranks.
+        """
+        ranks = {self.rank_pattern.get(name) for name in names}
+        if len(ranks) > 1:
+            raise LodaError(
+                f"rank_pattern has different ranks for {' and '.join(names)}, which share one; make them equal"
+            )
+        (rank,) = ranks
+        if rank is None:
+            return self if not self.rank_pattern else dataclasses.replace(self, rank_pattern={})
+        if rank == 0:
+            return DenseConfig()
+        return LowRankConfig(rank=rank, calibration=self.calibration, damping=self.damping)
 
     def check(self, d_in: int, d_out: int) -> None:
         """Raise LodaError if a (d_in, d_out) weight has fewer singular values than `rank`."""
-        if self.rank > min(d_in, d_out):
+        if self.rank is not None and self.rank > min(d_in, d_out):
             raise LodaError(
                 f"rank={self.rank} exceeds min(d, 3d) = {min(d_in, d_out)} of the {d_in} x {d_out} projection; "
                 f"choose a rank from 1 to {min(d_in, d_out)}"
@@ -78,10 +135,13 @@ class LowRankConfig:
             LodaError: a rank that does not fit, or no `moment` (d_in, d_in) although `calibration` asks for it.
         """
         self.check(*weight.shape)
+        rank = self.rank_of(*weight.shape)
         if not self.calibration or weight.is_meta:
-            return LowRankLinear.from_weight(weight, bias, self.rank)
+            return LowRankLinear.from_weight(weight, bias, rank)
+        if not self.is_planned:
+            raise LodaError(f"{self} needs a plan: use the configuration that loda.plan returns, which has the ranks")
         found = moments.given(moment, self.calibration, weight)
-        return LowRankLinear.from_weight(weight, bias, self.rank, moments.root(found, self.damping))
+        return LowRankLinear.from_weight(weight, bias, rank, moments.root(found, self.damping))
 
 
 class LowRankLinear(nn.Module):

@@ -2,6 +2,7 @@
 
     outputs/
       data/<data set>-train-<hash>/             tokenised examples
+      plans/<base>-<approx>-<hash>/             plan.json: the ranks that spend a budget
       approximations/<base>-<approx>-<hash>/    approximated projections
       runs/<slug>-<hash>/
         metrics.jsonl                           losses and learning rates of the training
@@ -96,16 +97,28 @@ class Run:
         """Beside the decoding: runs that only decode differently share the rest of the folder."""
         return Stage(self.root, f"{self.place}/decode/{self.decode_key}/settings", "settings")
 
+    def plan(self) -> Stage | None:
+        """The ranks that spend a budget, shared like the approximation; None where the settings say them."""
+        if getattr(self.experiment.method.approx, "is_planned", True):
+            return None
+        return Stage(self.root, f"plans/{self._approximation_name}", "plan")
+
     def approximation(self) -> Stage | None:
         """The approximated projections, shared by all runs on the same base; None for dense ones."""
-        method = self.experiment.method
-        if method.approx.name == "dense":
+        if self.experiment.method.approx.name == "dense":
             return None
+        plan = self.plan()
+        found = None if plan is None else plan.find()
+        inputs = () if found is None else (found,)
+        return Stage(self.root, f"approximations/{self._approximation_name}", "approximation", inputs=inputs)
+
+    @property
+    def _approximation_name(self) -> str:
+        method = self.experiment.method
         more: list[Any] = [chosen for chosen in (method.exclude_modules, method.layers_to_transform) if chosen]
         more += [self.data_key, self.experiment.dataset.max_length] if self.calibration else []
         key = digest([RESULTS_VERSION, self.base_key, to_plain(method.approx), method.targets, method.joint, *more])
-        name = f"{self.experiment.model.name}-{method.approx.name}-{key}"
-        return Stage(self.root, f"approximations/{name}", "approximation")
+        return f"{self.experiment.model.name}-{method.approx.name}-{key}"
 
     def state(self, step: int) -> Stage:
         return Stage(self.root, f"{self.place}/state/step-{step}", "state", inputs=self._frozen())
@@ -188,6 +201,8 @@ def _slug(experiment: Experiment) -> str:
     adapter, approx = to_plain(experiment.method.adapter), to_plain(experiment.method.approx)
     parts = [experiment.model.name, experiment.dataset.name, adapter["name"]]
     parts += [f"r{adapter['r']}"] if "r" in adapter else []
-    first, *others = [(key, value) for key, value in approx.items() if key != "name"] or [("", "")]
+    first, *others = [(key, value) for key, value in approx.items() if key != "name" and value is not None] or [
+        ("", "")
+    ]
     parts += [f"{approx['name']}{first[1]}", *(f"{key}{value}" for key, value in others)]
     return "-".join([*parts, f"s{experiment.seed}"])

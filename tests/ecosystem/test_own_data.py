@@ -354,6 +354,26 @@ def test_a_calibrated_run_is_decoded_and_loads_outside(data, base, tmp_path):
     assert len({each.approximation().place for each in (run, *others)}) == 4
 
 
+def test_a_planned_run_has_the_ranks_of_its_plan_and_shares_it(data, base, tmp_path):
+    auto = ["approx=auto", "approx.budget=0.5", "approx.calibration=2", "targets=all", "joint=true"]
+    run, other = (
+        Run(compose([*settings(data, base, tmp_path / "outputs"), *auto, f"adapter={name}"]))
+        for name in ("loda_plus", "lora")
+    )
+    (record,) = run_experiment(run.experiment)
+    plan, approximation = run.plan(), run.approximation()
+    content = json.loads((plan.path / "plan.json").read_text())
+    assert content["share"] == pytest.approx(0.5, abs=0.05)
+    ranks = {name: module["rank"] for module in content["modules"] for name in module["modules"]}
+    folder = run.checkpoint(run.checkpoints[-1]).path
+    assert json.loads((folder / "adapter_config.json").read_text())["approx"]["rank_pattern"] == ranks
+    loaded = loda.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder)
+    assert loda.cost(loaded) == record.cost
+    written = plan.find().provenance, approximation.find().digest
+    run_experiment(other.experiment)
+    assert (other.plan().find().provenance, other.approximation().find().digest) == written
+
+
 def test_a_file_and_its_compressed_copy_are_two_files(data, base, tmp_path):
     mine = Path(shutil.copytree(data, tmp_path / "data"))
     (mine / "test.jsonl.gz").write_bytes(gzip.compress((mine / "test.jsonl").read_bytes()))

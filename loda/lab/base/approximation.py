@@ -1,45 +1,96 @@
-"""The approximated projections of a base: a stage that all runs with the same approximation share."""
+"""The approximated projections of a base and the plan of their ranks: stages that runs with the same settings share."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 import loda
 from loda.adapter_files import APPROXIMATION_FILE, load_tensors, save_tensors
+from loda.config import LodaConfig
 from loda.lab.base.model import Base
 from loda.lab.base.tokenizer import load_tokenizer
 from loda.lab.progress import progress_bar
 from loda.lab.run import Run
 from loda.lab.stage import Stage
-from loda.lab.training.examples import training_examples
+from loda.lab.training.examples import Example, collate, training_examples
+from loda.lab.training.validation import validation_loss
+from loda.manifest import check_files
+from loda.settings import read_json
+
+PLAN_FILE = "plan.json"
+PROBES = 32
+"""Training examples, others than those of the calibration, whose loss a plan is made by."""
 
 
-def get_approximation(run: Run, base: Base) -> dict[str, Tensor] | None:
-    """The state dict of the approximated projections, computed once; None for dense ones."""
-    stage = run.approximation()
+def get_approximation(run: Run, base: Base) -> tuple[LodaConfig, dict[str, Tensor] | None]:
+    """The method with the ranks of its plan, and the state dict of the approximated projections; None for dense ones.
+
+    Both are computed once.
+    """
+    method, stage, plan = run.experiment.method, run.approximation(), run.plan()
     if stage is None:
-        return None
-    if stage.find() is None:
-        method = run.experiment.method
-        moments = loda.second_moments(base.model, method, _batches(run, base)) if run.calibration else None
+        return method, None
+    if stage.find() is None or (plan is not None and plan.find() is None):
+        seen, probes = _examples(run, base) if run.calibration else ([], [])
+        moments = loda.second_moments(base.model, method, _batches(seen)) if run.calibration else None
+        if plan is not None and moments is not None:
+            _write_plan(plan, base, method, moments, probes)
+            method, stage = _planned(method, plan), run.approximation()
+            assert stage is not None
         tensors = loda.approximate(base.model, method, moments)
         stage.write(lambda folder: save_tensors(tensors, folder / APPROXIMATION_FILE))
-    return _read(stage)
+    return method if plan is None else _planned(run.experiment.method, plan), _read(stage)
 
 
-def _batches(run: Run, base: Base) -> Iterator[Tensor]:
-    """The ids of `run.calibration` training examples, spread evenly over the split."""
+def _write_plan(
+    stage: Stage, base: Base, method: LodaConfig, moments: dict[str, Tensor], probes: list[Example]
+) -> None:
+    with tqdm(desc="plan", unit=" probe") as bar:
+        found = loda.plan(
+            base.model, method, moments, lambda model: validation_loss(model, probes, collate), lambda: bar.update()
+        )
+    content = {"share": found.share, "losses": found.losses, "modules": [asdict(module) for module in found.modules]}
+    stage.write(lambda folder: (folder / PLAN_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+
+
+def _planned(method: LodaConfig, stage: Stage) -> LodaConfig:
+    """`method` with the ranks of its plan."""
+    stage.load()
+    modules = read_json(stage.path / PLAN_FILE)["modules"]
+    ranks = {name: module["rank"] for module in modules for name in module["modules"]}
+    return replace(method, approx=replace(method.approx, rank_pattern=ranks))
+
+
+def _examples(run: Run, base: Base) -> tuple[list[Example], list[Example]]:
+    """`run.calibration` training examples, spread evenly over the split, and others to probe the loss with."""
     examples = training_examples(run, load_tokenizer(base.folder))
     number = min(run.calibration, len(examples))
-    with progress_bar("calibrate", number, "example") as bar:
-        for i in range(number):
-            yield torch.tensor([examples[i * len(examples) // number].ids])
+    chosen = {i * len(examples) // number for i in range(number)}
+    others = [example for i, example in enumerate(examples) if i not in chosen and example.num_targets] or examples
+    probes = min(PROBES, len(others))
+    return [examples[i] for i in sorted(chosen)], [others[i * len(others) // probes] for i in range(probes)]
+
+
+def _batches(examples: list[Example]) -> Iterator[Tensor]:
+    with progress_bar("calibrate", len(examples), "example") as bar:
+        for example in examples:
+            yield torch.tensor([example.ids])
             bar.update()
 
 
-@lru_cache(maxsize=1)
 def _read(stage: Stage) -> dict[str, Tensor]:
-    stage.load()
-    return load_tensors(stage.path / APPROXIMATION_FILE)
+    found = stage.find()
+    assert found is not None
+    return _tensors(stage.path, found.files[APPROXIMATION_FILE])
+
+
+@lru_cache(maxsize=1)
+def _tensors(folder: Path, sha256: str) -> dict[str, Tensor]:
+    check_files(folder, {APPROXIMATION_FILE: sha256})
+    return load_tensors(folder / APPROXIMATION_FILE)

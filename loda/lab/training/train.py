@@ -34,7 +34,7 @@ def train(run: Run, base: Base, examples: list[Example], validation: list[Exampl
     if is_main_process():
         run.settings().write(content=experiment.to_dict())
     set_threads(experiment.trainer)  # first: the digits of an approximation depend on it too
-    approximation = get_approximation(run, base)
+    method, approximation = get_approximation(run, base)
     stage = run.training()
     if stage is not None and stage.find() is not None:
         if is_main_process():
@@ -42,7 +42,7 @@ def train(run: Run, base: Base, examples: list[Example], validation: list[Exampl
         return
     _ = base.model  # loaded before the seed is set, or the start values would depend on who loads it
     set_seed(experiment.seed)
-    with base.adapted(experiment.method, approximation) as model:
+    with base.adapted(method, approximation) as model:
         content: dict[str, Any] = {"cost": asdict(loda.cost(model)), "training": None}
         if experiment.trains:
             content["training"] = asdict(_train(run, base, model, examples, validation))

@@ -1,0 +1,280 @@
+"""A plan: which rank every projection gets, so that a budget is spent where the loss needs it.
+
+The obvious rules, more rank where less energy is kept or where gradients are larger, do worse than the same share for
+all (docs/results.md), because what the projections lose does not add up. So the loss itself is probed, near the plan
+that is to be improved:
+
+    r_p = b                                  the uniform plan: rank r_p d_in d_out / (d_in + d_out) for projection p
+    g_G = (L(G + h) - L(G - h)) / (2 h)      over G's part of all multiply-accumulates, for groups G of projections:
+                                             one kind at all depths, or all kinds at some; the others pay for G + h
+    r_p = b - t (g_kind(p) + g_depth(p))     scaled to cost b; t from a line search, t = 0 if nothing is better
+
+A share of 1 is a dense projection. For MACs this takes 2 + 2 (kinds + depths) + 4 evaluations of the loss.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from loda.approx import moment as moments_of
+from loda.approx.dense import kept_energy
+from loda.approx.group import groups_of
+from loda.approx.low_rank import LowRankConfig, LowRankLinear
+from loda.architectures import block_of
+from loda.config import LodaConfig
+from loda.errors import LodaError
+from loda.model import Model, check_holds_no_adapters, targets_of
+from loda.targets import TargetModule
+from loda.wrappers import on_inner_model
+
+DEPTHS = 3
+"""Groups of neighbouring blocks that are probed."""
+PROBE = 0.1
+"""h above: how much of its multiply-accumulates a group gains and loses in a probe."""
+STEPS = (0.1, 0.2, 0.3, 0.4)
+"""The largest changes of a share that the line search tries."""
+LEAST = 0.05
+"""The smallest share of a projection."""
+PRECISION = 0.01
+"""Of a share that keeps within a budget of energy or loss."""
+
+Shares = list[float]
+"""What is left of the multiply-accumulates of every unit, 1 for dense."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is approximated as one matrix: one projection, or several that read the same input.
+
+    Attributes:
+        targets: the projections.
+        factors: the decomposition of full rank, of which a smaller rank takes the first columns and rows.
+        weight: the matrix (d_in, d_out).
+        kind: the name of the first module within its block.
+        depth: where its block is, from 0 to DEPTHS - 1.
+    """
+
+    targets: Sequence[TargetModule]
+    factors: LowRankLinear
+    weight: Tensor
+    kind: str
+    depth: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the dense matrix."""
+        return self.weight.numel()
+
+    def rank(self, share: float) -> int:
+        """The rank that takes `share` of the multiply-accumulates; 0 for dense."""
+        if share >= 1:
+            return 0
+        return min(max(1, int(share * self.macs / sum(self.weight.shape))), min(self.weight.shape))
+
+    def cost(self, rank: int) -> int:
+        """Multiply-accumulates at `rank`."""
+        return rank * sum(self.weight.shape) if rank else self.macs
+
+    def product(self, rank: int) -> Tensor:
+        """W~ (d_in, d_out) of `rank`."""
+        return self.factors.W_A[:, :rank] @ self.factors.W_B[:rank] if rank else self.weight
+
+
+@dataclass(frozen=True)
+class PlannedModule:
+    """One line of a plan: modules that are approximated together.
+
+    Attributes:
+        modules: their names.
+        kind: the name of the first within its block.
+        rank: 0 for dense.
+        dense_macs: multiply-accumulates per token before, and `macs` after.
+        energy: kept fraction of the squared norm of the weight.
+        output_energy: kept fraction of the squared norm of the outputs, over the calibration.
+    """
+
+    modules: tuple[str, ...]
+    kind: str
+    rank: int
+    dense_macs: int
+    macs: int
+    energy: float
+    output_energy: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `loda.plan` found.
+
+    Attributes:
+        config: the settings with the ranks, to be used from now on.
+        modules: what every module got, in the order of the model.
+        losses: of the dense model, of the uniform plan of the same cost, and of this plan, on the probed examples.
+    """
+
+    config: LodaConfig
+    modules: list[PlannedModule]
+    losses: dict[str, float]
+
+    @property
+    def share(self) -> float:
+        """What is left of the multiply-accumulates of these modules."""
+        return sum(module.macs for module in self.modules) / sum(module.dense_macs for module in self.modules)
+
+
+@on_inner_model
+@torch.no_grad()
+def plan(
+    model: Model,
+    config: LodaConfig,
+    moments: Mapping[str, Tensor],
+    evaluate: Callable[[Model], float],
+    progress: Callable[[], None] = lambda: None,
+) -> Plan:
+    """Find the ranks that spend the budget of `config.approx`, a `LowRank` with `budget`.
+
+    Args:
+        model: the base, without adapters, in evaluation mode. Its weights are replaced during the probes and put back.
+        config: the settings, whose approximation has a budget.
+        moments: what `loda.second_moments` returned.
+        evaluate: gives the loss of the model that it is called with, on examples that the moments have not seen.
+        progress: called before every evaluation.
+
+    Raises:
+        LodaError: settings without a budget, moments of other modules, or a loss that is not finite.
+    """
+    check_holds_no_adapters(model)
+    approx = config.approx
+    if not isinstance(approx, LowRankConfig) or approx.budget is None:
+        raise LodaError(f"{approx} has no budget to plan; give LowRank(rank=None, budget=0.7, calibration=256)")
+    targets = targets_of(model, config)
+    if moments.keys() != {target.name for target in targets}:
+        raise LodaError("the moments are those of other modules; give loda.second_moments(model, config, batches)")
+    units = _units(groups_of(targets, config.joint), moments, approx.damping)
+    probe = _Probe(model, units, cast(Callable[[nn.Module], float], evaluate), progress)
+    try:
+        dense = probe.loss([1.0] * len(units))
+        share = _uniform(probe, approx, dense)
+        uniform = probe.loss([share] * len(units))
+        shares, loss = [share] * len(units), uniform
+        if approx.allocation == "probed":
+            shares, loss = _improve(probe, share, uniform)
+    finally:
+        probe.restore()
+    modules = [_planned(unit, unit.rank(share)) for unit, share in zip(units, shares, strict=True)]
+    pattern = {name: module.rank for module in modules for name in module.modules}
+    planned = replace(config, approx=replace(approx, rank_pattern=pattern))
+    return Plan(planned, modules, {"dense": dense, "uniform": uniform, "planned": loss})
+
+
+def _planned(unit: Unit, rank: int) -> PlannedModule:
+    names = tuple(target.name for target in unit.targets)
+    squares = (
+        unit.factors.W_B.double().norm(dim=1).pow(4)
+    )  # a row of W_B has the length of the root of its singular value
+    output_energy = float(squares[:rank].sum() / squares.sum()) if rank else 1.0
+    return PlannedModule(names, unit.kind, rank, unit.macs, unit.cost(rank), _energy(unit, rank), output_energy)
+
+
+def _units(groups: Sequence[Sequence[TargetModule]], moments: Mapping[str, Tensor], damping: float) -> list[Unit]:
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(block_of(group[0].name) for group in groups))}
+    units = []
+    for group in groups:
+        weight = torch.cat([target.weight.detach() for target in group], dim=1)
+        moment = moments_of.given(moments[group[0].name], 1, weight)
+        factors = LowRankLinear.from_weight(weight, None, min(weight.shape), moments_of.root(moment, damping))
+        kind = group[0].name.removeprefix(f"{block_of(group[0].name)}.")
+        depth = numbers[block_of(group[0].name)] * DEPTHS // len(numbers)
+        units.append(Unit(group, factors, weight, kind, depth))
+    return units
+
+
+class _Probe:
+    """The model, with whatever shares its loss is asked for."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        units: Sequence[Unit],
+        evaluate: Callable[[nn.Module], float],
+        progress: Callable[[], None],
+    ) -> None:
+        self.model, self.units, self.evaluate, self.progress = model, units, evaluate, progress
+        self.ranks = [0] * len(units)
+
+    def loss(self, shares: Shares) -> float:
+        """The loss of the model with `shares` of every unit."""
+        for i, unit in enumerate(self.units):
+            rank = unit.rank(shares[i])
+            if rank != self.ranks[i]:
+                self._put(unit, unit.product(rank))
+                self.ranks[i] = rank
+        self.progress()
+        found = self.evaluate(self.model)
+        if not math.isfinite(found):
+            raise LodaError(f"the loss of a probe is {found}; give other examples, or a larger budget")
+        return found
+
+    def restore(self) -> None:
+        """Put the dense weights back."""
+        for unit in self.units:
+            self._put(unit, unit.weight)
+
+    def _put(self, unit: Unit, weight: Tensor) -> None:
+        widths = [target.shape[1] for target in unit.targets]
+        for target, part in zip(unit.targets, weight.split(widths, dim=1), strict=True):
+            target.weight.copy_(part)
+
+
+def _uniform(probe: _Probe, approx: LowRankConfig, dense: float) -> float:
+    """The share for all units that spends the budget; of energy and of loss the smallest that keeps within."""
+    budget = cast(float, approx.budget)
+    if approx.measure == "macs":
+        return budget
+    low, high = LEAST, 1.0
+    while high - low > PRECISION:
+        share = (low + high) / 2
+        ranks = [unit.rank(share) for unit in probe.units]
+        if approx.measure == "energy":
+            energies = [_energy(unit, rank) for unit, rank in zip(probe.units, ranks, strict=True)]
+            within = sum(energies) / len(energies) >= budget
+        else:
+            within = probe.loss([share] * len(ranks)) - dense <= budget
+        low, high = (low, share) if within else (share, high)
+    return high
+
+
+def _improve(probe: _Probe, share: float, uniform: float) -> tuple[Shares, float]:
+    """The best shares along the slope of the loss at the uniform plan, whose loss is `uniform`, and their loss."""
+    units = probe.units
+    groups = [[unit.kind == kind for unit in units] for kind in dict.fromkeys(unit.kind for unit in units)]
+    groups += [[unit.depth == depth for unit in units] for depth in dict.fromkeys(unit.depth for unit in units)]
+    total, slope = sum(unit.macs for unit in units), [0.0] * len(units)
+    for group in groups:
+        more, less = (probe.loss(_paid(units, share, [sign * PROBE * inside for inside in group])) for sign in (1, -1))
+        own = sum(unit.macs for unit, inside in zip(units, group, strict=True) if inside) / total
+        slope = [s + inside * (more - less) / (2 * PROBE * own) for s, inside in zip(slope, group, strict=True)]
+    steepest = max(map(abs, slope)) or 1.0
+    best = [share] * len(units), uniform
+    for step in STEPS:
+        shares = _paid(units, share, [-step * s / steepest for s in slope])
+        found = probe.loss(shares)
+        best = min(best, (shares, found), key=lambda plan: plan[1])
+    return best
+
+
+def _paid(units: Sequence[Unit], share: float, changes: Sequence[float]) -> Shares:
+    """`share` + `changes` + c within [LEAST, 1], where c is such that all cost what `share` of everything costs."""
+    total, shift = sum(unit.macs for unit in units), 0.0
+    for _ in range(50):  # a contraction; a share at a bound leaves the rest to the others
+        shares = [min(max(share + change + shift, LEAST), 1.0) for change in changes]
+        shift += share - sum(unit.macs * s for unit, s in zip(units, shares, strict=True)) / total
+    return shares
+
+
+def _energy(unit: Unit, rank: int) -> float:
+    return float(kept_energy(unit.weight, unit.product(rank)))
