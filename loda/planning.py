@@ -13,7 +13,7 @@ A share of 1 is a dense projection. For MACs this takes 2 + 2 (kinds + depths) +
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from loda.approx import moment as moments_of
 from loda.approx.dense import kept_energy
-from loda.approx.group import groups_of
+from loda.approx.group import groups_of, state_dict
 from loda.approx.low_rank import LowRankConfig, LowRankLinear
 from loda.architectures import block_of
 from loda.config import LodaConfig
@@ -79,6 +79,16 @@ class Unit:
         """Multiply-accumulates at `rank`."""
         return rank * sum(self.weight.shape) if rank else self.macs
 
+    def parts(self, rank: int) -> Iterator[tuple[str, nn.Module]]:
+        """The projections of `rank` by name; none for dense."""
+        if not rank:
+            return
+        factors, names = self.factors, [target.name for target in self.targets]
+        energy = kept_energy(self.weight, self.product(rank))
+        cut = LowRankLinear(factors.W_A[:, :rank].contiguous(), factors.W_B[:rank].contiguous(), None, energy)
+        widths, biases = [target.shape[1] for target in self.targets], [target.bias for target in self.targets]
+        yield from zip(names, cut.split(widths, biases), strict=True)
+
     def product(self, rank: int) -> Tensor:
         """W~ (d_in, d_out) of `rank`."""
         return self.factors.W_A[:, :rank] @ self.factors.W_B[:rank] if rank else self.weight
@@ -114,11 +124,13 @@ class Plan:
         config: the settings with the ranks, to be used from now on.
         modules: what every module got, in the order of the model.
         losses: of the dense model, of the uniform plan of the same cost, and of this plan, on the probed examples.
+        approximation: the state dict of the approximated projections, for `loda.inject`.
     """
 
     config: LodaConfig
     modules: list[PlannedModule]
     losses: dict[str, float]
+    approximation: dict[str, Tensor]
 
     @property
     def share(self) -> float:
@@ -168,7 +180,8 @@ def plan(
     modules = [_planned(unit, unit.rank(share)) for unit, share in zip(units, shares, strict=True)]
     pattern = {name: module.rank for module in modules for name in module.modules}
     planned = replace(config, approx=replace(approx, rank_pattern=pattern))
-    return Plan(planned, modules, {"dense": dense, "uniform": uniform, "planned": loss})
+    parts = {name: part for unit, module in zip(units, modules, strict=True) for name, part in unit.parts(module.rank)}
+    return Plan(planned, modules, {"dense": dense, "uniform": uniform, "planned": loss}, state_dict(parts))
 
 
 def _planned(unit: Unit, rank: int) -> PlannedModule:

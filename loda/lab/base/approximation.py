@@ -39,24 +39,27 @@ def get_approximation(run: Run, base: Base) -> tuple[LodaConfig, dict[str, Tenso
     if stage.find() is None or (plan is not None and plan.find() is None):
         seen, probes = _examples(run, base) if run.calibration else ([], [])
         moments = loda.second_moments(base.model, method, _batches(seen)) if run.calibration else None
-        if plan is not None and moments is not None:
-            _write_plan(plan, base, method, moments, probes)
-            method, stage = _planned(method, plan), run.approximation()
+        if plan is None or moments is None:
+            tensors = loda.approximate(base.model, method, moments)
+        else:
+            tensors = _write_plan(plan, base, method, moments, probes)
+            stage = run.approximation()
             assert stage is not None
-        tensors = loda.approximate(base.model, method, moments)
         stage.write(lambda folder: save_tensors(tensors, folder / APPROXIMATION_FILE))
     return method if plan is None else _planned(run.experiment.method, plan), _read(stage)
 
 
 def _write_plan(
     stage: Stage, base: Base, method: LodaConfig, moments: dict[str, Tensor], probes: list[Example]
-) -> None:
+) -> dict[str, Tensor]:
+    """Write the plan and return the approximation."""
     with tqdm(desc="plan", unit=" probe") as bar:
         found = loda.plan(
             base.model, method, moments, lambda model: validation_loss(model, probes, collate), lambda: bar.update()
         )
     content = {"share": found.share, "losses": found.losses, "modules": [asdict(module) for module in found.modules]}
     stage.write(lambda folder: (folder / PLAN_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
+    return found.approximation
 
 
 def _planned(method: LodaConfig, stage: Stage) -> LodaConfig:
