@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from loda.formats import from_peft, to_peft
     from loda.inference import optimize_for_inference
     from loda.interfaces import Adapter
+    from loda.linearization import linearize
     from loda.merging import merge
     from loda.model import approximate, inject, trainable_parameters, unload
     from loda.planning import plan
@@ -47,6 +48,7 @@ __all__ = [
     "plan",
     "unload",
     "merge",
+    "linearize",
     "save_pretrained",
     "from_pretrained",
     "to_peft",
@@ -66,6 +68,7 @@ _HOMES = {
     "loda.formats": ("from_peft", "to_peft"),
     "loda.inference": ("optimize_for_inference",),
     "loda.interfaces": ("Adapter",),
+    "loda.linearization": ("linearize",),
     "loda.merging": ("merge",),
     "loda.model": ("approximate", "inject", "trainable_parameters", "unload"),
     "loda.planning": ("plan",),
