@@ -210,9 +210,9 @@ def _read_all(outputs: Outputs) -> list[Record]:
 
 
 def _read_scoring(root: Path, path: Path) -> Record | None:
-    """The record of the scoring with the manifest `path`; None if it is outdated."""
+    """The record of the scoring with the manifest `path`; None if it is outdated, or a batch of a decoding."""
     manifest = read_stage(root, path.parent.relative_to(root).as_posix())
-    return read_record(root, manifest) if is_current(root, manifest) else None
+    return read_record(root, manifest) if manifest.stage != "batch" and is_current(root, manifest) else None
 
 
 def _kept_path(folder: Path, record: Record) -> Path:

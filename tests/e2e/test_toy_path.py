@@ -12,12 +12,14 @@ import torch
 import loda
 from eval.decode.stage import read_texts
 from eval.pipeline import complete
-from eval.results import keep, read_statistics
+from eval.results import collect, keep, read_statistics
+from loda.atomic import discard_folder
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
 from loda.lab.config import compose
 from loda.lab.run import Run
+from loda.lab.stage import Stage
 from scripts import figure2, reproduce, status
 from tests.conftest import python, run_experiment
 
@@ -68,6 +70,14 @@ def test_the_status_of_a_finished_run_is_its_score(records, outputs, capsys):
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(records[0].run)]
     assert line.split()[1] == "done"
     assert f"test, epoch 2: BLEU {records[1].scores['BLEU']:.4f}" in line
+
+
+def test_an_unfinished_decoding_is_no_damaged_scoring(records, outputs, capsys):
+    place = f"{records[0].place.rpartition('/')[0]}.batches"
+    Stage(outputs, f"{place}/0", "batch").write(content={"hypotheses": []})
+    assert collect(outputs) == records
+    assert capsys.readouterr().err == ""
+    discard_folder(outputs / place)
 
 
 def test_an_optimised_decoding_is_another_of_the_same_training(records, outputs):
