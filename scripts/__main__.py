@@ -12,6 +12,7 @@ results    write the tables of results/ into docs/results.md
 rates      choose the learning rate of each method of a table
 claims     check the paper's claims that need no training, write docs/claims.md
 figure2    energy kept by low-rank and sparse approximations
+plan       which projection has how much of a budget of multiply-accumulates
 linearize  how non-linear the adapters of a run are, and the nearest LoRA
 report     all tables, figures and scores as one HTML file
 """
@@ -37,6 +38,7 @@ VERBS = {
     "rates": "scripts.rates",
     "claims": "scripts.claims",
     "figure2": "scripts.figure2",
+    "plan": "scripts.plan",
     "linearize": "scripts.linearize",
     "report": "scripts.report",
 }

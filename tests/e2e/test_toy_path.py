@@ -20,7 +20,7 @@ from loda.lab.base.model import load_base
 from loda.lab.config import compose
 from loda.lab.run import Run
 from loda.lab.stage import Stage
-from scripts import figure2, reproduce, status
+from scripts import figure2, linearize, plan, reproduce, status
 from tests.conftest import python, run_experiment
 
 SHORT = ["model=toy", "dataset=toy", "optim=toy", "trainer=toy", "seed=0"]
@@ -229,3 +229,27 @@ def test_a_kept_record_is_reproduced(records, outputs, tmp_path, capsys):
     (path,) = (tmp_path / "results").glob("*.json")
     assert reproduce.main([str(path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{records[0].run}: the same adapters, predictions and scores"
+
+
+def test_a_plan_is_made_without_training_and_shown(tmp_path, capsys):
+    auto = ["approx=auto", "approx.budget=0.5", "approx.calibration=4", "targets=all"]
+    assert plan.main(["--outputs", str(tmp_path), *SHORT, *auto]) == 0
+    told = capsys.readouterr().out
+    assert "of the multiply-accumulates of the approximated modules are left" in told
+    (folder,) = (tmp_path / "plans").iterdir()
+    assert (tmp_path / "figures" / f"plan-{folder.name}.png").stat().st_size > 0
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(LodaError, match="says its ranks and needs no plan; give approx=auto"):
+        plan.main(["--outputs", str(tmp_path), *SHORT, "approx=rank38"])
+
+
+def test_a_linearised_run_is_a_lora_that_loads(records, outputs, tmp_path, capsys):
+    assert (
+        linearize.main([records[0].run, "--outputs", str(outputs), "--examples", "4", "--save", str(tmp_path / "a")])
+        == 0
+    )
+    told = capsys.readouterr().out
+    assert "loss on the validation split: " in told
+    run = Run(compose(settings(outputs)))
+    model = loda.from_pretrained(load_base(run.experiment.model, SHIPPED), tmp_path / "a")
+    assert loda.cost(model).trainable_parameters == 8 * 2 * 4 * 128
