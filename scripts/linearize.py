@@ -4,10 +4,12 @@
     python -m scripts linearize RUN --rank 4 --save FOLDER     and save the LoRA there
 
 Prints the error of the LoRA and the loss on the validation split before and after, and writes
-`outputs/figures/linearize-<run>.{png,pdf,csv}`: per layer, the part of the adapters' output that no linear map gives.
+`outputs/figures/linearize-<run>.{png,pdf,json}`: per layer, the part of the adapters' output that no linear map gives.
+Such a JSON file in `results/linearize/` is a row of docs/results.md.
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,14 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = pd.DataFrame([asdict(fit) for fit in fits])
     name = f"linearize-{run.name}"
     figures = Outputs(options.outputs).figures
-    write_text(figures / f"{name}.csv", table.to_csv(index=False))
+    content = {"run": run.name, "rank": options.rank, "examples": options.examples, "loss": before, "lora_loss": after}
+    write_text(figures / f"{name}.json", json.dumps(content | {"fits": [asdict(fit) for fit in fits]}, indent=1) + "\n")
     save(draw({run.experiment.method.adapter.name: fits}), figures, name)
     means = table.groupby("slice")[["error", "nonlinearity"]].mean()
     for part, row in means.iterrows():
         error, nonlinearity = row["error"], row["nonlinearity"]
         print(f"{part}: rank {options.rank} misses {error:.1%} of the output, any linear map {nonlinearity:.1%}")
     print(f"loss on the validation split: {before:.4f}, with the LoRA {after:.4f}")
-    print(f"written: {figures / name}.png, .pdf, .csv")
+    print(f"written: {figures / name}.png, .pdf, .json")
     return 0
 
 

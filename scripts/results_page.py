@@ -7,12 +7,14 @@ Nothing is trained: the page says what the committed records say, and lists what
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 from tabulate import tabulate
 
-from eval.figures import differences
+from eval.figures import differences, nonlinearity
 from eval.figures.style import save
 from eval.results import collect
 from eval.tables.bootstrap import with_intervals
@@ -22,7 +24,8 @@ from eval.tables.spec import read
 from loda.atomic import write_text
 from loda.errors import LodaError
 from loda.lab.command_line import run_command
-from loda.settings import read_json
+from loda.linearization import LinearFit
+from loda.settings import load, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 BASELINES = {"real_e2e": "LoRA", "real_webnlg": "LoRA", "real_r": "LoRA", "choices": "LoDA+"}
@@ -41,7 +44,35 @@ def page(text: str, results: Path, figures: Path) -> str:
         if drawn is not None:
             save(drawn, figures, f"{name}-differences")
         text = _between(text, name, picture + markdown(table))
+    found = {path.stem: read_json(path) for path in sorted((results / "linearize").glob("*.json"))}
+    if found:
+        save(nonlinearity.draw({_label(each): _fits(each) for each in found.values()}), figures, "nonlinearity")
+    text = _between(text, "linearize", linearized(found.values()))
     return _between(text, "rates", rates(results / "rates"))
+
+
+def linearized(found: Iterable[dict[str, Any]]) -> str:
+    """How well a LoRA does what the adapters of each run do, as a table."""
+    rows = [
+        [_label(each), each["rank"], *_means(_fits(each)), f"{each['loss']:.4f}", f"{each['lora_loss']:.4f}"]
+        for each in found
+    ]
+    header = ["run", "rank", "LoRA misses", "any linear map misses", "worst slice", "loss", "loss with the LoRA"]
+    return str(tabulate(rows, header, tablefmt="github", disable_numparse=True)) + "\n"
+
+
+def _label(found: dict[str, Any]) -> str:
+    """The run without base, data and digest: loda_plus-r4-dense-s110."""
+    return "-".join(str(found["run"]).split("-")[2:-1])
+
+
+def _fits(found: dict[str, Any]) -> list[LinearFit]:
+    return [load(LinearFit, fit) for fit in found["fits"]]
+
+
+def _means(fits: Sequence[LinearFit]) -> list[str]:
+    missed = [fit.nonlinearity for fit in fits]
+    return [f"{value:.2%}" for value in (mean(fit.error for fit in fits), mean(missed), max(missed))]
 
 
 def rates(folder: Path) -> str:

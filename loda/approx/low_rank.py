@@ -57,7 +57,7 @@ class LowRankConfig:
     budget: float | None = dataclasses.field(default=None, metadata=UNLESS_DEFAULT)
     measure: Literal["macs", "energy", "loss"] = dataclasses.field(default="macs", metadata=UNLESS_DEFAULT)
     allocation: Literal["uniform", "probed"] = dataclasses.field(default="uniform", metadata=UNLESS_DEFAULT)
-    rank_pattern: Ranks = dataclasses.field(default_factory=dict, metadata=UNLESS_DEFAULT)
+    rank_pattern: Ranks = dataclasses.field(default_factory=dict, hash=False, metadata=UNLESS_DEFAULT)
     calibration: int = dataclasses.field(default=0, metadata=UNLESS_DEFAULT)
     damping: float = dataclasses.field(default=moments.DAMPING, metadata=UNLESS_DEFAULT)
 

@@ -22,6 +22,7 @@ CONFIGS = [
     loda.LodaConfig(LoDA(f1=StackConfig(3, "activation-linear", 0.1, 1e-6)), LowRank(rank=1), slices=["k", "q"]),
     loda.LodaConfig(LoDAPlus(f2=StackConfig(stages=1, order="norm-activation")), targets=("c_fc",)),
     loda.LodaConfig(LoRA(), LowRank(), joint=True),
+    loda.LodaConfig(LoRA(), LowRank(rank=None, budget=0.5, calibration=2, rank_pattern={"a.b": 0, "a.c": 7})),
     loda.LodaConfig(LoRA(), modules_to_save=["score"]),
     loda.LodaConfig(LoRA(), modules_to_save=()),
     loda.LodaConfig(
