@@ -8,24 +8,23 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from eval.figures.style import figure, styled
 from loda.linearization import LinearFit
 
-LINES = {"q": "-", "k": ":", "v": "--"}
-
 
 def draw(fits: Mapping[str, Sequence[LinearFit]]) -> Figure:
-    """A line for every adapter and slice, in the order of the layers."""
+    """A panel for each slice, a line for every run, over the layers."""
+    slices = list(dict.fromkeys(fit.slice for found in fits.values() for fit in found))
     with styled():
-        drawn = figure(height=2.2)
-        axes = drawn.subplots()
-        for number, (label, found) in enumerate(fits.items()):
-            for part in dict.fromkeys(fit.slice for fit in found):
+        drawn = figure(height=1.9 + 0.15 * len(fits))
+        panels = drawn.subplots(1, len(slices), sharey=True, squeeze=False)[0]
+        for axes, part in zip(panels, slices, strict=True):
+            for label, found in fits.items():
                 values = [fit.nonlinearity for fit in found if fit.slice == part]
-                style = LINES.get(part, "-.")
-                axes.plot(range(len(values)), values, style, color=f"C{number}", label=f"{label}, {part}", linewidth=1)
-        axes.set_xlabel("layer")
-        axes.set_ylabel("output that no linear map gives")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_ylim(0, None)
-        axes.grid()
-        axes.legend()
+                axes.plot(range(len(values)), values, label=label, linewidth=0.8)
+            axes.set_title(part)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.grid()
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panels[0].set_ylim(0, None)
+        drawn.supxlabel("layer", fontsize="medium")
+        drawn.supylabel("not given by a linear map", fontsize="medium")
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center")
     return drawn
