@@ -199,7 +199,10 @@ def group_of(name: str, is_attention: bool) -> str:
     """Return the same text for the modules that read the same input: those of an attention, or of a gated MLP."""
     parent, _, own = name.rpartition(".")
     beside = next((names for names in GATED if own in names), (own,))
-    return parent if is_attention else f"{parent}.{'+'.join(beside)}"
+    reads_another = (
+        re.search(r"(?i)cross|encoder_?attn|encdec|x_attn", parent) is not None
+    )  # where q reads and k does not
+    return parent if is_attention and not reads_another else f"{parent}.{'+'.join(beside)}"
 
 
 def ends_with(name: str, ending: str) -> bool:

@@ -24,14 +24,14 @@ class Moment:
     the same inputs.
     """
 
-    def __init__(self, width: int, square: SharedProduct) -> None:
+    def __init__(self, width: int, square: SharedProduct, leads: bool) -> None:
         self.total = torch.zeros(width, width, dtype=torch.float64)
         self.tokens = 0
-        self.square = square
+        self.square, self.leads = square, leads
 
     def __call__(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         """Add the inputs of a forward pass of `module`."""
-        self.total += self.square(arguments[0], _square)
+        self.total += self.square(arguments[0], _square, self.leads)
         self.tokens += arguments[0].shape[:-1].numel()
 
     def mean(self) -> Tensor:
@@ -60,8 +60,11 @@ def second_moments(model: nn.Module, config: LodaConfig, batches: Iterable[Tenso
     """
     check_holds_no_adapters(model)
     targets = targets_of(model, config)
-    squares: dict[str, SharedProduct] = defaultdict(SharedProduct)
-    found = {target.name: Moment(target.shape[0], squares[target.group]) for target in targets}
+    groups: dict[str, list[str]] = defaultdict(list)
+    for target in targets:
+        groups[target.group].append(target.name)
+    squares = {group: SharedProduct(len(names)) for group, names in groups.items()}
+    found = {t.name: Moment(t.shape[0], squares[t.group], t.name == groups[t.group][0]) for t in targets}
     with ExitStack() as hooks:
         for target in targets:
             hooks.callback(target.module.register_forward_pre_hook(found[target.name]).remove)

@@ -24,12 +24,13 @@ from loda.approx.dense import DenseLinear, affine
 from loda.approx.low_rank import LowRankLinear, SharedProduct
 from loda.approx.quantized import RoundedLinear, round_int8
 from loda.approx.sparse import SparseLinear
-from loda.architectures import is_linear, oriented
+from loda.architectures import is_linear
 from loda.errors import LodaError
 from loda.interfaces import LinearAdapter, is_linear_adapter
 from loda.model import Model, fold, mark_optimized, state_of
 from loda.precision import narrow
 from loda.projection import AdaptedProjection, projections
+from loda.targets import target_of
 from loda.wrappers import on_inner_model
 
 
@@ -39,8 +40,9 @@ def optimize_for_inference(model: Model, *, int8: bool = False) -> Model:
     """Replace the adapted projections of `model` by faster ones that compute the same to rounding, in place.
 
     Afterwards the model runs only in evaluation mode, nothing in it requires gradients, and it can be neither saved,
-    merged nor unloaded: keep the saved adapter. A projection stays as it is if its base is quantised, if an adapter is
-    neither a `Bottleneck` nor linear, or if a full Delta W stands over a low-rank weight.
+    merged nor unloaded: keep the saved adapter. A projection stays as it is if its base is neither dense, sparse nor
+    low-rank (with `int8`, rounded weights are replaced too), if an adapter is neither a `Bottleneck` nor linear, or if
+    a full Delta W stands over a low-rank weight.
 
     Args:
         model: the adapted model, in evaluation mode.
@@ -67,8 +69,9 @@ def optimize_for_inference(model: Model, *, int8: bool = False) -> Model:
         slow = tuple(f"{name}." for name in projections(model))
         for name, module in list(model.named_modules()):
             if is_linear(module) and not f"{name}.".startswith(slow):
-                weight, bias = oriented(module, cast(Tensor, module.weight)), cast(Tensor | None, module.bias)
-                model.set_submodule(name, Int8Product(weight, bias).eval())
+                target = target_of(model, name, module)
+                if target.is_plain:
+                    model.set_submodule(name, Int8Product(target.weight, target.bias).eval())
     mark_optimized(fold(model).requires_grad_(False))
     return model
 
@@ -106,7 +109,7 @@ def _fast_forms(members: Sequence[AdaptedProjection], int8: bool) -> list["Infer
         begins.append(end)
         end += sum(a.A.shape[1] for a in own)
     first = FirstProduct(weight, [a.A.detach() for own in bottlenecks for a in own], bias, int8)
-    shared = SharedProduct() if len(members) > 1 else None
+    shared = SharedProduct(len(members)) if len(members) > 1 else None
     forms = []
     for member, begin in zip(members, begins, strict=True):
         second = None
@@ -141,6 +144,7 @@ class InferenceProjection(nn.Module):
         super().__init__()
         self.slices, self.d_out = projection.slices, projection.d_out
         self.first, self.second, self.begin, self.shared = first, second, begin, shared
+        self.leads = getattr(projection.base, "leads", True)
         bottlenecks = {name: a for name, a in projection.adapters.items() if isinstance(a, Bottleneck)}
         f1s = {name: a.f1 for name, a in bottlenecks.items() if a.f1 is not None}
         self.nonlinear = nn.ModuleDict({name: bottlenecks[name] for name in f1s})
@@ -162,7 +166,7 @@ class InferenceProjection(nn.Module):
                 "this model was optimised for inference and cannot be trained; load the base and the adapter again, "
                 "or call it in evaluation mode under torch.inference_mode()"
             )
-        product: Tensor = self.first(x) if self.shared is None else self.shared(x, self.first)
+        product: Tensor = self.first(x) if self.shared is None else self.shared(x, self.first, self.leads)
         h: Tensor = product[:, : self.d_out] if self.second is None else self.second(product)
         if self.f1 is not None:
             u = product[:, self.begin : self.end].unflatten(-1, (len(self.nonlinear), -1)).transpose(0, 1)
@@ -227,7 +231,7 @@ class Int8Product(nn.Module):
         step = rows.abs().amax(dim=1, keepdim=True).div_(127).clamp_(min=torch.finfo(torch.float32).tiny)
         whole = torch._int_mm((rows / step).round_().to(torch.int8), self.codes.T)
         h = whole.float().mul_(step).mul_(self.scale).to(x.dtype)
-        return (h if self.bias is None else h.add_(self.bias)).view(*x.shape[:-1], -1)
+        return (h if self.bias is None else h.add_(self.bias)).view(*x.shape[:-1], len(self.scale))
 
 
 def _with_linear_terms(projection: AdaptedProjection) -> Tensor:

@@ -353,7 +353,12 @@ class LodaModel(BaseTuner):  # type: ignore[misc]
     def _prepare_approximation(self, peft_config: LodaConfig, targets: list[TargetModule]) -> None:
         if not targets:
             raise LodaError(f"target_modules={peft_config.target_modules} names nothing that could be approximated")
-        check_approximation(targets, peft_config.method.approx, peft_config.joint)
+        approx = peft_config.method.approx
+        if getattr(approx, "calibration", 0):
+            raise LodaError(
+                f"{approx} needs inputs of the model, which PEFT cannot give; use loda.inject, or leave them out"
+            )
+        check_approximation(targets, approx, peft_config.joint)
         found = fingerprint_of_targets(targets)
         if peft_config.base_fingerprint not in (None, found):
             raise LodaError(

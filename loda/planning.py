@@ -6,7 +6,7 @@ that is to be improved:
 
     r_p = b                                  the uniform plan: rank r_p d_in d_out / (d_in + d_out) for projection p
     g_G = (L(G + h) - L(G - h)) / (2 h)      over G's part of all multiply-accumulates, for groups G of projections:
-                                             one kind at all depths, or all kinds at some; the others pay for G + h
+                                             one kind at all depths, or all kinds at some; all others and G pay for h
     r_p = b - t (g_kind(p) + g_depth(p))     scaled to cost b; t from a line search, t = 0 if nothing is better
 
 A share of 1 is a dense projection. For MACs this takes 2 + 2 (kinds + depths) + 4 evaluations of the loss.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from loda.approx import moment as moments_of
 from loda.approx.dense import kept_energy
 from loda.approx.group import groups_of, state_dict
-from loda.approx.low_rank import LowRankConfig, LowRankLinear
+from loda.approx.low_rank import LEAST, LowRankConfig, LowRankLinear
 from loda.architectures import block_of
 from loda.config import LodaConfig
 from loda.errors import LodaError
@@ -37,8 +37,6 @@ PROBE = 0.1
 """h above: how much of its multiply-accumulates a group gains and loses in a probe."""
 STEPS = (0.1, 0.2, 0.3, 0.4)
 """The largest changes of a share that the line search tries."""
-LEAST = 0.05
-"""The smallest share of a projection."""
 PRECISION = 0.01
 """Of a share that keeps within a budget of energy or loss."""
 
@@ -282,11 +280,13 @@ def _improve(probe: _Probe, share: float, uniform: float) -> tuple[Shares, float
 
 def _paid(units: Sequence[Unit], share: float, changes: Sequence[float]) -> Shares:
     """`share` + `changes` + c within [LEAST, 1], where c is such that all cost what `share` of everything costs."""
-    total, shift = sum(unit.macs for unit in units), 0.0
-    for _ in range(50):  # a contraction; a share at a bound leaves the rest to the others
+    total, low, high = sum(unit.macs for unit in units), -1.0, 1.0
+    while high - low > 1e-9:
+        shift = (low + high) / 2
         shares = [min(max(share + change + shift, LEAST), 1.0) for change in changes]
-        shift += share - sum(unit.macs * s for unit, s in zip(units, shares, strict=True)) / total
-    return shares
+        costs = sum(unit.macs * s for unit, s in zip(units, shares, strict=True)) / total
+        low, high = (low, shift) if costs > share else (shift, high)
+    return [min(max(share + change + low, LEAST), 1.0) for change in changes]
 
 
 def _energy(unit: Unit, rank: int) -> float:

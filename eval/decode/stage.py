@@ -81,6 +81,8 @@ def decode(
     _, approximation = get_approximation(run, base)
     with base.loaded(run.checkpoint(checkpoint).path, approximation) as model:
         config = run.experiment.decode
+        if config.int8 and device.type != "cpu":
+            raise LodaError(f"decode.int8=true multiplies on the CPU alone, not on {device}; set trainer.device=cpu")
         if config.optimized:  # a copy, because the base is shared and an optimised model cannot be taken apart
             model = loda.optimize_for_inference(copy.deepcopy(model), int8=config.int8)
         model.to(device)  # type: ignore[arg-type]

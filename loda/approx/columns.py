@@ -38,6 +38,10 @@ class ColumnsConfig:
     calibration: int = Field(default=0, ge=0)
     damping: float = dataclasses.field(default=moments.DAMPING, metadata=UNLESS_DEFAULT)
 
+    def __post_init__(self) -> None:
+        if not self.damping > 0 or (self.damping != moments.DAMPING and not self.calibration):
+            raise LodaError(f"damping={self.damping} must be more than 0, and has no effect without calibration")
+
     @property
     def is_projection(self) -> bool:
         """Whether W~ is an orthogonal projection of W."""
@@ -62,7 +66,7 @@ class ColumnsConfig:
         if found is not None:
             # The damped moment on both sides, so that inputs that do not vary together stay as they are.
             whole = moments.damped(found, self.damping)
-            rows = torch.linalg.solve(whole[index][:, index], whole[index] @ exact)
+            rows = torch.cholesky_solve(whole[index] @ exact, moments.root(found, self.damping, index))
         rows = rows.to(weight.dtype).contiguous()
         energy = kept_energy(weight, torch.zeros_like(weight).index_copy(0, index, rows))
         return ColumnsLinear(rows, index, len(weight), bias, energy)

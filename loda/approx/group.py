@@ -79,22 +79,22 @@ def base_projections(
         state = {key.removeprefix(prefix): tensor for key, tensor in given.items() if key.startswith(prefix)}
         bases[target.name].load_state_dict(state, strict=True, assign=True)
         bases[target.name].to(target.weight.device)
-    for first, *others in shared:
-        owner, _, own = first.rpartition(".")
-        for name in others:
-            if not torch.equal(given[first], given[name]):
-                raise LodaError(f"the given approximation has different {first} and {name}, which are one; {remedy}")
-            other, _, _ = name.rpartition(".")
-            setattr(bases[other], own, getattr(bases[owner], own))
+    for (first, own), *others in shared:
+        for name, _ in others:
+            one, other = f"{first}.{own}", f"{name}.{own}"
+            if not torch.equal(given[one], given[other]):
+                raise LodaError(f"the given approximation has different {one} and {other}, which are one; {remedy}")
+            within, _, last = own.rpartition(".")
+            setattr(bases[name].get_submodule(within), last, bases[first].get_parameter(own))
     return bases | dense
 
 
-def _shared(bases: Mapping[str, nn.Module]) -> list[list[str]]:
-    """Return the names of the parameters that several of `bases` share, each with all its names."""
-    names: dict[int, list[str]] = {}
+def _shared(bases: Mapping[str, nn.Module]) -> list[list[tuple[str, str]]]:
+    """Return the parameters that several of `bases` share, each as all its pairs of base and name within it."""
+    names: dict[int, list[tuple[str, str]]] = {}
     for name, base in bases.items():
         for own, parameter in base.named_parameters():
-            names.setdefault(id(parameter), []).append(f"{name}.{own}")
+            names.setdefault(id(parameter), []).append((name, own))
     return [found for found in names.values() if len(found) > 1]
 
 

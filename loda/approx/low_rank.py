@@ -28,6 +28,8 @@ from loda.errors import LodaError
 from loda.settings import UNLESS_DEFAULT, settings
 
 Ranks = Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(strict=False)]
+LEAST = 0.05
+"""The smallest share of the multiply-accumulates of a weight that a plan leaves."""
 TINY = 1e-150
 """Replaces a singular value of zero as the divisor; its row of S V^T is zero anyway."""
 
@@ -86,6 +88,10 @@ class LowRankConfig:
             )
         if self.budget is not None and not 0 < self.budget <= (1 if self.measure != "loss" else float("inf")):
             raise LodaError(f"budget={self.budget} of {self.measure} must be above 0 and, of a share, at most 1")
+        if self.allocation == "probed" and self.measure == "macs" and self.budget is not None and self.budget < LEAST:
+            raise LodaError(f"budget={self.budget} is less than {LEAST}, which a plan leaves to every weight; raise it")
+        if (self.measure, self.allocation) == ("energy", "probed"):
+            raise LodaError("allocation=probed keeps multiply-accumulates, not energy; set allocation=uniform")
         if self.budget is None and (self.measure, self.allocation) != ("macs", "uniform"):
             raise LodaError(
                 f"measure={self.measure} and allocation={self.allocation} are ways to spend a budget; set it"
@@ -213,7 +219,7 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
-        z = self._first(x) if self.product is None else self.product(x, self._first)
+        z = self._first(x) if self.product is None else self.product(x, self._first, self.leads)
         return affine(z, self.W_B, self.bias)
 
     def _first(self, x: Tensor) -> Tensor:
@@ -225,7 +231,7 @@ class LowRankLinear(nn.Module):
 
     def split(self, widths: Sequence[int], biases: Sequence[Tensor | None]) -> Sequence[nn.Module]:
         """Cut the projection into neighbours of `widths` columns: the same W_A and x W_A, and columns of W_B."""
-        parts, product = zip(self.W_B.split(list(widths), dim=1), biases, strict=True), SharedProduct()
+        parts, product = zip(self.W_B.split(list(widths), dim=1), biases, strict=True), SharedProduct(len(widths))
         return [
             LowRankLinear(self.W_A, part.contiguous(), bias, self.energy, product, leads=i == 0)
             for i, (part, bias) in enumerate(parts)
@@ -237,30 +243,35 @@ class LowRankLinear(nn.Module):
 
 
 class SharedProduct:
-    """A product with x for several projections that a model calls one after the other: the first computes it.
+    """A product with x for several projections that a model calls one after the other.
 
-    The product is forgotten with x, and computed again if x was changed in place.
+    The first of them computes it each time, and the others take it if x is the same object, unchanged, in the same mode
+    of autograd and autocast. It is forgotten with x, or when the last of them has it.
     """
 
-    def __init__(self) -> None:
-        self._kept: tuple[weakref.ref[Tensor], tuple[bool, int], Tensor] | None = None
+    def __init__(self, readers: int) -> None:
+        self.readers = readers
+        self._kept: tuple[weakref.ref[Tensor], object, Tensor, int] | None = None
 
-    def __call__(self, x: Tensor, multiply: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return `multiply(x)`, or what it returned for the same x."""
+    def __call__(self, x: Tensor, multiply: Callable[[Tensor], Tensor], leads: bool) -> Tensor:
+        """Return `multiply(x)`; or what it returned for the same x, except to the one that `leads`."""
         if torch.compiler.is_compiling():  # the compiler finds equal products itself
             return multiply(x)
-        state = (torch.is_grad_enabled(), 0 if x.is_inference() else x._version)
+        autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+        state = (torch.is_grad_enabled(), autocast, None if x.is_inference() else x._version)
         kept = self._kept  # read once: other threads may replace it
-        if kept is not None and kept[0]() is x and kept[1] == state:
+        if kept is not None and not leads and kept[0]() is x and kept[1] == state:
+            left = kept[3] - 1
+            self._kept = (*kept[:3], left) if left else None
             return kept[2]
         z = multiply(x)
-        self._kept = (weakref.ref(x, self._forget), state, z)
+        self._kept = (weakref.ref(x, self._forget), state, z, self.readers - 1)
         return z
 
     def _forget(self, gone: "weakref.ref[Tensor]") -> None:
         if self._kept is not None and self._kept[0] is gone:
             self._kept = None
 
-    def __reduce__(self) -> tuple[type["SharedProduct"], tuple[()]]:
+    def __reduce__(self) -> tuple[type["SharedProduct"], tuple[int]]:
         """Copy and pickle without the product."""
-        return SharedProduct, ()
+        return SharedProduct, (self.readers,)

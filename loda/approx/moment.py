@@ -24,10 +24,15 @@ def damped(moment: Tensor, damping: float) -> Tensor:
     return moment + damping * moment.diagonal().mean() * identity
 
 
-def root(moment: Tensor, damping: float) -> Tensor:
-    """Return the Cholesky factor L (d_in, d_in) of the damped moment; LodaError if that is not positive definite."""
+def root(moment: Tensor, damping: float, index: Tensor | None = None) -> Tensor:
+    """Return the Cholesky factor L (d_in, d_in) of the damped moment, or of its rows and columns `index`.
+
+    Raises:
+        LodaError: it is not positive definite.
+    """
+    whole = damped(moment, damping)
     factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(damped(moment, damping))
+    factor, failed = torch.linalg.cholesky_ex(whole if index is None else whole[index][:, index])
     if failed:
         raise LodaError(f"damping={damping} leaves the moment of the inputs singular; raise it, or give more examples")
     return factor

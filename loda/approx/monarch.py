@@ -94,7 +94,7 @@ class MonarchLinear(nn.Module):
         rows = x.reshape(-1, n, x.shape[-1] // n).transpose(0, 1)  # (i, tokens, d_in / n)
         u = torch.bmm(rows, self.first).unflatten(2, (n, -1))  # (i, tokens, j, rank)
         h = torch.bmm(u.permute(2, 1, 0, 3).flatten(2), self.second).transpose(0, 1).flatten(1)
-        return (h if self.bias is None else h + self.bias).view(*x.shape[:-1], -1)
+        return (h if self.bias is None else h + self.bias).view(*x.shape[:-1], n * self.second.shape[2])
 
     def macs(self) -> int:
         """Multiply-accumulates per token: n rank (d_in + d_out)."""

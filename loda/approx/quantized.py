@@ -7,19 +7,19 @@ and with a `correction` of rank k, the truncated singular value decomposition of
 
     W ~ Q(W) + [W - Q(W)]_k          as in ZeroQuant-V2 (Yao et al. 2023)
 
-Forward multiplies by the weight as restored each time: this saves memory and not time. `loda.optimize_for_inference`
-multiplies whole numbers.
+Forward and backward multiply by the weight as restored each time: this saves memory and no time.
+`loda.optimize_for_inference(model, int8=True)` multiplies integers.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loda.approx.dense import affine, frozen, kept_energy
+from loda.approx.dense import frozen, kept_energy
 from loda.approx.low_rank import LowRankLinear
 from loda.errors import LodaError
 from loda.settings import settings
@@ -111,7 +111,8 @@ class RoundedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out)."""
-        h = affine(x, _restore(self.codes, self.scale, self.d_out), self.bias)
+        h: Tensor = _Product.apply(x, self.codes, self.scale, self.d_out)
+        h = h if self.bias is None else h + self.bias
         return h if self.correction is None else h + self.correction(x)
 
     def macs(self) -> int:
@@ -144,6 +145,22 @@ class RoundedLinear(nn.Module):
     def extra_repr(self) -> str:
         """Shape and type."""
         return f"{len(self.codes)} x {self.d_out}, {'int8' if self.codes.dtype == torch.int8 else 'nf4'}"
+
+
+class _Product(torch.autograd.Function):
+    """x Q(W), which keeps the codes for the backward pass and not the restored weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, d_out: int) -> Tensor:
+        ctx.save_for_backward(codes, scale)
+        ctx.d_out = d_out
+        return x @ _restore(codes, scale, d_out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        codes, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        return gradient @ _restore(codes, scale, ctx.d_out).T.to(gradient.dtype), None, None, None
 
 
 def round_int8(weight: Tensor) -> tuple[Tensor, Tensor]:

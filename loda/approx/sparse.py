@@ -53,8 +53,10 @@ class SparseConfig:
         self.check(*weight.shape)
         if not self.calibration:
             return SparseLinear.largest(weight, weight.abs().flatten(), bias, self.kept(weight.numel()))
-        lengths = moments.given(moment, self.calibration, weight).diagonal().sqrt()
-        scores = weight.abs() * lengths.to(weight.dtype)[:, None]
+        scores = weight.abs()
+        if not weight.is_meta:
+            lengths = moments.given(moment, self.calibration, weight).diagonal().sqrt()
+            scores = scores * lengths.to(weight.dtype)[:, None]
         return SparseLinear.largest(weight, scores.T, bias, self.kept(weight.shape[0]))
 
 

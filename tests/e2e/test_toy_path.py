@@ -80,8 +80,10 @@ def test_an_unfinished_decoding_is_no_damaged_scoring(records, outputs, capsys):
     discard_folder(outputs / place)
 
 
-def test_an_optimised_decoding_is_another_of_the_same_training(records, outputs):
-    found = {}
+def test_an_optimised_decoding_is_another_of_the_same_training(records, outputs, monkeypatch):
+    found, optimised = {}, []
+    optimise = loda.optimize_for_inference
+    monkeypatch.setattr(loda, "optimize_for_inference", lambda *a, **k: optimised.append(k) or optimise(*a, **k))
     overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.checkpoint_epochs=[1]"]
     for more in ([], ["decode.optimized=true"], ["decode.optimized=true", "decode.int8=true"], ["decode.split=valid"]):
         run = Run(compose(settings(outputs, *overrides, *more)))
@@ -90,6 +92,8 @@ def test_an_optimised_decoding_is_another_of_the_same_training(records, outputs)
         decoding = run.decoding(run.checkpoints[-1], run.checkpoint(run.checkpoints[-1]).load()).load()
         found[tuple(more)] = read_texts(run.root, decoding)
     plain, optimized, int8, _ = found.values()
+    assert {"int8": False} in optimised
+    assert optimised[-1] == {"int8": True}
     # The same to rounding. A tie that rounding decides would change a text, 8 bits may change several.
     assert sum(a == b for a, b in zip(plain, optimized, strict=True)) >= 39
     assert plain != int8

@@ -233,6 +233,25 @@ def test_a_shared_product_follows_its_input():
     assert q.base.product._kept is None
 
 
+@pytest.mark.parametrize("kind", ["llama", "olmo2"])
+def test_a_shared_product_is_computed_again_by_gradient_checkpointing(kind):
+    # OLMo 2 reads the block's input itself, which is the same object when the block runs again.
+    model = tiny(kind)
+    loda.inject(model, loda.LodaConfig(LoRA(r=2), LowRank(rank=4), joint=True))
+    perturb(model).train()
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.enable_input_require_grads()
+        model.zero_grad()
+        model(TOKENS, labels=TOKENS).loss.backward()
+        found.append({name: p.grad.clone() for name, p in loda.trainable_parameters(model).items()})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)
+
+
 def test_a_stored_approximation_whose_parts_disagree_is_refused():
     config = loda.LodaConfig(NoAdapter(), LowRank(rank=4), joint=True)
     given = loda.approximate(tiny("llama"), config)

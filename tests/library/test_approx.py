@@ -1,6 +1,7 @@
 """What every approximation promises, by discovery, and what the low-rank and the sparse one are."""
 
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +17,7 @@ from loda.adapters import LoDAPlus, NoAdapter
 from loda.approx import NM, BlockSparse, Columns, LowRank, Monarch, Quantized, Sparse
 from loda.errors import LodaError
 from loda.projection import projections
+from tests.ecosystem.models import tiny
 from tests.library.models import APPROXIMATIONS, TOKENS, WIDE, logits, perturb, tiny_gpt2, weight_of
 
 every_approximation = pytest.mark.parametrize("name", APPROXIMATIONS)
@@ -206,6 +208,46 @@ def test_a_damping_that_nothing_reads_is_refused():
         LowRank(rank=8, damping=0.1)
 
 
+CALIBRATED = {
+    name: replace(config, calibration=2)
+    for name, config in {**APPROXIMATIONS, "low_rank": LowRank(rank=8)}.items()
+    if hasattr(config, "calibration")
+}
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_everything_that_can_be_calibrated_is_put_into_a_model_by_its_moments(name, tmp_path):
+    config = loda.LodaConfig(LoDAPlus(), CALIBRATED[name], targets="all")
+    moments = loda.second_moments(tiny_gpt2(), config, TOKENS.split(1))
+    given = loda.approximate(tiny_gpt2(), config, moments)
+    plain = loda.approximate(tiny_gpt2(), replace(config, approx=replace(config.approx, calibration=0)))
+    assert any(not torch.equal(given[key], plain[key]) for key in plain)
+    model = perturb(loda.inject(tiny_gpt2(), config, given))
+    loda.save_pretrained(model, tmp_path, with_approximation=True)
+    assert torch.equal(logits(loda.from_pretrained(tiny_gpt2(), tmp_path)), logits(model))
+
+
+JOINT = [LowRank(rank=4), Sparse(keep=0.5), Columns(keep=0.5), Quantized(correction=3), BlockSparse(block=4), NM()]
+
+
+@pytest.mark.parametrize("approx", JOINT, ids=repr)
+def test_a_stored_joint_approximation_is_the_one_that_is_computed(approx):
+    config = loda.LodaConfig(LoDAPlus(), approx, targets="all", joint=True)
+    given = loda.approximate(tiny("llama"), config)
+    computed, stored = (loda.inject(tiny("llama"), config, each) for each in (None, given))
+    assert torch.equal(logits(perturb(computed)), logits(perturb(stored)))
+    assert loda.cost(computed) == loda.cost(stored)
+
+
+@pytest.mark.parametrize("damping", [0.0, -1.0, 0.5])
+def test_a_damping_of_columns_that_means_nothing_is_refused(damping):
+    with pytest.raises(LodaError, match=f"damping={damping} must be more than 0, and has no effect without"):
+        Columns(damping=damping)
+    moment = torch.zeros(8, 8, dtype=torch.float64)
+    with pytest.raises(LodaError, match="leaves the moment of the inputs singular"):
+        Columns(keep=0.5, calibration=1).approximate(torch.randn(8, 12), None, moment)
+
+
 # Other structures.
 
 
@@ -253,6 +295,12 @@ def test_kept_columns_are_fitted_to_the_outputs():
     base = Columns(keep=0.5, calibration=1, damping=1e-12).approximate(weight, None, x.T @ x / len(x))
     fitted_to_them = torch.linalg.lstsq(x[:, base.index], x @ weight).solution
     torch.testing.assert_close(base.kept, fitted_to_them, rtol=1e-6, atol=1e-6)
+    lengths = weight.norm(dim=1) * x.square().mean(0).sqrt()  # of what an input adds to the outputs
+    assert (
+        base.index.tolist()
+        == sorted(lengths.topk(4).indices.tolist())
+        != sorted(weight.norm(dim=1).topk(4).indices.tolist())
+    )
     plain = Columns(keep=0.5).approximate(weight, None)
     assert plain.index.tolist() == sorted(weight.norm(dim=1).topk(4).indices.tolist())
     assert torch.equal(plain.kept, weight[plain.index])

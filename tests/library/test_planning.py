@@ -107,6 +107,23 @@ def _zeroed(model):
     return model
 
 
+def test_the_kept_output_energy_is_that_of_the_outputs():
+    # The damping adds to every input's energy, so with next to none the two are the same.
+    model, approx = tiny_gpt2(), LowRank(rank=None, budget=0.4, allocation="probed", calibration=2, damping=1e-9)
+    config, seen = loda.LodaConfig(NoAdapter(), approx, targets="all"), {}
+    name = "transformer.h.1.mlp.c_proj"
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda module, given: seen.setdefault(0, given[0]))
+    many = torch.randint(64, (40, 12), generator=torch.Generator().manual_seed(3))  # more tokens than inputs
+    moments = loda.second_moments(model, config, [many])
+    hook.remove()
+    found = loda.plan(model, config, moments, language_loss)
+    (module,) = [each for each in found.modules if each.modules == (name,)]
+    x, weight = seen[0].flatten(0, 1), model.get_submodule(name).weight.detach()
+    approximated = found.approximation[f"{name}.W_A"] @ found.approximation[f"{name}.W_B"]
+    lost = (x @ (weight - approximated)).square().sum() / (x @ weight).square().sum()
+    assert 0 < module.output_energy == pytest.approx(1 - lost.item(), abs=1e-4)
+
+
 def test_a_uniform_budget_needs_no_plan():
     config = loda.LodaConfig(NoAdapter(), LowRank(rank=None, budget=0.5), targets="all")
     model = loda.inject(tiny_gpt2(), config)
@@ -122,6 +139,8 @@ def test_a_uniform_budget_needs_no_plan():
         ({"budget": 0.5}, "rank=300 and budget=0.5: give one of the two"),
         ({"rank": None}, "rank=None and budget=None: give one of the two"),
         ({"rank": None, "budget": 1.5}, r"budget=1\.5 of macs must be above 0"),
+        ({"rank": None, "budget": 0.04, "allocation": "probed", "calibration": 2}, r"budget=0\.04 is less than 0\.05"),
+        ({"rank": None, "budget": 0.9, "measure": "energy", "allocation": "probed", "calibration": 2}, "not energy"),
         ({"rank": None, "budget": 0.0}, r"budget=0\.0 of macs must be above 0"),
         ({"allocation": "probed", "calibration": 2}, "are ways to spend a budget; set it"),
         ({"rank": None, "budget": 0.5, "allocation": "probed"}, "set calibration to their number"),

@@ -41,6 +41,6 @@ def test_a_frozen_map_keeps_no_activations_for_the_backward_pass(approx):
     x, stored = torch.randn(5, WIDE, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t) or t, lambda t: t):
         base(x).sum().backward()
-    weights = {p.untyped_storage().data_ptr() for p in base.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in (*base.parameters(), *base.buffers())}
     assert {t.untyped_storage().data_ptr() for t in stored} <= weights
     assert x.grad is not None

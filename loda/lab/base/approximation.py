@@ -15,6 +15,7 @@ from loda.adapter_files import APPROXIMATION_FILE, load_tensors, save_tensors
 from loda.config import LodaConfig
 from loda.lab.base.model import Base
 from loda.lab.base.tokenizer import load_tokenizer
+from loda.lab.processes import is_main_process
 from loda.lab.progress import progress_bar
 from loda.lab.run import Run
 from loda.lab.stage import Stage
@@ -33,27 +34,36 @@ def get_approximation(run: Run, base: Base) -> tuple[LodaConfig, dict[str, Tenso
 
     Both are computed once.
     """
-    method, stage, plan = run.experiment.method, run.approximation(), run.plan()
-    if stage is None:
+    method, plan = run.experiment.method, run.plan()
+    tensors: dict[str, Tensor] | None = None
+    if run.approximation() is None:
         return method, None
-    if stage.find() is None or (plan is not None and plan.find() is None):
-        seen, probes = _examples(run, base) if run.calibration else ([], [])
-        moments = loda.second_moments(base.model, method, _batches(seen)) if run.calibration else None
-        if plan is None or moments is None:
-            tensors = loda.approximate(base.model, method, moments)
-        else:
-            tensors = _write_plan(plan, base, method, moments, probes)
-            stage = run.approximation()
-            assert stage is not None
-        stage.write(lambda folder: save_tensors(tensors, folder / APPROXIMATION_FILE))
-    return method if plan is None else _planned(run.experiment.method, plan), _read(stage)
+    if plan is not None and plan.find() is None:
+        seen, probes = _examples(run, base)
+        moments = loda.second_moments(base.model, method, _batches(seen))
+        tensors = _write_plan(plan, base, method, moments, probes)
+    if plan is not None:
+        method = _planned(method, plan)
+    stage = run.approximation()  # again, because it is made from the plan
+    assert stage is not None
+    if stage.find() is None:
+        found = _approximate(run, base, method) if tensors is None else tensors
+        stage.write(lambda folder: save_tensors(found, folder / APPROXIMATION_FILE))
+    return method, _read(stage)
+
+
+def _approximate(run: Run, base: Base, method: LodaConfig) -> dict[str, Tensor]:
+    if not run.calibration:
+        return loda.approximate(base.model, method)
+    seen, _ = _examples(run, base)
+    return loda.approximate(base.model, method, loda.second_moments(base.model, method, _batches(seen)))
 
 
 def _write_plan(
     stage: Stage, base: Base, method: LodaConfig, moments: dict[str, Tensor], probes: list[Example]
 ) -> dict[str, Tensor]:
     """Write the plan and return the approximation."""
-    with tqdm(desc="plan", unit=" probe") as bar:
+    with tqdm(desc="plan", unit=" probe", disable=not is_main_process()) as bar:
         found = loda.plan(
             base.model, method, moments, lambda model: validation_loss(model, probes, collate), lambda: bar.update()
         )
