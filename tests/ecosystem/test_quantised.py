@@ -147,6 +147,14 @@ def test_what_makes_no_sense_over_it_is_refused_with_the_reason(fresh, config, r
     assert same_state(state(model), before)
 
 
+def test_8_bit_products_leave_quantised_modules_as_they_are(fresh):
+    # Their codes are no weights: read as such, the outputs would be noise. The head is rounded.
+    model = perturb(loda.inject(fresh(), loda.LodaConfig(LoDAPlus()))).eval()
+    before = logits(model)
+    after = logits(loda.optimize_for_inference(model, int8=True))
+    assert (after - before).norm() < 0.05 * before.norm()
+
+
 def test_merging_into_it_is_refused(fresh):
     model = perturb(loda.inject(fresh(), loda.LodaConfig(LoRA())))
     with untouched(model), pytest.raises(LodaError, match="quantised base cannot be merged"):

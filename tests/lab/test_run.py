@@ -58,7 +58,9 @@ def test_what_does_not_change_the_result_does_not(change):
 
 def test_decoding_does_not_change_the_training():
     assert run("decode.num_beams=2").name == run().name
-    assert run("decode.num_beams=2").decode_key != run().decode_key
+    keys = [run(*c).decode_key for c in ((), ("decode.num_beams=2",), ("decode.optimized=true",))]
+    keys.append(run("decode.optimized=true", "decode.int8=true").decode_key)
+    assert len(set(keys)) == 4
 
 
 def test_a_local_copy_of_the_base_gives_the_same_run_and_another_content_does_not(tmp_path):
@@ -70,6 +72,10 @@ def test_a_local_copy_of_the_base_gives_the_same_run_and_another_content_does_no
 
 def test_run_names_can_be_read():
     assert run("approx=rank38", "seed=3").name.startswith("toy-toy-loda_plus-r4-low_rank38-s3-")
+    named = run("approx=rank38", "seed=3", "+approx.rank_pattern.a=4").name
+    assert named.startswith("toy-toy-loda_plus-r4-low_rank38-s3-")  # a rank for every module would be no name
+    assert named != run("approx=rank38", "seed=3").name
+    assert run("approx=auto", "approx.budget=0.5").name.startswith("toy-toy-loda_plus-r4-low_rank0.5-allocationprobed-")
 
 
 def test_an_approximation_is_shared_by_all_runs_on_the_same_base():
