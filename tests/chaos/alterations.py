@@ -238,7 +238,7 @@ def survey(world: str, folder: Path, every: int, start: int) -> Iterator[tuple[C
             # An adapter's folder is whole by itself: another run's is a good adapter.
             if reader == "from_pretrained" and (not expected[reader] or case.how.endswith("of another run")):
                 continue
-            approximation._read.cache_clear()
+            approximation._tensors.cache_clear()
             yield case, reader, verdict(reader, case, copy, expected[reader])
         shutil.rmtree(copy)
 

@@ -148,7 +148,7 @@ def test_an_adapter_over_another_rounding_of_its_approximation_is_trained_again(
     other = {name: 1.01 * tensor for name, tensor in load_tensors(stage.path / APPROXIMATION_FILE).items()}
     shutil.rmtree(stage.path)
     stage.write(lambda folder: save_tensors(other, folder / APPROXIMATION_FILE))
-    approximation._read.cache_clear()
+    approximation._tensors.cache_clear()
     assert verify.main([str(outputs)]) == 1
     assert f"was made from another {stage.place}" in capsys.readouterr().out
     assert find_records(run) is None
