@@ -129,8 +129,8 @@ def approximate(model: nn.Module, config: LodaConfig, moments: Mapping[str, Tens
     targets = targets_of(model, config)
     if moments is not None and not getattr(config.approx, "calibration", 0):
         raise LodaError(f"{config.approx} has no use for moments; set calibration, or leave them out")
-    if moments is not None and moments.keys() != {target.name for target in targets}:
-        raise LodaError("the moments are those of other modules; give loda.second_moments(model, config, batches)")
+    if moments is not None:
+        check_moments(moments, targets)
     if config.approx.name == "dense":
         return {}
     return state_dict(base_projections(targets, config.approx, config.joint, moments=moments))
@@ -241,6 +241,12 @@ def check_holds_no_adapters(model: nn.Module) -> None:
             "this model already holds adapters; call loda.unload(model) first, or use loda.peft, which keeps several "
             "named adapters in one model"
         )
+
+
+def check_moments(moments: Mapping[str, Tensor], targets: Sequence[TargetModule]) -> None:
+    """Raise LodaError unless `moments` are those of `targets`."""
+    if moments.keys() != {target.name for target in targets}:
+        raise LodaError("the moments are those of other modules; give loda.second_moments(model, config, batches)")
 
 
 def targets_of(model: nn.Module, config: LodaConfig) -> list[TargetModule]:

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from loda.approx import moment as moments_of
 from loda.approx.dense import kept_energy
 from loda.approx.group import groups_of, state_dict
-from loda.approx.low_rank import LEAST, LowRankConfig, LowRankLinear
+from loda.approx.low_rank import LEAST, LowRankConfig, LowRankLinear, rank_at
 from loda.architectures import block_of
 from loda.config import LodaConfig
 from loda.errors import LodaError
-from loda.model import Model, check_holds_no_adapters, targets_of
+from loda.model import Model, check_holds_no_adapters, check_moments, targets_of
 from loda.targets import TargetModule
 from loda.wrappers import on_inner_model
 
@@ -69,9 +69,7 @@ class Unit:
 
     def rank(self, share: float) -> int:
         """The rank that takes `share` of the multiply-accumulates; 0 for dense."""
-        if share >= 1:
-            return 0
-        return min(max(1, int(share * self.macs / sum(self.weight.shape))), min(self.weight.shape))
+        return 0 if share >= 1 else rank_at(share, *self.weight.shape)
 
     def cost(self, rank: int) -> int:
         """Multiply-accumulates at `rank`."""
@@ -162,8 +160,7 @@ def plan(
     if not isinstance(approx, LowRankConfig) or approx.budget is None:
         raise LodaError(f"{approx} has no budget to plan; give LowRank(rank=None, budget=0.7, calibration=256)")
     targets = targets_of(model, config)
-    if moments.keys() != {target.name for target in targets}:
-        raise LodaError("the moments are those of other modules; give loda.second_moments(model, config, batches)")
+    check_moments(moments, targets)
     units = _units(groups_of(targets, config.joint), moments, approx.damping)
     probe = _Probe(model, units, cast(Callable[[nn.Module], float], evaluate), progress)
     try:
@@ -184,9 +181,8 @@ def plan(
 
 def _planned(unit: Unit, rank: int) -> PlannedModule:
     names = tuple(target.name for target in unit.targets)
-    squares = (
-        unit.factors.W_B.double().norm(dim=1).pow(4)
-    )  # a row of W_B has the length of the root of its singular value
+    # The length of a row of W_B is the root of its singular value.
+    squares = unit.factors.W_B.double().norm(dim=1).pow(4)
     output_energy = float(squares[:rank].sum() / squares.sum()) if rank else 1.0
     return PlannedModule(names, unit.kind, rank, unit.macs, unit.cost(rank), _energy(unit, rank), output_energy)
 
@@ -196,7 +192,7 @@ def _units(groups: Sequence[Sequence[TargetModule]], moments: Mapping[str, Tenso
     units = []
     for group in groups:
         weight = torch.cat([target.weight.detach() for target in group], dim=1)
-        moment = moments_of.given(moments[group[0].name], 1, weight)
+        moment = moments[group[0].name].to(weight.device, torch.float64)
         factors = LowRankLinear.from_weight(weight, None, min(weight.shape), moments_of.root(moment, damping))
         kind = group[0].name.removeprefix(f"{block_of(group[0].name)}.")
         depth = numbers[block_of(group[0].name)] * DEPTHS // len(numbers)

@@ -10,15 +10,11 @@ Such a JSON file in `results/linearize/` is a row of docs/results.md.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
-from tqdm import tqdm
 
 import loda
 from eval.figures.nonlinearity import draw
@@ -27,15 +23,14 @@ from eval.results import collect
 from loda.atomic import write_text
 from loda.errors import LodaError
 from loda.lab.base import files as base_files
-from loda.lab.base.approximation import get_approximation
+from loda.lab.base.approximation import get_approximation, token_batches
 from loda.lab.base.model import get_base
 from loda.lab.base.tokenizer import load_tokenizer
 from loda.lab.command_line import run_command
 from loda.lab.config import Experiment
 from loda.lab.device import set_threads
-from loda.lab.progress import progress_bar
 from loda.lab.run import Outputs, Run
-from loda.lab.training.examples import Example, collate, training_examples, validation_examples
+from loda.lab.training.examples import collate, training_examples, validation_examples
 from loda.lab.training.validation import validation_loss
 from loda.linearization import LinearFit
 from loda.settings import load
@@ -78,22 +73,15 @@ def linearize(run: Run, rank: int, examples: int, folder: Path | None) -> tuple[
     tokenizer = load_tokenizer(base.folder)
     training, validation = training_examples(run, tokenizer), validation_examples(run, tokenizer)
     number = min(examples, len(training))
+    chosen = [training[i * len(training) // number] for i in range(number)]
     _, approximation = get_approximation(run, base)
     with base.loaded(run.checkpoint(run.checkpoints[-1]).path, approximation) as model:
         before = validation_loss(model, validation, collate)
-        with progress_bar("linearize", number, "example") as bar:
-            fits = loda.linearize(model, rank, _batches(training, number, bar))
+        fits = loda.linearize(model, rank, token_batches(chosen, "linearize"))
         after = validation_loss(model, validation, collate)
         if folder is not None:
             loda.save_pretrained(model, folder, base_fingerprint=base.fingerprint)
     return fits, before, after
-
-
-def _batches(examples: Sequence[Example], number: int, bar: "tqdm[Any]") -> Iterator[Tensor]:
-    """`number` of the examples, spread evenly."""
-    for i in range(number):
-        yield torch.tensor([examples[i * len(examples) // number].ids])
-        bar.update()
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ def page(text: str, results: Path, figures: Path) -> str:
         if drawn is not None:
             save(drawn, figures, f"{name}-differences")
         text = _between(text, name, picture + markdown(table))
-    found = {path.stem: read_json(path) for path in sorted((results / "linearize").glob("*.json"))}
+    found = [read_json(path) for path in sorted((results / "linearize").glob("*.json"))]
     if found:
-        save(nonlinearity.draw({_label(each): _fits(each) for each in found.values()}), figures, "nonlinearity")
-    text = _between(text, "linearize", linearized(found.values()))
+        save(nonlinearity.draw({_label(each): _fits(each) for each in found}), figures, "nonlinearity")
+    text = _between(text, "linearize", linearized(found))
     return _between(text, "rates", rates(results / "rates"))
 
 

@@ -103,10 +103,9 @@ class LowRankConfig:
         """The rank of a (d_in, d_out) weight that `rank_pattern` does not name; unplanned, at most its full rank."""
         if self.rank is not None:
             return self.rank
-        full = min(d_in, d_out)
         if self.measure != "macs" or self.budget is None:
-            return full
-        return min(full, max(1, int(self.budget * d_in * d_out / (d_in + d_out))))
+            return min(d_in, d_out)
+        return rank_at(self.budget, d_in, d_out)
 
     def of(self, names: Sequence[str]) -> "LowRankConfig | DenseConfig":
         """The settings for the modules `names`, which are approximated together.
@@ -148,6 +147,11 @@ class LowRankConfig:
             raise LodaError(f"{self} needs a plan: use the configuration that loda.plan returns, which has the ranks")
         found = moments.given(moment, self.calibration, weight)
         return LowRankLinear.from_weight(weight, bias, rank, moments.root(found, self.damping))
+
+
+def rank_at(share: float, d_in: int, d_out: int) -> int:
+    """The rank of a (d_in, d_out) weight at which `share` of its multiply-accumulates are left; at least 1."""
+    return min(d_in, d_out, max(1, int(share * d_in * d_out / (d_in + d_out))))
 
 
 class LowRankLinear(nn.Module):

@@ -40,7 +40,7 @@ def get_approximation(run: Run, base: Base) -> tuple[LodaConfig, dict[str, Tenso
         return method, None
     if plan is not None and plan.find() is None:
         seen, probes = _examples(run, base)
-        moments = loda.second_moments(base.model, method, _batches(seen))
+        moments = loda.second_moments(base.model, method, token_batches(seen, "calibrate"))
         tensors = _write_plan(plan, base, method, moments, probes)
     if plan is not None:
         method = _planned(method, plan)
@@ -56,7 +56,9 @@ def _approximate(run: Run, base: Base, method: LodaConfig) -> dict[str, Tensor]:
     if not run.calibration:
         return loda.approximate(base.model, method)
     seen, _ = _examples(run, base)
-    return loda.approximate(base.model, method, loda.second_moments(base.model, method, _batches(seen)))
+    return loda.approximate(
+        base.model, method, loda.second_moments(base.model, method, token_batches(seen, "calibrate"))
+    )
 
 
 def _write_plan(
@@ -90,8 +92,9 @@ def _examples(run: Run, base: Base) -> tuple[list[Example], list[Example]]:
     return [examples[i] for i in sorted(chosen)], [others[i * len(others) // probes] for i in range(probes)]
 
 
-def _batches(examples: list[Example]) -> Iterator[Tensor]:
-    with progress_bar("calibrate", len(examples), "example") as bar:
+def token_batches(examples: list[Example], stage: str) -> Iterator[Tensor]:
+    """The ids of each example, with a progress bar called `stage`."""
+    with progress_bar(stage, len(examples), "example") as bar:
         for example in examples:
             yield torch.tensor([example.ids])
             bar.update()

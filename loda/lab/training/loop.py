@@ -8,8 +8,8 @@ of the loss by the number of targets of all, times the number of processes, beca
 mean of the gradients. So the number of processes changes nothing but dropout, whose noise each draws for itself.
 (LoRA's code gives each process batches of its own: more examples to an update, another order, another schedule.)
 
-The loop saves its state after an update: every `trainer.state_interval_minutes`, when the process is told to stop,
-before it keeps an adapter, and when an error ends the training. If losses or parameters are not finite, it saves
+The loop saves its state between updates: at intervals of `trainer.state_interval_minutes`, on a request to stop, before
+it saves an adapter, and on an error. If losses or parameters are not finite, it saves
 nothing, so the last good state stays.
 """
 
