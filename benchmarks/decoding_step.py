@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GPT2LMHeadModel
+from transformers import GPT2LMHeadModel, PreTrainedModel
 
 import loda
 from benchmarks.timing import Row, Step, compare, take_turns
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> list[Row]:
     for name, (approx, targets, int8) in models.items():
         model, costs[name] = _optimised(shape, options.device, approx, targets, int8)
         for beams, found in steps.items():
-            found[name] = _step(model, beams)
+            found[name] = token_step(model, beams)
     for beams, found in steps.items():
         for row in compare(take_turns(found, options.repeats or 7), "dense"):
             rows.append({"beams": beams, **row, **costs[str(row["name"])]})
@@ -67,13 +67,17 @@ def _optimised(
             projection.base.index.copy_(torch.arange(len(projection.base.index)))
     model.tie_weights()
     fast = loda.optimize_for_inference(model.eval(), int8=int8)
-    tensors = {id(t): t.nbytes for t in (*fast.parameters(), *fast.buffers())}
-    return fast, {"share": cost.model_share, "bytes": sum(tensors.values())}
+    return fast, {"share": cost.model_share, "bytes": stored_bytes(fast)}
 
 
-def _step(model: GPT2LMHeadModel, beams: int) -> Step:
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers, those that are shared once."""
+    return sum({id(t): t.nbytes for t in (*model.parameters(), *model.buffers())}.values())
+
+
+def token_step(model: PreTrainedModel, beams: int) -> Step:
+    """Decode a token of every beam of one context; returns the seconds, a mean over `STEPS`."""
     token = torch.zeros(beams, 1, dtype=torch.long, device=model.device)
-
     prompt = torch.zeros(1, POSITIONS, dtype=torch.long, device=model.device)
 
     @torch.inference_mode()

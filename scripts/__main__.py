@@ -13,6 +13,7 @@ rates      choose the learning rate of each method of a table
 claims     check the paper's claims that need no training, write docs/claims.md
 figure2    energy kept by low-rank and sparse approximations
 plan       which projection has how much of a budget of multiply-accumulates
+frontier   time a decoding step of every row of the table `frontier`
 linearize  how non-linear the adapters of a run are, and the nearest LoRA
 report     all tables, figures and scores as one HTML file
 """
@@ -39,6 +40,7 @@ VERBS = {
     "claims": "scripts.claims",
     "figure2": "scripts.figure2",
     "plan": "scripts.plan",
+    "frontier": "scripts.frontier",
     "linearize": "scripts.linearize",
     "report": "scripts.report",
 }

@@ -12,13 +12,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import pandas as pd
 from tabulate import tabulate
 
-from eval.figures import differences, nonlinearity
+from eval.figures import differences, frontier, nonlinearity
 from eval.figures.style import save
 from eval.results import collect
 from eval.tables.bootstrap import with_intervals
-from eval.tables.fill import fill
+from eval.tables.fill import FilledTable, fill
 from eval.tables.render import markdown
 from eval.tables.spec import read
 from loda.atomic import write_text
@@ -28,8 +29,14 @@ from loda.linearization import LinearFit
 from loda.settings import load, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
-BASELINES = {"real_e2e": "LoRA", "real_webnlg": "LoRA", "real_r": "LoRA", "choices": "LoDA+"}
+BASELINES = {"real_e2e": "LoRA", "real_webnlg": "LoRA", "real_r": "LoRA", "choices": "LoDA+", "frontier": "LoDA+"}
 """The tables of the page, and the row of each that the others are compared with."""
+
+
+COSTS = ("M MACs per token", "ms per step", "MB")
+"""Of the whole model; a step decodes one token of ten beams."""
+SCORES = {"BLEU": True, "Valid loss": False}
+"""What the frontier is of, and whether more is better."""
 
 
 def page(text: str, results: Path, figures: Path) -> str:
@@ -44,11 +51,33 @@ def page(text: str, results: Path, figures: Path) -> str:
         if drawn is not None:
             save(drawn, figures, f"{name}-differences")
         text = _between(text, name, picture + markdown(table))
+        if name == "frontier":
+            points = frontier_points(table, results / "frontier" / "steps.json")
+            if not points.empty:
+                save(frontier.draw(points, list(COSTS), dict(SCORES)), figures, "frontier")
+            text = _between(
+                text,
+                "points",
+                points.to_markdown(index=False, tablefmt="github", floatfmt=("", "", ".1f", ".1f", ".0f", ".1f", ".3f"))
+                + "\n",
+            )
     found = [read_json(path) for path in sorted((results / "linearize").glob("*.json"))]
     if found:
         save(nonlinearity.draw({_label(each): _fits(each) for each in found}), figures, "nonlinearity")
     text = _between(text, "linearize", linearized(found))
     return _between(text, "rates", rates(results / "rates"))
+
+
+def frontier_points(table: FilledTable, steps: Path) -> pd.DataFrame:
+    """The rows that have scores and a timed decoding step: costs beside scores."""
+    timed = {(row["method"], row["base"]): row for row in read_json(steps)["rows"]} if steps.exists() else {}
+    points = []
+    for row in table.rows:
+        step, scores = timed.get((row.spec.label, row.spec.approx)), [row.cells[name].ours for name in ("BLEU", "LOSS")]
+        if step is not None and None not in scores:
+            costs = [step["macs"] / 1e6, 1e3 * step["seconds"], step["bytes"] / 1e6]
+            points.append([row.spec.label, row.spec.approx, *costs, *(score.mean for score in scores if score)])
+    return pd.DataFrame(points, columns=["Method", "Base", *COSTS, *SCORES])
 
 
 def linearized(found: Iterable[dict[str, Any]]) -> str:

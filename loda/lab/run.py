@@ -113,17 +113,10 @@ class Run:
         return Stage(self.root, f"approximations/{self._approximation_name}", "approximation", inputs=inputs)
 
     @property
-    def _together(self) -> list[str]:
-        """Since gate and up of a gated MLP are approximated together, `joint` means more beside `targets`."""
-        method = self.experiment.method
-        return ["gated"] if method.joint and method.targets else []
-
-    @property
     def _approximation_name(self) -> str:
         method = self.experiment.method
         more: list[Any] = [chosen for chosen in (method.exclude_modules, method.layers_to_transform) if chosen]
         more += [self.data_key, self.experiment.dataset.max_length] if self.calibration else []
-        more += self._together
         key = digest([RESULTS_VERSION, self.base_key, to_plain(method.approx), method.targets, method.joint, *more])
         return f"{self.experiment.model.name}-{method.approx.name}-{key}"
 
@@ -172,8 +165,6 @@ class Run:
             "seed": experiment.seed,
             "method": experiment.method.to_dict(),
         }
-        if self._together:
-            settings["together"] = self._together
         if experiment.trains:
             # What is off is left out, so that a new setting leaves the names of earlier runs as they are.
             settings["optim"] = {key: value for key, value in asdict(experiment.optim).items() if value is not None}

@@ -135,9 +135,14 @@ BARE = r"k_proj, which is k; slices=\('q', 'v'\) would leave it without"
         ),
         (partial(tiny, "gpt2"), {"approx": TOO_HIGH}, "rank=300 exceeds"),
         (partial(tiny, "gpt2"), {"approx": TOO_HIGH, "target_modules": "all-linear"}, "rank=300 exceeds"),
+        (
+            partial(tiny, "gpt2"),
+            {"approx": {"name": "low_rank", "rank": 8, "calibration": 2}},
+            "calibration=2.* needs inputs of the model, which PEFT cannot give",
+        ),
         (fused_twice, {}, "are one module"),
     ],
-    ids=["bare", "bare by pattern", "norm", "rank", "rank of all", "two places"],
+    ids=["bare", "bare by pattern", "norm", "rank", "rank of all", "calibration", "two places"],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_touched(make, settings, rule):
     base = make()

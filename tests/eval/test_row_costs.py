@@ -115,3 +115,10 @@ def test_more_than_dense_is_warned_of():
     experiment = compose(["model=local", f"model.path={SHIPPED}", "dataset=toy", "approx=low_rank", "approx.rank=100"])
     with pytest.warns(UserWarning, match=r"rank=100.* computes more than .*: 51,200 .* 128 x 384 = 49,152"):
         Base(experiment.model, SHIPPED, "").check(experiment)
+
+
+def test_ranks_that_a_plan_has_yet_to_find_are_not_warned_of(recwarn):
+    settings = ["approx=auto", "approx.budget=0.5", "targets=all"]
+    experiment = compose(["model=local", f"model.path={SHIPPED}", "dataset=toy", *settings])
+    Base(experiment.model, SHIPPED, "").check(experiment)
+    assert not [str(warning.message) for warning in recwarn if "computes more than" in str(warning.message)]

@@ -8,6 +8,7 @@ from transformers import GPT2Model
 import loda
 from loda.adapters import FineTune, LoDA, LoDAPlus, LoRA
 from loda.approx import Dense, LowRank, Sparse
+from loda.architectures import group_of
 from loda.checkpoint import fingerprint
 from loda.errors import LodaError
 from loda.merging import is_mergeable
@@ -187,3 +188,9 @@ def test_the_approximation_is_of_the_dtype_of_the_base():
     loda.inject(model, loda.LodaConfig(LoDAPlus(), LowRank(rank=8)))
     assert {p.dtype for found in projections(model).values() for p in found.base.parameters()} == {torch.bfloat16}
     assert model(TOKENS).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("parent", ["crossattention.self", "layers.0.encoder_attn", "EncDecAttention"])
+def test_modules_that_read_different_inputs_are_never_one_group(parent):
+    assert len({group_of(f"{parent}.{name}", is_attention=True) for name in ("q", "k", "v")}) == 3
+    assert len({group_of(f"layers.0.self_attn.{name}", is_attention=True) for name in ("q", "k", "v")}) == 1

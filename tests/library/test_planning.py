@@ -13,9 +13,10 @@ from tests.ecosystem.models import tiny
 from tests.library.models import TOKENS, logits, same_state, state, tiny_gpt2, weight_of
 
 
-def planned(model, approx, evaluate, **settings):
-    config = loda.LodaConfig(NoAdapter(), approx, targets="all", **settings)
-    return loda.plan(model, config, loda.second_moments(model, config, TOKENS.split(1)), evaluate)
+def planned(model, approx, loss, adapter=NoAdapter(), **settings):  # noqa: B008, a frozen setting
+    config = loda.LodaConfig(adapter, approx, targets="all", **settings)
+    moments = loda.second_moments(model, config, TOKENS.split(1))
+    return loda.plan(model, config, moments, lambda changed: [loss(changed)], lambda changed: loss(changed).item())
 
 
 def far_from(model, ending=""):
@@ -23,20 +24,21 @@ def far_from(model, ending=""):
     before = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith(f"{ending}.weight")}
 
     def loss(changed):
-        return sum(float((changed.get_parameter(name).detach() - p).square().sum()) for name, p in before.items())
+        return sum((changed.get_parameter(name) - p).square().sum() for name, p in before.items())
 
     return loss
 
 
 def language_loss(model):
-    return model(TOKENS, labels=TOKENS).loss.item()
+    return model(TOKENS, labels=TOKENS).loss
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("budget", [0.3, 0.6, 0.9])
 def test_a_plan_costs_its_budget_and_leaves_the_model_as_it_was(kind, budget):
     model = tiny(kind)
-    before = state(model)
+    model.get_input_embeddings().requires_grad_(False)
+    before, required = state(model), [parameter.requires_grad for parameter in model.parameters()]
     found = planned(
         model,
         LowRank(rank=None, budget=budget, allocation="probed", calibration=2),
@@ -44,9 +46,11 @@ def test_a_plan_costs_its_budget_and_leaves_the_model_as_it_was(kind, budget):
         joint=kind == "llama",
     )
     assert same_state(state(model), before)
+    assert [parameter.requires_grad for parameter in model.parameters()] == required
+    assert all(parameter.grad is None for parameter in model.parameters())
     assert budget - 0.1 <= found.share <= budget + 1e-9  # ranks are whole numbers, of matrices of 32 x 32 and more
     assert found.losses["planned"] <= found.losses["uniform"]
-    assert found.losses["dense"] == language_loss(tiny(kind))
+    assert found.losses["dense"] == language_loss(tiny(kind)).item()
     again = planned(
         tiny(kind),
         LowRank(rank=None, budget=budget, allocation="probed", calibration=2),
@@ -71,7 +75,7 @@ def test_a_planned_model_computes_what_the_plan_says_and_is_saved_with_it(tmp_pa
     approx = LowRank(rank=None, budget=0.8, allocation="probed", calibration=2)
     config = loda.LodaConfig(LoDAPlus(), approx, targets="all", joint=True)
     moments = loda.second_moments(model, config, TOKENS.split(1))
-    found = loda.plan(model, config, moments, far_from(model, "down_proj"))
+    found = planned(model, approx, far_from(model, "down_proj"), config.adapter, joint=True)
     assert {module.rank for module in found.modules if module.kind.endswith("down_proj")} == {0}  # dense
     given = found.approximation
     for name, tensor in loda.approximate(model, found.config, moments).items():
@@ -93,7 +97,7 @@ def test_a_budget_of_energy_or_loss_is_kept_with_as_few_multiply_accumulates_as_
     energy = planned(model, LowRank(rank=None, budget=0.9, measure="energy", calibration=2), language_loss)
     assert sum(module.energy for module in energy.modules) / len(energy.modules) >= 0.9
     loss = far_from(model)
-    whole = loss(_zeroed(tiny_gpt2()))
+    whole = loss(_zeroed(tiny_gpt2())).item()
     by_loss = planned(model, LowRank(rank=None, budget=0.1 * whole, measure="loss", calibration=2), loss)
     assert by_loss.losses["planned"] - by_loss.losses["dense"] <= 0.1 * whole
     less = planned(model, LowRank(rank=None, budget=by_loss.share - 0.05, allocation="probed", calibration=2), loss)
@@ -116,7 +120,7 @@ def test_the_kept_output_energy_is_that_of_the_outputs():
     many = torch.randint(64, (40, 12), generator=torch.Generator().manual_seed(3))  # more tokens than inputs
     moments = loda.second_moments(model, config, [many])
     hook.remove()
-    found = loda.plan(model, config, moments, language_loss)
+    found = loda.plan(model, config, moments, lambda m: [language_loss(m)], lambda m: language_loss(m).item())
     (module,) = [each for each in found.modules if each.modules == (name,)]
     x, weight = seen[0].flatten(0, 1), model.get_submodule(name).weight.detach()
     approximated = found.approximation[f"{name}.W_A"] @ found.approximation[f"{name}.W_B"]
@@ -157,13 +161,13 @@ def test_what_cannot_be_planned_is_refused():
     config = loda.LodaConfig(NoAdapter(), approx)
     moments = loda.second_moments(tiny_gpt2(), config, [TOKENS])
     with pytest.raises(LodaError, match=r"has no budget to plan; give LowRank\(rank=None"):
-        loda.plan(tiny_gpt2(), loda.LodaConfig(NoAdapter(), LowRank(rank=4)), moments, language_loss)
+        loda.plan(tiny_gpt2(), loda.LodaConfig(NoAdapter(), LowRank(rank=4)), moments, list, float)
     with pytest.raises(LodaError, match=r"needs a plan: use the configuration that loda.plan returns"):
         loda.approximate(tiny_gpt2(), config, moments)
     model = tiny_gpt2()
     before = state(model)
     with pytest.raises(LodaError, match="the loss of a probe is nan"):
-        loda.plan(model, config, moments, lambda model: float("nan"))
+        loda.plan(model, config, moments, list, lambda model: float("nan"))
     assert same_state(state(model), before)
     pattern = LowRank(rank=4, rank_pattern={"transformer.h.9.attn.c_attn": 4})
     with pytest.raises(LodaError, match=r"rank_pattern names transformer.h.9.attn.c_attn, which is not approximated"):

@@ -1,6 +1,7 @@
 """The approximated projections of a base and the plan of their ranks: stages that runs with the same settings share."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 import loda
 from loda.adapter_files import APPROXIMATION_FILE, load_tensors, save_tensors
@@ -20,12 +22,12 @@ from loda.lab.progress import progress_bar
 from loda.lab.run import Run
 from loda.lab.stage import Stage
 from loda.lab.training.examples import Example, collate, training_examples
-from loda.lab.training.validation import validation_loss
+from loda.lab.training.validation import BATCH, validation_loss, weighted_losses
 from loda.manifest import check_files
 from loda.settings import read_json
 
 PLAN_FILE = "plan.json"
-PROBES = 32
+PROBES = 64
 """Training examples, others than those of the calibration, whose loss a plan is made by."""
 
 
@@ -41,7 +43,7 @@ def get_approximation(run: Run, base: Base) -> tuple[LodaConfig, dict[str, Tenso
     if plan is not None and plan.find() is None:
         seen, probes = _examples(run, base)
         moments = loda.second_moments(base.model, method, token_batches(seen, "calibrate"))
-        tensors = _write_plan(plan, base, method, moments, probes)
+        tensors = _write_plan(plan, base, method, moments, seen, probes)
     if plan is not None:
         method = _planned(method, plan)
     stage = run.approximation()  # again, because it is made from the plan
@@ -62,12 +64,27 @@ def _approximate(run: Run, base: Base, method: LodaConfig) -> dict[str, Tensor]:
 
 
 def _write_plan(
-    stage: Stage, base: Base, method: LodaConfig, moments: dict[str, Tensor], probes: list[Example]
+    stage: Stage,
+    base: Base,
+    method: LodaConfig,
+    moments: dict[str, Tensor],
+    seen: list[Example],
+    probes: list[Example],
 ) -> dict[str, Tensor]:
     """Write the plan and return the approximation."""
+
+    def losses(model: PreTrainedModel) -> Iterator[Tensor]:
+        tokens = sum(example.num_targets for example in seen)
+        return (loss * (weight / tokens) for loss, weight in weighted_losses(model, seen, collate))
+
     with tqdm(desc="plan", unit=" probe", disable=not is_main_process()) as bar:
         found = loda.plan(
-            base.model, method, moments, lambda model: validation_loss(model, probes, collate), lambda: bar.update()
+            base.model,
+            method,
+            moments,
+            losses,
+            lambda model: validation_loss(model, probes, collate),
+            lambda: bar.update(),
         )
     content = {"share": found.share, "losses": found.losses, "modules": [asdict(module) for module in found.modules]}
     stage.write(lambda folder: (folder / PLAN_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
@@ -93,11 +110,16 @@ def _examples(run: Run, base: Base) -> tuple[list[Example], list[Example]]:
 
 
 def token_batches(examples: list[Example], stage: str) -> Iterator[Tensor]:
-    """The ids of each example, with a progress bar called `stage`."""
+    """The ids of all examples, those of one length together, with a progress bar called `stage`."""
+    lengths = defaultdict(list)
+    for example in examples:
+        lengths[len(example.ids)].append(example.ids)
     with progress_bar(stage, len(examples), "example") as bar:
-        for example in examples:
-            yield torch.tensor([example.ids])
-            bar.update()
+        for _, found in sorted(lengths.items()):
+            for start in range(0, len(found), BATCH):
+                part = found[start : start + BATCH]
+                yield torch.tensor(part)
+                bar.update(len(part))
 
 
 def _read(stage: Stage) -> dict[str, Tensor]:

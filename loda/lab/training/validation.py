@@ -1,8 +1,9 @@
 """The loss on the validation split: what a learning rate is chosen by, and what stands beside the scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from loda.lab.training.examples import Batch, Example
@@ -16,12 +17,19 @@ def validation_loss(
     model: PreTrainedModel, examples: Sequence[Example], collate: Callable[[Sequence[Example]], Batch]
 ) -> float:
     """Return the mean of -log p over the target tokens of `examples`, in nats; no dropout, no label smoothing."""
-    ordered = sorted(examples, key=lambda example: len(example.ids))  # little padding
-    total, was_training = 0.0, model.training
+    was_training = model.training
     model.eval()
+    total = sum(loss.item() * weight for loss, weight in weighted_losses(model, examples, collate))
+    model.train(was_training)
+    return total / sum(example.num_targets for example in examples)
+
+
+def weighted_losses(
+    model: PreTrainedModel, examples: Sequence[Example], collate: Callable[[Sequence[Example]], Batch]
+) -> Iterator[tuple[Tensor, float]]:
+    """The mean of each batch, and the number of target tokens that it is of."""
+    ordered = sorted(examples, key=lambda example: len(example.ids))  # little padding
     for start in range(0, len(ordered), BATCH):
         part = ordered[start : start + BATCH]
         targets = sum(example.num_targets for example in part)
-        total += target_loss(model, collate(part).to(model.device), 0.0).item() * (targets + NORMALISER)
-    model.train(was_training)
-    return total / sum(example.num_targets for example in ordered)
+        yield target_loss(model, collate(part).to(model.device), 0.0), targets + NORMALISER
