@@ -6,10 +6,10 @@ and follows the slope of the loss there:
 
     W_p(b)                                   the product of rank b d_in d_out / (d_in + d_out) of projection p
     g_p = <dL/dW_p, W_p(b + h) - W_p(b - h)> / (2 h m_p)     m_p: its part of all multiply-accumulates
-    r_p = b - t g_p / max |g|                scaled to cost b; t from a line search on other examples, t = 0 if
+    r_p = b - t g_p / rms(g)                 scaled to cost b; t from a line search on other examples, t = 0 if
                                              nothing is better
 
-A share of 1 is a dense projection. For MACs this takes one backward and 6 forward passes over a few hundred examples.
+A share of 1 is a dense projection. For MACs this takes one backward and 7 forward passes over a few hundred examples.
 """
 
 import math
@@ -33,8 +33,8 @@ from loda.wrappers import on_inner_model
 
 PROBE = 0.05
 """h above."""
-STEPS = (0.1, 0.2, 0.3, 0.4)
-"""The largest changes of a share that the line search tries."""
+STEPS = (0.05, 0.1, 0.15, 0.2, 0.25)
+"""The t that the line search tries: root mean squares of the changes, but for bounds and budget."""
 PRECISION = 0.01
 """Of a share that keeps within a budget of energy or loss."""
 
@@ -258,10 +258,10 @@ def _improve(
     """The best shares along the slope of the loss at the uniform plan, whose loss is `uniform`, and their loss."""
     units = probe.units
     slopes = _slopes(probe, share, losses)
-    steepest = max(map(abs, slopes)) or 1.0
+    typical = math.sqrt(sum(slope**2 for slope in slopes) / len(slopes)) or 1.0
     best = [share] * len(units), uniform
     for step in STEPS:
-        shares = _paid(units, share, [-step * slope / steepest for slope in slopes])
+        shares = _paid(units, share, [-step * slope / typical for slope in slopes])
         found = probe.loss(shares)
         best = min(best, (shares, found), key=lambda plan: plan[1])
     return best
