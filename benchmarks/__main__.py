@@ -50,8 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(name: str, options: argparse.Namespace) -> None:
     started = time.monotonic()
     rows = BENCHMARKS[name](options)
-    if not rows:
-        return
     machine = provenance(time.monotonic() - started, torch.device(options.device)) | {"cores": os.cpu_count()}
     content = {"benchmark": name, "settings": vars(options), "machine": machine, "rows": rows}
     write_text(options.outputs / f"{name}.json", json.dumps(content, indent=2, default=str) + "\n")

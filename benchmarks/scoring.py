@@ -21,7 +21,6 @@ from itertools import zip_longest
 from pathlib import Path
 from statistics import mean
 
-import nltk
 import pyter
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
@@ -33,21 +32,14 @@ from benchmarks.timing import Row, take_turns
 from eval.score import DEFAULT_METRICS, check_metrics, score
 from eval.score.corpus import Corpus
 from eval.score.text_files import read_corpus
-from eval.score.tokenizers import java, mteval
+from eval.score.tokenizers import java, mteval, nltk_words
 from loda.errors import LodaError
 
 
 def run(scorer: str, options: argparse.Namespace) -> list[Row]:
-    """Seconds of a system's scores. Where a tool of the scorer is missing, say so and time nothing."""
-    data = reference_data()
-    if data is not None:
-        nltk.data.path.append(str(data / "nltk_data"))
+    """Seconds of a system's scores."""
     metrics = DEFAULT_METRICS[scorer]
-    try:
-        check_metrics(scorer, metrics)
-    except LodaError as error:
-        print(f"scoring_{scorer} is left out: {error}")
-        return []
+    check_metrics(scorer, metrics)
     # The wrappers of pycocoevalcap start the first `java` of the path.
     os.environ["PATH"] = f"{java.runtime().parent}{os.pathsep}{os.environ['PATH']}"
     theirs, ours = [], []
@@ -66,17 +58,10 @@ def run(scorer: str, options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def reference_data() -> Path | None:
-    """The folder of the original data sets, where it is: `LODA_SHARED` or ../shared."""
-    folder = Path(os.environ.get("LODA_SHARED", "../shared")) / "data"
-    return folder if (folder / "nltk_data").is_dir() else None
-
-
 def _corpora(scorer: str, instances: int | None) -> list[Corpus]:
     """Two systems with the same references, of the reference data or made."""
-    data = reference_data()
-    folder = data and data.parent / "goldens" / "metrics" / scorer
-    if folder is None or not folder.is_dir():
+    folder = Path(os.environ.get("LODA_SHARED", "../shared")) / "goldens" / "metrics" / scorer
+    if not folder.is_dir():
         return _made(scorer, instances or 630)
     if scorer == "e2e":
         files = [(folder / "references.txt", path) for path in sorted((folder / "outputs").glob("*.txt"))]
@@ -112,12 +97,15 @@ def _official_e2e(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
 def _official_dart(corpus: Corpus, metrics: Sequence[str]) -> dict[str, float]:
     streams = [list(stream) for stream in zip_longest(*corpus.references)]
     bleu = BLEU(tokenize="13a", smooth_method="none", force=True).corpus_score(corpus.hypotheses, streams).score
-    references = [[nltk.word_tokenize(text) for text in group] for group in corpus.references]
-    hypotheses = [nltk.word_tokenize(text) for text in corpus.hypotheses]
-    joined = {i: [" ".join(words) for words in group] for i, group in enumerate(references)}
-    outputs = {i: [" ".join(words)] for i, words in enumerate(hypotheses)}
+    references = [nltk_words.tokenise(group) for group in corpus.references]
+    hypotheses = nltk_words.tokenise(corpus.hypotheses)
+    joined = dict(enumerate(references))
+    outputs = {i: [words] for i, words in enumerate(hypotheses)}
     meteor = {"METEOR": float(Meteor().compute_score(joined, outputs)[0])} if "meteor" in metrics else {}
-    rates = [min(pyter.ter(text, one) for one in group) for text, group in zip(hypotheses, references, strict=True)]
+    rates = [
+        min(pyter.ter(text.split(), one.split()) for one in group)
+        for text, group in zip(hypotheses, references, strict=True)
+    ]
     return {"BLEU": bleu, "TER": mean(rates)} | meteor
 
 

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from eval.score.tokenizers import nltk_words
 from loda.errors import LodaError
 
 SIZES = {"model": "gpt2_tiny", "repeats": 1, "batches": 1, "contexts": 1, "tokens": 2, "instances": 5}
@@ -27,8 +26,6 @@ def run(tmp_path, name):
 
 @pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
 def test_it_runs(name, tmp_path, capsys):
-    if name == "scoring_dart" and benchmarks.scoring.reference_data() is None:
-        pytest.skip("needs the NLTK data of ../shared or LODA_SHARED")
     assert run(tmp_path, name) == 0
     written = json.loads((tmp_path / f"{name}.json").read_text())
     assert written["machine"]["cores"] > 0
@@ -38,13 +35,6 @@ def test_it_runs(name, tmp_path, capsys):
     assert all(row["name"] in printed for row in written["rows"])
     assert "ANOTHER" not in printed  # the reference's text is this project's
     assert (tmp_path / "growth.png").exists() == (name == "growth")
-
-
-def test_missing_nltk_data_leaves_dart_out_with_a_sentence(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(nltk_words, "_found", lambda: None)
-    monkeypatch.setattr(nltk_words, "_download", lambda folder: None)
-    assert run(tmp_path, "scoring_dart") == 0
-    assert "scoring_dart is left out: the NLTK data punkt_tab" in capsys.readouterr().out
 
 
 def test_an_unknown_benchmark_is_refused():

