@@ -16,6 +16,7 @@ plan       which projection has how much of a budget of multiply-accumulates
 frontier   time a decoding step of every row of the table `frontier`
 linearize  how non-linear the adapters of a run are, and the nearest LoRA
 report     all tables, figures and scores as one HTML file
+new        write the file and the config of a new adapter, approximation, metric or data set
 """
 
 import sys
@@ -43,6 +44,7 @@ VERBS = {
     "frontier": "scripts.frontier",
     "linearize": "scripts.linearize",
     "report": "scripts.report",
+    "new": "scripts.new",
 }
 
 
