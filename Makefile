@@ -6,7 +6,7 @@ FORCE  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test table1 table2 table3 status verify chaos reproduce claims figure2 bench report demo-report toy clean clean-outputs
+.PHONY: help setup smoke demo test table1 table2 table3 status verify chaos reproduce claims figure2 bench report demo-report toy clean clean-outputs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -20,14 +20,17 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[lab,dev]'
 	@touch $@
 
+smoke: setup  ## LoDA+ on the toy: trained, decoded, scored, one row printed; half a minute of one core
+	$(BIN)/python train.py model=toy dataset=toy optim=toy trainer=toy seed=0
+
 demo: setup  ## the main job on the embedded toy model and data: train, decode, score, Table 1
 	$(BIN)/python -m scripts table table1 --profile toy --processes 2
 
-test: setup  ## lint, types and the whole test suite
+test: setup  ## lint, types and the whole test suite, about 20 minutes on two cores; PART=tests/library: this part alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PART)
 
 table1: setup  ## Table 1 (E2E) in the paper's settings; needs a GPU, FORCE=1 runs it without
 table2: setup  ## Table 2 (DART), likewise
