@@ -6,6 +6,7 @@ terminal. Intervals and differences are further lines.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Literal
 
@@ -130,22 +131,27 @@ def _marks(table: FilledTable, notes: Sequence[str]) -> str:
 def _texts(cell: Cell, digits: int) -> dict[Kind, str]:
     """What each kind of line says of a cell, in the order of the lines; '' for nothing."""
     ours, interval, against = cell.ours, cell.interval, cell.against
+    signed = partial(_signed, digits=digits)
     return {
         "ours": _statistic(ours, digits) if ours else "",
-        "interval": f"{interval.low:.{digits}f}..{interval.high:.{digits}f}" if interval else "",
-        "against": f"{against.value:+.{digits}f} ({against.low:+.{digits}f}..{against.high:+.{digits}f})"
-        if against
-        else "",
+        "interval": f"{interval.low:z.{digits}f}..{interval.high:z.{digits}f}" if interval else "",
+        "against": f"{signed(against.value)} ({signed(against.low)}..{signed(against.high)})" if against else "",
         "p": f"{against.p:.3f}" if against else "",
         "paper": cell.published.text if cell.published else "",
-        "difference": "" if cell.difference is None else f"{cell.difference:+.{digits}f}",
+        "difference": "" if cell.difference is None else signed(cell.difference),
     }
+
+
+def _signed(value: float, digits: int) -> str:
+    """With a sign, unless it rounds to 0: '-0.0' would say more than its digits do."""
+    text = f"{value:+z.{digits}f}"
+    return text if float(text) else text.removeprefix("+")
 
 
 def _statistic(ours: Statistic, digits: int) -> str:
     """As the paper prints it: '70.2±.3'."""
     deviation = "" if ours.deviation is None else f"±{ours.deviation:.{digits}f}".replace("±0.", "±.")
-    return f"{ours.mean:.{digits}f}{deviation}"
+    return f"{ours.mean:z.{digits}f}{deviation}"
 
 
 def _is_bold(table: FilledTable, row: FilledRow, kind: Kind, metric: str) -> bool:

@@ -65,6 +65,13 @@ def test_where_the_settings_are_the_papers_the_difference_is_printed(paper):
     assert loda["cells"]["BLEU"]["difference"] == pytest.approx(69.0 - 70.2)
 
 
+@pytest.mark.parametrize("score", [0.70196, 0.70204])
+def test_a_difference_that_rounds_to_zero_has_no_sign(score):
+    loda = record(["model=gpt2_medium", "dataset=e2e", "adapter=loda", "seed=110"], {"BLEU": score})
+    (line,) = [line for line in grid(markdown(filled("table1", "paper", loda))) if "ours - paper" in line]
+    assert line[4] == "0.0"
+
+
 def test_missing_cells_are_dashes_with_the_commands_that_fill_them(table):
     lines = grid(markdown(table))
     at = next(index for index, line in enumerate(lines) if line[0].startswith("LoDA+"))
