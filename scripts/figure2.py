@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from eval.figures.energy import draw, kept_energy, name_of, summary, title_of, to_csv
+from eval.figures.energy import draw, kept_energy, name_of, summary, to_csv
 from eval.figures.style import save
 from loda.atomic import write_text
 from loda.errors import LodaError
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     energy = kept_energy(weights[options.block])
     folder, name = Outputs(options.outputs).figures, name_of(config.name, options.block)
     write_text(folder / f"{name}.csv", to_csv(energy))
-    save(draw(energy, title_of(name)), folder, name)
+    save(draw(energy, name), folder, name)
     print(summary(energy))
     print(f"written: {folder / name}.png, .pdf, .csv")
     return 0

@@ -30,7 +30,7 @@ def draw(table: FilledTable) -> Figure | None:
         for axes, metric in zip(panels, metrics, strict=True):
             _panel(axes, table, rows, metric, look)
         panels[0].set_yticks(range(len(rows)), _names(rows))
-        panels[0].invert_yaxis()  # as in the table, the first row on top
+        panels[0].set_ylim(len(rows) - 0.5, -0.5)  # as in the table, the first row on top
         handles = [
             Line2D([], [], label=text, color="dimgray", marker="o", markerfacecolor=fill)
             for text, fill, is_hollow in (

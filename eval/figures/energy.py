@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from eval.figures.style import BLUE, figure, styled
+from eval.figures.style import BLACK, BLUE, figure, styled
 
 Energy = dict[str, list[float]]
 """Fractions of the energy: `rank` for R = 1, 2, ... and `percent` for 1 to 100 % of the entries."""
@@ -26,31 +26,51 @@ def kept_energy(weight: Tensor) -> Energy:
     return {"rank": (singular / singular[-1]).tolist(), "percent": (entries[kept - 1] / entries[-1]).tolist()}
 
 
+PUBLISHED = {"figure2-gpt2_medium-block0": {"rank": 0.93, "percent": 0.96}}
+"""What the paper reads off its figure: more than this is kept."""
+
+
+def readings(energy: Energy) -> dict[str, tuple[int, float]]:
+    """Where the paper reads its figure: the energy at 300 of 1024 singular values and at 40 % of the entries."""
+    rank = round(300 / 1024 * len(energy["rank"]))
+    return {"rank": (rank, energy["rank"][rank - 1]), "percent": (40, energy["percent"][39])}
+
+
 def summary(energy: Energy) -> str:
-    """What the paper reads off its figure: the energy at 300 of 1024 singular values and at 40 % of the entries."""
-    ranks = energy["rank"]
-    rank = round(300 / 1024 * len(ranks))
-    return (
-        f"rank {rank} of {len(ranks)} keeps {ranks[rank - 1]:.1%}; 40 % of the entries keep {energy['percent'][39]:.1%}"
-    )
+    """What the paper reads off its figure."""
+    rank, percent = readings(energy).values()
+    return f"rank {rank[0]} of {len(energy['rank'])} keeps {rank[1]:.1%}; 40 % of the entries keep {percent[1]:.1%}"
 
 
-def draw(energy: Energy, title: str) -> Figure:
-    """Both panels, side by side over one axis of energy."""
-    labels = {"rank": ("top singular values R", "(a) low rank"), "percent": ("entries kept (%)", "(b) sparse")}
+def draw(energy: Energy, name: str) -> Figure:
+    """Both panels of the figure `name`, side by side over one axis of energy, marked where the paper reads them.
+
+    For the paper's own base its readings stand there too, hollow.
+    """
+    labels = {
+        "rank": ("top singular values R", "(a) low rank", "rank {}: {:.1%}"),
+        "percent": ("entries kept (%)", "(b) sparse", "{} %: {:.1%}"),
+    }
     with styled():
         drawn = figure(height=1.75)
         panels = drawn.subplots(1, 2, sharey=True)
-        for axes, (name, (label, heading)) in zip(panels, labels.items(), strict=True):
-            values = energy[name]
+        for axes, (panel, (label, heading, reading)) in zip(panels, labels.items(), strict=True):
+            values, (x, kept) = energy[panel], readings(energy)[panel]
             axes.plot(range(1, len(values) + 1), [100 * value for value in values], color=BLUE)
+            axes.plot([x, x, 0], [0, 100 * kept, 100 * kept], color=BLACK, linestyle=":", linewidth=0.7)
+            axes.plot(x, 100 * kept, color=BLACK, marker="o", markersize=3)
+            text = reading.format(x, kept)
+            if (published := PUBLISHED.get(name, {}).get(panel)) is not None:
+                axes.plot(x, 100 * published, color=BLACK, marker="o", markersize=3, markerfacecolor="white")
+                text += f"\npaper: > {published:.0%}"
+            axes.annotate(text, (x, 100 * kept), (4, -5), textcoords="offset points", va="top")
             axes.set(xlabel=label, title=heading, ylim=(0, 102))
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.set_xlim(left=0)
             axes.grid()
         panels[0].set_ylabel("energy kept (%)")
         panels[1].set_xticks(range(0, 101, 25))
-        drawn.suptitle(title, fontsize="medium")
+        drawn.suptitle(title_of(name), fontsize="medium")
     return drawn
 
 

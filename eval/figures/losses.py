@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from eval.figures.style import figure, mathematical, styled
+from eval.figures.style import BOTH_COLUMNS, figure, mathematical, styled
 from loda.lab.training.metrics_logger import read_metrics
 
 MOST_POINTS = 60  # of a line
+IN_A_ROW = 4  # panels
+DASHES = ("-", "--", "-.", ":")  # so that lines are told apart in grey
 
 
 @dataclass(frozen=True)
@@ -35,27 +37,33 @@ def read(metrics: Path, method: str, variant: str) -> Losses:
 
 
 def draw(runs: Sequence[Losses], title: str = "") -> Figure:
-    """A panel for each method, two in a row over the same axes; a colour for each variant."""
+    """A panel for each method over the same axes; a colour and a dash for each variant."""
     methods = list(dict.fromkeys(run.method for run in runs))
     variants = list(dict.fromkeys(run.variant for run in runs))
     # From dark to light, without the lightest, which is hard to see on white.
-    colours = dict(zip(variants, colormaps["viridis"](np.linspace(0, 0.85, len(variants))), strict=True))
-    rows = math.ceil(len(methods) / 2)
+    colours = colormaps["viridis"](np.linspace(0, 0.85, len(variants)))
+    dashes = [DASHES[number % len(DASHES)] for number in range(len(variants))]
+    looks = {
+        variant: {"color": colour, "linestyle": dash}
+        for variant, colour, dash in zip(variants, colours, dashes, strict=True)
+    }
+    columns = min(IN_A_ROW, len(methods))
+    rows = math.ceil(len(methods) / columns)
     with styled():
-        drawn = figure(height=0.7 + 1.1 * rows)
-        panels = drawn.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flatten()
-        for axes, method in zip(panels, methods, strict=False):
+        drawn = figure(height=0.7 + 1.4 * rows, width=BOTH_COLUMNS)
+        panels = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+        for place, (axes, method) in enumerate(zip(panels, methods, strict=False)):
             for run in runs:
                 if run.method == method:
-                    axes.plot(run.curve["epoch"], run.curve["loss"], color=colours[run.variant], linewidth=0.8)
+                    axes.plot(run.curve["epoch"], run.curve["loss"], **looks[run.variant], linewidth=0.8)
             axes.set_title(mathematical(method))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.tick_params(labelbottom=place + columns >= len(methods))  # nothing stands below it
             axes.grid()
         for axes in panels[len(methods) :]:
             axes.set_axis_off()
         drawn.supxlabel("epoch", fontsize="medium")
         drawn.supylabel("training loss (nats per token)", fontsize="medium")
-        handles = [Line2D([], [], color=colour, label=variant) for variant, colour in colours.items()]
-        columns = 5 if max(map(len, variants)) < 8 else 3  # what fits into the width
-        drawn.legend(handles=handles, title=title, loc="outside upper center", ncols=columns)
+        handles = [Line2D([], [], **look, label=variant) for variant, look in looks.items()]
+        drawn.legend(handles=handles, title=title, loc="outside upper center", ncols=5)
     return drawn

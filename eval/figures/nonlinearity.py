@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from eval.figures.style import figure, styled
+from eval.figures.style import MARKERS, figure, styled
 from loda.linearization import LinearFit
 
 
@@ -16,9 +16,10 @@ def draw(fits: Mapping[str, Sequence[LinearFit]]) -> Figure:
         drawn = figure(height=1.9 + 0.15 * len(fits))
         panels = drawn.subplots(1, len(slices), sharey=True, squeeze=False)[0]
         for axes, part in zip(panels, slices, strict=True):
-            for label, found in fits.items():
+            for number, (label, found) in enumerate(fits.items()):
                 values = [fit.nonlinearity for fit in found if fit.slice == part]
-                axes.plot(range(len(values)), values, label=label, linewidth=0.8)
+                marker = MARKERS[number % len(MARKERS)]  # in grey, lines of one dash look alike
+                axes.plot(range(len(values)), values, marker=marker, markersize=2.5, label=label, linewidth=0.6)
             axes.set_title(part)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.grid()

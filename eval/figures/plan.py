@@ -4,9 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from eval.figures.style import figure, styled
-
-MARKERS = "osD^vP*X"
+from eval.figures.style import MARKERS, figure, styled
 
 
 def draw(modules: pd.DataFrame) -> Figure:

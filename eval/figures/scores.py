@@ -17,6 +17,8 @@ from eval.tables.spec import Published
 
 APART = 0.07  # of log2 r: keeps the error bars of different curves at one r from covering each other
 
+MARGIN = 1.6  # times the first and last r
+
 
 @dataclass(frozen=True)
 class Point:
@@ -86,7 +88,9 @@ def _curves(axes: Axes, found: Sequence[Series], look: Mapping[str, Look]) -> No
         stretch = 2 ** (APART * (number - (len(found) - 1) / 2))
         style = "--" if one.is_published else "-"
         _draw_series(axes, one, look[one.label], stretch=stretch, linestyle=style, linewidth=1)
-    axes.set_xticks(sorted({point.x for one in found for point in one.points}))
+    places = sorted({point.x for one in found for point in one.points})
+    axes.set_xlim(places[0] / MARGIN, places[-1] * MARGIN)  # of one r too, whose curves would spread over all the width
+    axes.set_xticks(places)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("bottleneck dimension r")
