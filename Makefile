@@ -6,7 +6,7 @@ FORCE  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smoke demo test table1 table2 table3 status verify chaos reproduce claims figure2 bench report demo-report toy clean clean-outputs
+.PHONY: help setup smoke demo test table1 table2 table3 status verify chaos reproduce claims figure2 bench docs report demo-report toy clean clean-outputs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -26,10 +26,11 @@ smoke: setup  ## LoDA+ on the toy: trained, decoded, scored, one row printed; ha
 demo: setup  ## the main job on the embedded toy model and data: train, decode, score, Table 1
 	$(BIN)/python -m scripts table table1 --profile toy --processes 2
 
-test: setup  ## lint, types and the whole test suite, about 20 minutes on two cores; PART=tests/library: this part alone
+test: setup  ## lint, types, documentation and the whole test suite, about 20 minutes on two cores; PART=tests/library: this part alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PART)
 
 table1: setup  ## Table 1 (E2E) in the paper's settings; needs a GPU, FORCE=1 runs it without
@@ -62,6 +63,9 @@ figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations o
 bench: setup  ## time every stage against public libraries, ten minutes on two cores
 	$(BIN)/python -m benchmarks $(ARGS)
 
+docs: setup  ## serve the documentation on http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 report: setup  ## everything in outputs/ as one HTML file, outputs/report.html; nothing is trained
 	$(BIN)/python -m scripts report $(ARGS)
 
@@ -77,7 +81,7 @@ toy: setup  ## rebuild the toy base and data from nothing (20-30 minutes on two 
 	$(BIN)/python -m scripts.toy
 
 clean:  ## remove the environment and caches; runs stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 clean-outputs:  ## remove everything in outputs/, trained adapters and scores included
 	find outputs -mindepth 1 ! -path outputs/README.md -delete

@@ -17,7 +17,7 @@ class Adapter(Protocol):
     """A trained map beside a projection or another module: Delta h = f(x), zero right after construction."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map (*, d_in) to (*, d_out)."""
+        """Map `(*, d_in)` to `(*, d_out)`."""
 
     def macs(self) -> int:
         """Multiply-accumulates per token."""
@@ -62,7 +62,7 @@ class BaseProjection(Protocol):
         """b (d_out,)."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map (*, d_in) to (*, d_out)."""
+        """Map `(*, d_in)` to `(*, d_out)`."""
 
     def macs(self) -> int:
         """Multiply-accumulates per token."""

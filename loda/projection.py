@@ -48,7 +48,7 @@ class FusedSlice:
 
 
 class AdaptedProjection(nn.Module):
-    """h = x W~ + b, then h[slice] += adapter(dropout(x)) for every adapted slice: (*, d_in) -> (*, d_out).
+    """h = x W~ + b, then h[slice] += adapter(dropout(x)) for every adapted slice: `(*, d_in)` to `(*, d_out)`.
 
     All adapters of one projection see the same dropout mask, as in LoRA's code.
 
@@ -111,7 +111,7 @@ class AdaptedProjection(nn.Module):
         return cast(Tensor | None, self.base.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (*, d_in) to (*, d_out)."""
+        """Map `(*, d_in)` to `(*, d_out)`."""
         h: Tensor = self.base(x)
         if not self.adapters:
             return h

@@ -25,15 +25,15 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "claims.md"
 COLUMNS = ("claim", "command", "cost", "expected", "tolerance", "what we found", "last verified by")
 INTRODUCTION = """\
 Written by `make claims`, not by hand. At every `make test`, `tests/e2e/test_claims.py` checks again what the machine
-has everything for, and compares the lines. Each line is a claim of the paper (TR2025-130). Left out are statements
-about other papers and words without a measure.
+has everything for, and compares the lines. Each line is a claim of the paper (TR2025-130). Statements about other
+papers and words without a measure are left out.
 
 - **PASS**: found as the paper says, within the tolerance.
 - **DIFFERS**: not as the paper says; the difference is known and explained.
 - **FAIL**: anything else.
 - **SKIPPED**: what the check needs was not on the machine that wrote this page.
-- **NOT RUN**: needs training or decoding on a GPU. Nothing here says that such a claim holds. What runs on a smaller
-  model say, in a few hundred updates, is added where there are any; it neither confirms nor refutes the claim."""
+- **NOT RUN**: needs training or decoding on a GPU. Nothing here says that such a claim holds. Where there
+  are runs of a few hundred updates on a smaller model, their result is added; it neither confirms nor refutes it."""
 Status = Literal["PASS", "DIFFERS", "FAIL", "SKIPPED", "NOT RUN"]
 
 

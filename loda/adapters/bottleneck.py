@@ -1,8 +1,10 @@
 """LoRA, LoDA and LoDA+: one bottleneck, with the non-linear functions f1 and f2 present or absent.
 
-lora        no f1, no f2   Delta h = s x A B                      (Hu et al., 2022)
-loda        f1             Delta h = s (x A + f1(x A)) B          Eq. 1: the image is the range of B
-loda_plus   f1 and f2      Delta h = s (x A B + f2(f1(x A) B))    Eq. 2: the image also leaves the range of B
+    lora        no f1, no f2   Delta h = s x A B                      (Hu et al., 2022)
+    loda        f1             Delta h = s (x A + f1(x A)) B          Eq. 1: the image is the range of B
+    loda_plus   f1 and f2      Delta h = s (x A B + f2(f1(x A) B))    Eq. 2: the image also leaves the range of B
+
+A is (d_in, r), B is (r, d_out), and s is the scale, by default alpha / r.
 """
 
 import re
@@ -21,7 +23,7 @@ from loda.settings import UNLESS_DEFAULT, settings
 
 
 class Bottleneck(nn.Module):
-    """Delta h = s (x A B + f2(f1(x A) B)), Eq. 2: (*, d_in) -> (*, d_out).
+    """Delta h = s (x A B + f2(f1(x A) B)), Eq. 2: `(*, d_in)` to `(*, d_out)`.
 
     Without f2 it is Eq. 1, Delta h = s (x A + f1(x A)) B. Without f1 it is LoRA, Delta h = s x A B, equal to one slice
     of `loralib.MergedLinear`. f2 has no parameters, so LoDA and LoDA+ both have r (d_in + d_out) + 2r^2.
@@ -130,7 +132,7 @@ class LoRAConfig(SliceAdapterConfig):
             Table 3. Here alpha is 32 for every r unless set.
         init: "independent" draws every adapter anew. "reference" starts every layer from the same values, as in LoRA's
             code, which builds one block and copies it.
-        rank_pattern: other values of r by module, for example {"c_proj": 8, r"h\\.1\\..*": 2}. As in PEFT, a key is a
+        rank_pattern: other values of r by module, for example `{"c_proj": 8, r"h\\.1\\..*": 2}`. As in PEFT, a key is a
             regular expression for the end of a module's name, from a dot on, and the first that fits counts.
         alpha_pattern: the same for alpha.
         use_rslora: s = alpha / sqrt(r) (Kalajdzievski, 2023).

@@ -1,8 +1,10 @@
 """Adapter^L and Adapter^H: bottlenecks after the blocks of the base, or after the sub-layers of each block.
 
-h' = h + ReLU(LN(h) W_down + b_down) W_up + b_up   Adapter^L (Lin et al., 2020), h: output of a block
-y' = y + GELU(y W_down + b_down) W_up + b_up       Adapter^H (Houlsby et al., 2019), y: output of attention or of
-                                                   the feed-forward network, before it joins the residual stream
+    h' = h + ReLU(LN(h) W_down + b_down) W_up + b_up   Adapter^L (Lin et al., 2020), h: output of a block
+    y' = y + GELU(y W_down + b_down) W_up + b_up       Adapter^H (Houlsby et al., 2019), y: output of attention or of
+                                                       the feed-forward network, before it joins the residual stream
+
+W_down is (d, r) and W_up is (r, d), where d is the width of the model.
 """
 
 from collections.abc import Callable, Sequence
