@@ -6,10 +6,11 @@ and follows the slope of the loss there:
 
     W_p(b)                                   the product of rank b d_in d_out / (d_in + d_out) of projection p
     g_p = <dL/dW_p, W_p(b + h) - W_p(b - h)> / (2 h m_p)     m_p: its part of all multiply-accumulates
-    r_p = b - t g_p / rms(g)                 scaled to cost b; t from a line search on other examples, t = 0 if
-                                             nothing is better
+    b_p = b - t g_p / rms(g) + c             c: all cost b; t from a line search on other examples, or 0 if no t
+                                             lowers the loss
 
-A share of 1 is a dense projection. For MACs this takes one backward and 7 forward passes over a few hundred examples.
+A share of 1 is a dense projection. For MACs this takes one backward pass over the examples of `losses` and 7
+evaluations.
 """
 
 import math
@@ -34,7 +35,7 @@ from loda.wrappers import on_inner_model
 PROBE = 0.05
 """h above."""
 STEPS = (0.05, 0.1, 0.15, 0.2, 0.25)
-"""The t that the line search tries: root mean squares of the changes, but for bounds and budget."""
+"""The t that the line search tries."""
 PRECISION = 0.01
 """Of a share that keeps within a budget of energy or loss."""
 
@@ -115,7 +116,8 @@ class Plan:
     Attributes:
         config: the settings with the ranks, to be used from now on.
         modules: what every module got, in the order of the model.
-        losses: of the dense model, of the uniform plan of the same cost, and of this plan, on the probed examples.
+        losses: of the dense model, of the uniform plan of the same cost, and of this plan, on the examples of
+            `evaluate`. The step was chosen by them, so that of the plan is a little too low.
         approximation: the state dict of the approximated projections, for `loda.inject`.
     """
 

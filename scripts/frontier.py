@@ -11,6 +11,7 @@ a token of ten beams of one context in turns. Writes `results/frontier/steps.jso
 import argparse
 import copy
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from loda.lab.base.approximation import get_approximation
 from loda.lab.base.files import locate
 from loda.lab.base.model import get_base
 from loda.lab.command_line import run_command
+from loda.lab.device import set_threads
 from loda.lab.provenance import provenance
 
 BEAMS = 10
@@ -39,6 +41,7 @@ def time_rows(profile: str, settings: Sequence[str], repeats: int) -> list[Row]:
     for row in table.rows:
         run = row_runs(table, row, table.profile(profile), settings)[0].runs[0]
         experiment = run.experiment
+        set_threads(experiment.trainer)
         base = get_base(experiment.model, locate(experiment.model), run.base_key)
         method, approximation = get_approximation(run, base)
         with base.adapted(method, approximation) as model:
@@ -46,7 +49,7 @@ def time_rows(profile: str, settings: Sequence[str], repeats: int) -> list[Row]:
             fast = loda.optimize_for_inference(copy.deepcopy(model).eval(), int8=experiment.decode.int8)
         name = f"{row.label}, {row.approx}"
         steps[name] = token_step(fast, BEAMS)
-        costs[name] = {"method": row.label, "base": row.approx, "macs": macs, "bytes": stored_bytes(fast)}
+        costs[name] = {"run": run.name, "decode": run.decode_key, "macs": macs, "bytes": stored_bytes(fast)}
     timed = compare(take_turns(steps, repeats), next(iter(steps)))
     return [costs[str(row["name"])] | row for row in timed]
 
@@ -58,9 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=7, help="timed turns")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records")
     options = parser.parse_intermixed_args(arguments)
+    started = time.monotonic()
     rows = time_rows(options.profile, options.settings, options.repeats)
     written = options.results / "frontier" / "steps.json"
-    machine = provenance(sum(sum(row["repeats"]) for row in rows), torch.device("cpu"))
+    machine = provenance(time.monotonic() - started, torch.device("cpu"))
     write_text(written, json.dumps({"beams": BEAMS, "machine": machine, "rows": rows}, indent=1) + "\n")
     for row in rows:
         print(

@@ -30,10 +30,10 @@ def files(kind: str, name: str, root: Path) -> dict[Path, str]:
     """The content of each file of a part, by its place below `root`.
 
     Raises:
-        LodaError: a name that is none, or that is taken.
+        LodaError: the name is invalid or taken.
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise LodaError(f"{name!r} is no name for a file and a class; use lower-case letters, digits and _")
+        raise LodaError(f"{name!r} cannot name a file and a class; use lower-case letters, digits and _")
     folder, config, _ = KINDS[kind]
     places = {root / folder / f"{name}.py": TEMPLATES / f"{kind}.py"}
     if config is not None:

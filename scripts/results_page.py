@@ -8,6 +8,7 @@ Nothing is trained: the page says what the committed records say, and lists what
 import argparse
 import re
 from collections.abc import Iterable, Sequence
+from math import nan
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -21,6 +22,7 @@ from eval.results import collect
 from eval.tables.bootstrap import with_intervals
 from eval.tables.fill import FilledTable, fill
 from eval.tables.render import markdown
+from eval.tables.runs import experiment_of
 from eval.tables.spec import read
 from loda.atomic import write_text
 from loda.errors import LodaError
@@ -51,16 +53,10 @@ def page(text: str, results: Path, figures: Path) -> str:
         if drawn is not None:
             save(drawn, figures, f"{name}-differences")
         text = _between(text, name, picture + markdown(table))
-        if name == "frontier":
-            points = frontier_points(table, results / "frontier" / "steps.json")
-            if not points.empty:
-                save(frontier.draw(points, list(COSTS), dict(SCORES)), figures, "frontier")
-            text = _between(
-                text,
-                "points",
-                points.to_markdown(index=False, tablefmt="github", floatfmt=("", "", ".1f", ".1f", ".0f", ".1f", ".3f"))
-                + "\n",
-            )
+    points = frontier_points(table, results / "frontier" / "steps.json")
+    if not points.empty:
+        save(frontier.draw(points, list(COSTS), SCORES), figures, "frontier")
+    text = _between(text, "points", _points(points))
     found = [read_json(path) for path in sorted((results / "linearize").glob("*.json"))]
     if found:
         save(nonlinearity.draw({_label(each): _fits(each) for each in found}), figures, "nonlinearity")
@@ -69,15 +65,27 @@ def page(text: str, results: Path, figures: Path) -> str:
 
 
 def frontier_points(table: FilledTable, steps: Path) -> pd.DataFrame:
-    """The rows that have scores and a timed decoding step: costs beside scores."""
-    timed = {(row["method"], row["base"]): row for row in read_json(steps)["rows"]} if steps.exists() else {}
+    """The rows of `table` that have scores and a timed decoding step: costs beside scores."""
+    timed = {(row["run"], row["decode"]): row for row in read_json(steps)["rows"]} if steps.exists() else {}
     points = []
     for row in table.rows:
-        step, scores = timed.get((row.spec.label, row.spec.approx)), [row.cells[name].ours for name in ("BLEU", "LOSS")]
-        if step is not None and None not in scores:
-            costs = [step["macs"] / 1e6, 1e3 * step["seconds"], step["bytes"] / 1e6]
-            points.append([row.spec.label, row.spec.approx, *costs, *(score.mean for score in scores if score)])
+        found = [timed.get((record.run, record.hashes["decode"])) for record in row.records]
+        bleu, loss = row.cells["BLEU"].ours, row.cells["LOSS"].ours
+        if bleu is None or loss is None or not (step := next(filter(None, found), None)):
+            continue
+        # The loss was measured in fp32, whatever the texts were decoded in.
+        is_rounded = experiment_of(row.overrides).decode.int8
+        costs = [step["macs"] / 1e6, 1e3 * step["seconds"], step["bytes"] / 1e6]
+        points.append([row.spec.label, row.spec.approx, *costs, bleu.mean, nan if is_rounded else loss.mean])
     return pd.DataFrame(points, columns=["Method", "Base", *COSTS, *SCORES])
+
+
+def _points(points: pd.DataFrame) -> str:
+    if points.empty:
+        return "Not timed yet: `python -m scripts frontier`.\n"
+    formats = ("", "", ".1f", ".1f", ".0f", ".1f", ".3f")
+    table = points.to_markdown(index=False, tablefmt="github", floatfmt=formats, missingval="-")
+    return f"![Scores over costs](frontier.png)\n\n{table}\n"
 
 
 def linearized(found: Iterable[dict[str, Any]]) -> str:

@@ -1,14 +1,14 @@
 """Scores and loss over multiply-accumulates, time and bytes, with the Pareto front."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from eval.figures.style import BOTH_COLUMNS, LOOKS, figure, styled
-
-MARKERS = "osD^vP*X"
+from eval.figures.style import BOTH_COLUMNS, MARKERS, Look, figure, looks, styled
 
 
 def draw(points: pd.DataFrame, costs: list[str], scores: dict[str, bool]) -> Figure:
@@ -19,41 +19,41 @@ def draw(points: pd.DataFrame, costs: list[str], scores: dict[str, bool]) -> Fig
         costs: the columns of which less is better.
         scores: the columns of what is left, and whether more is better.
     """
-    methods, bases = points["Method"].unique(), points["Base"].unique()
-    colors = {method: LOOKS[method]["color"] for method in methods}
-    markers = dict(zip(bases, MARKERS, strict=False))
+    look = looks(points["Method"])
+    colors = {method: {"color": look[method]["color"], "markerfacecolor": _face(method, look)} for method in look}
+    markers = {base: MARKERS[i % len(MARKERS)] for i, base in enumerate(points["Base"].unique())}
     with styled():
         drawn = figure(height=1.6 + 1.5 * len(scores), width=BOTH_COLUMNS)
         panels = drawn.subplots(len(scores), len(costs), sharex="col", sharey="row", squeeze=False)
         for row, (score, more_is_better) in zip(panels, scores.items(), strict=True):
             for axes, cost in zip(row, costs, strict=True):
-                _front(axes, points[cost], points[score], more_is_better)
                 for _, point in points.iterrows():
-                    color, filled = colors[point["Method"]], point["Method"] != "LoRA"
-                    face = color if filled else "white"
-                    axes.plot(point[cost], point[score], markers[point["Base"]], color=color, markerfacecolor=face)
+                    axes.plot(point[cost], point[score], markers[point["Base"]], **colors[point["Method"]])
+                _front(axes, points[cost], points[score], more_is_better)
                 axes.grid()
                 axes.xaxis.set_major_locator(MaxNLocator(4))
             row[0].set_ylabel(f"{score} {'↑' if more_is_better else '↓'}")
         for axes, cost in zip(panels[-1], costs, strict=True):
             axes.set_xlabel(f"{cost} ↓")
-        handles = [
-            Line2D(
-                [], [], ls="", color=colors[m], marker="o", label=m, markerfacecolor="white" if m == "LoRA" else None
-            )
-            for m in methods
-        ]
-        handles += [Line2D([], [], ls="", color="dimgray", marker=markers[base], label=base) for base in bases]
+        handles = [Line2D([], [], ls="", marker="o", label=method, **colors[method]) for method in colors]
+        handles += [Line2D([], [], ls="", color="dimgray", marker=mark, label=base) for base, mark in markers.items()]
         handles.append(Line2D([], [], color="silver", label="nothing measured is better in both"))
         drawn.legend(handles=handles, loc="outside upper center", ncols=3)
     return drawn
 
 
+def _face(method: str, look: Mapping[str, Look]) -> str:
+    """LoRA is hollow, so that the picture can be read without colours."""
+    return "white" if method == "LoRA" else str(look[method]["color"])
+
+
 def _front(axes: Axes, costs: pd.Series, scores: pd.Series, more_is_better: bool) -> None:
-    """Steps along the points that no other beats in both."""
+    """Steps along the points that no other beats in both, on to the right edge; points without a score do not count."""
     front: list[tuple[float, float]] = []
-    for cost, score in sorted(zip(costs, scores * (-1 if more_is_better else 1), strict=True)):
-        if not front or score < front[-1][1]:
+    for cost, score in sorted(zip(costs, scores, strict=True)):
+        if score == score and (not front or (score > front[-1][1] if more_is_better else score < front[-1][1])):
             front.append((cost, score))
-    sign = -1 if more_is_better else 1
-    axes.plot(*zip(*((x, sign * y) for x, y in front), strict=True), color="silver", drawstyle="steps-post", zorder=0)
+    right = axes.get_xlim()[1]
+    xs, ys = zip(*front, (right, front[-1][1]), strict=True)
+    axes.plot(xs, ys, color="silver", drawstyle="steps-post", zorder=0)
+    axes.set_xlim(right=right)

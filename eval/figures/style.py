@@ -21,7 +21,7 @@ WIDTH = 3.3  # inches: a column of a two-column page
 BOTH_COLUMNS = 6.9
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION = "#0072B2", "#D55E00"
-MARKERS = "osD^vP*X"
+MARKERS = "osD^vP*Xp<"
 """The shapes of lines that have no look of their own."""
 
 styled = partial(matplotlib.rc_context, fname=Path(__file__).with_name("paper.mplstyle"))

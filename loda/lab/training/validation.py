@@ -27,7 +27,7 @@ def validation_loss(
 def weighted_losses(
     model: PreTrainedModel, examples: Sequence[Example], collate: Callable[[Sequence[Example]], Batch]
 ) -> Iterator[tuple[Tensor, float]]:
-    """The mean of each batch, and the number of target tokens that it is of."""
+    """The mean loss of each batch, and its number of target tokens as a weight."""
     ordered = sorted(examples, key=lambda example: len(example.ids))  # little padding
     for start in range(0, len(ordered), BATCH):
         part = ordered[start : start + BATCH]
