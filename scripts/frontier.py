@@ -20,6 +20,7 @@ import torch
 import loda
 from benchmarks.decoding_step import stored_bytes, token_step
 from benchmarks.timing import Row, Step, compare, take_turns
+from eval.figures.frontier import STEPS
 from eval.tables.runs import row_runs
 from eval.tables.spec import read
 from loda.atomic import write_text
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     started = time.monotonic()
     rows = time_rows(options.profile, options.settings, options.repeats)
-    written = options.results / "frontier" / "steps.json"
+    written = options.results / STEPS
     machine = provenance(time.monotonic() - started, torch.device("cpu"))
     write_text(written, json.dumps({"beams": BEAMS, "machine": machine, "rows": rows}, indent=1) + "\n")
     for row in rows:

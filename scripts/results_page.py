@@ -8,7 +8,6 @@ Nothing is trained: the page says what the committed records say, and lists what
 import argparse
 import re
 from collections.abc import Iterable, Sequence
-from math import nan
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,9 +19,8 @@ from eval.figures import differences, frontier, nonlinearity
 from eval.figures.style import save
 from eval.results import collect
 from eval.tables.bootstrap import with_intervals
-from eval.tables.fill import FilledTable, fill
+from eval.tables.fill import fill
 from eval.tables.render import markdown
-from eval.tables.runs import experiment_of
 from eval.tables.spec import read
 from loda.atomic import write_text
 from loda.errors import LodaError
@@ -33,12 +31,6 @@ from loda.settings import load, read_json
 ROOT = Path(__file__).resolve().parents[1]
 BASELINES = {"real_e2e": "LoRA", "real_webnlg": "LoRA", "real_r": "LoRA", "choices": "LoDA+", "frontier": "LoDA+"}
 """The tables of the page, and the row of each that the others are compared with."""
-
-
-COSTS = ("M MACs per token", "ms per step", "MB")
-"""Of the whole model; a step decodes one token of ten beams."""
-SCORES = {"BLEU": True, "Valid loss": False}
-"""What the frontier is of, and whether more is better."""
 
 
 def page(text: str, results: Path, figures: Path) -> str:
@@ -53,31 +45,15 @@ def page(text: str, results: Path, figures: Path) -> str:
         if drawn is not None:
             save(drawn, figures, f"{name}-differences")
         text = _between(text, name, picture + markdown(table))
-    points = frontier_points(table, results / "frontier" / "steps.json")
+    points = frontier.points(table, results)
     if not points.empty:
-        save(frontier.draw(points, list(COSTS), SCORES), figures, "frontier")
+        save(frontier.draw(points), figures, "frontier")
     text = _between(text, "points", _points(points))
     found = [read_json(path) for path in sorted((results / "linearize").glob("*.json"))]
     if found:
         save(nonlinearity.draw({_label(each): _fits(each) for each in found}), figures, "nonlinearity")
     text = _between(text, "linearize", linearized(found))
     return _between(text, "rates", rates(results / "rates"))
-
-
-def frontier_points(table: FilledTable, steps: Path) -> pd.DataFrame:
-    """The rows of `table` that have scores and a timed decoding step: costs beside scores."""
-    timed = {(row["run"], row["decode"]): row for row in read_json(steps)["rows"]} if steps.exists() else {}
-    points = []
-    for row in table.rows:
-        found = [timed.get((record.run, record.hashes["decode"])) for record in row.records]
-        bleu, loss = row.cells["BLEU"].ours, row.cells["LOSS"].ours
-        if bleu is None or loss is None or not (step := next(filter(None, found), None)):
-            continue
-        # The loss was measured in fp32, whatever the texts were decoded in.
-        is_rounded = experiment_of(row.overrides).decode.int8
-        costs = [step["macs"] / 1e6, 1e3 * step["seconds"], step["bytes"] / 1e6]
-        points.append([row.spec.label, row.spec.approx, *costs, bleu.mean, nan if is_rounded else loss.mean])
-    return pd.DataFrame(points, columns=["Method", "Base", *COSTS, *SCORES])
 
 
 def _points(points: pd.DataFrame) -> str:

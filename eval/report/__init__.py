@@ -24,7 +24,7 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from eval.decode.stage import read_texts
-from eval.figures import differences, energy, losses, scores
+from eval.figures import differences, energy, frontier, losses, scores
 from eval.figures.style import WIDTH, save, svg
 from eval.pipeline import read_failure
 from eval.results import Record, collect
@@ -126,8 +126,7 @@ def _section(table: FilledTable, outputs: Outputs, baseline: str) -> Section:
         table = with_intervals(table, outputs.root, baseline if is_there else None)
     drawn = [*_drawn(table, outputs)]
     pictures = [_picture(figure, name, text, outputs) for name, figure, text in drawn]
-    found = [*_found(table, outputs, {picture.name for picture in pictures})]
-    return Section(table, pictures + found, _costs(table), list(_examples(table, outputs)))
+    return Section(table, pictures, _costs(table), list(_examples(table, outputs)))
 
 
 def _drawn(table: FilledTable, outputs: Outputs) -> Iterator[tuple[str, Figure, str]]:
@@ -138,6 +137,8 @@ def _drawn(table: FilledTable, outputs: Outputs) -> Iterator[tuple[str, Figure, 
     for metric, column in table.spec.columns.items():
         if (figure := scores.draw(table, metric)) is not None:
             yield f"{name}-{metric}", figure, f"{column.label or metric}: mean and sample standard deviation over seeds"
+    if table.spec.name == "frontier" and not (points := frontier.points(table, outputs.root)).empty:
+        yield f"{name}-points", frontier.draw(points), "Scores over multiply-accumulates, time and bytes"
     if runs := [*_losses(table, outputs)]:
         figure = losses.draw(runs, table.title_prefix)
         yield f"{name}-losses", figure, "Training losses with their label smoothing, one line for each run"
@@ -150,15 +151,6 @@ def _losses(table: FilledTable, outputs: Outputs) -> Iterator[losses.Losses]:
             with _left_out_if_damaged():
                 if path.exists():
                     yield losses.read(path, row.spec.label, _variant(row.spec))
-
-
-def _found(table: FilledTable, outputs: Outputs, known: set[str]) -> Iterator[Picture]:
-    """Figures of the table that another command drew."""
-    others = tuple(f"{table.spec.name}-{profile}" for profile in table.spec.profiles if profile != table.profile)
-    for path in sorted(outputs.figures.glob(f"{table.spec.name}*.png")):
-        if path.stem not in known and not path.stem.startswith(others):
-            content = base64.b64encode(path.read_bytes()).decode("ascii")
-            yield Picture(path.stem, "As another command drew it", f"data:image/png;base64,{content}", is_wide=True)
 
 
 def _variant(row: RowSpec) -> str:
@@ -179,7 +171,7 @@ def _left_out_if_damaged() -> Iterator[None]:
     """Name what is wrong with a file on stderr: the rest is shown all the same."""
     try:
         yield
-    except (LodaError, LookupError, ValueError) as error:
+    except (LodaError, KeyError, ValueError) as error:
         print(f"left out: {describe(error)}", file=sys.stderr)
 
 
@@ -209,7 +201,7 @@ def _examples(table: FilledTable, outputs: Outputs) -> Iterator[Example]:
 
 
 def _texts(root: Path, record: Record) -> list[str]:
-    """What a run wrote, as it is scored."""
+    """What a run wrote, up to its stop, in words that people can read: scorers of DART cut them into tokens."""
     decoding = read_stage(root, record.place.rpartition("/")[0])
     return prepare("e2e", read_texts(root, decoding), record.settings["decode"]["stop"])
 

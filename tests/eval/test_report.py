@@ -149,8 +149,6 @@ def hostile_page(tmp_path_factory):
     (root / "runs" / "lost").mkdir()
     (root / "runs" / "lost" / "failed.json").write_text(json.dumps({"overrides": HOSTILE, "message": HOSTILE}))
     (root / "figures").mkdir()
-    for name in ("table2-toy-drawn-elsewhere", "table2-paper-drawn-elsewhere"):
-        Image.new("RGB", (1, 1)).save(root / "figures" / f"{name}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("eval.report.collect", lambda root: records)
         patch.setattr("eval.report.load", lambda *arguments: instances)
@@ -166,12 +164,6 @@ def test_texts_stand_beside_their_references_and_differences_beside_scores(hosti
     # BLEU of LoDA, 40.5 of two seeds, minus LoRA's 40: t of one degree of freedom, 12.7 * 0.5 and what quantiles add
     assert "<td>+0.5 (-6.0..+7.0)</td>" in page
     assert 'id="table2-toy-against-LoRA"' in page
-
-
-def test_figures_of_the_profile_that_another_command_drew_are_shown(hostile_page):
-    page = hostile_page.read_text()
-    assert 'id="table2-toy-drawn-elsewhere"' in page
-    assert 'id="table2-paper-drawn-elsewhere"' not in page
 
 
 @pytest.fixture(scope="module")
