@@ -8,7 +8,6 @@ import subprocess
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from eval import report
 from eval.decode.stage import PREDICTIONS
