@@ -2,7 +2,7 @@
 
     python train.py adapter=loda_plus approx=rank300 optim=paper_approx
     python train.py -m adapter=lora,loda,loda_plus adapter.r=2,4,8 seed=0,1,2
-    python train.py -m hydra/launcher=submitit_slurm adapter=lora,loda seed=0,1,2
+    python train.py -m hydra/launcher=slurm adapter=lora,loda seed=0,1,2
     python -m scripts torchrun --nproc_per_node 2 train.py model=gpt2_large
 
 Groups and their options are the folders of `configs/`. Finished stages are not repeated, so any launcher does only what
@@ -10,7 +10,7 @@ is missing, and an interrupted training continues from its last state. Exit code
 message explains; 75, stopped by a signal or Ctrl-C: run the same command again.
 """
 
-from loda.lab.interrupt import hold
+from loda.lab.interrupt import REQUEUE, hold, listening
 
 if __name__ == "__main__":
     hold()  # before the imports, which take seconds
@@ -80,7 +80,12 @@ def run_job(config: DictConfig) -> None:
                 f"a sweep runs in one process, this launch has {process_count()}; start it with plain python, or one "
                 "run at a time over several processes"
             )
-        run_experiment(resolve(config), overrides, in_sweep=True)
+        with listening():
+            run_experiment(resolve(config), overrides, in_sweep=True)
+    except KeyboardInterrupt:
+        if "SUBMITIT_EXECUTOR" not in os.environ:
+            raise
+        sys.exit(REQUEUE)  # of the job's process, in which nobody else turns an interruption into an exit code
     except Exception as error:
         message = f"error: {error}" if isinstance(error, LodaError) else traceback.format_exc()
         print(f"{' '.join(overrides)}: {message}", file=sys.stderr)

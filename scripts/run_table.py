@@ -2,6 +2,7 @@
 
     python -m scripts table table1 --profile toy
     python -m scripts table table1 --profile paper --force
+    python -m scripts table table1 --profile paper --launcher slurm hydra.launcher.partition=NAME
 
 The runs go one after another, or several at a time with `--processes`, which starts this command that many times. Each
 does only what is missing, so the command can be repeated until the table is complete. A failing run is recorded and the
@@ -33,6 +34,7 @@ from loda.errors import LodaError
 from loda.lab.command_line import run_command
 from loda.lab.lock import LockedError
 from loda.lab.run import Run
+from scripts.launch import launch
 
 # For the estimate only: a training step costs 4 FLOP per parameter and token (forward, and backward through frozen
 # weights), 6 where all weights are trained; mean tokens of an example on E2E 73 and on DART's dev split 111 after
@@ -65,6 +67,16 @@ def run_all(todo: Sequence[TableRun], results: Path | None) -> list[str]:
             print(message)
             failed.append(job.label)
     return failed
+
+
+def launch_all(todo: Sequence[TableRun], launcher: str, settings: Sequence[str], results: Path | None) -> list[str]:
+    """As `run_all`, all jobs by one of Hydra's launchers."""
+    jobs = [[*job.overrides, f"decode.split={run.experiment.decode.split}"] for job in todo for run in job.runs]
+    launch(jobs, launcher, [each for each in settings if each.startswith(("hydra.", "outputs="))])
+    # What is done is only read and kept.
+    return run_all([job for job in todo if is_done(job, None)], results) + [
+        job.label for job in todo if not is_done(job, None)
+    ]
 
 
 def is_done(job: TableRun, kept: Sequence[Record] | None) -> bool:
@@ -138,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="overrides for all runs, such as model.path=FOLDER")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (on one GPU: 1)")
     parser.add_argument("--results", type=Path, help="keep the records in this folder too; what it has counts as done")
+    parser.add_argument("--launcher", help="slurm, or another of Hydra's launchers, which runs what is missing")
     parser.add_argument("--rows", nargs="+", help="labels of the rows to run; default: all")
     parser.add_argument("--force", action="store_true", help="run the paper's settings without a GPU")
     parser.add_argument("--start", type=int, help=argparse.SUPPRESS)
@@ -146,25 +159,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop_with_parent()
     if options.processes < 1:
         raise LodaError(f"--processes {options.processes} must be at least 1")
-    every = table_runs(options.table, options.profile, options.settings)
+    settings = [each for each in options.settings if not each.startswith("hydra.")]
+    every = table_runs(options.table, options.profile, settings)
     every = [job for job in every if not options.rows or job.row in options.rows]
     kept = None if options.results is None else collect(options.results)
     todo = [job for job in every if not is_done(job, kept)]
-    if todo and options.profile == "paper" and not (options.force or torch.cuda.is_available()):
-        given = f" ARGS={shlex.quote(' '.join(options.settings))}" if options.settings else ""
+    here = options.launcher is None
+    if todo and here and options.profile == "paper" and not (options.force or torch.cuda.is_available()):
+        given = f" ARGS={shlex.quote(' '.join(settings))}" if settings else ""
         raise LodaError(
             f"{options.table} in the paper's settings is {estimate(todo)}, and there is no GPU here; to run it all "
             f"the same: make {options.table} FORCE=1{given}"
         )
     print(f"{len(every) - len(todo)} of {len(every)} runs are done, {len(todo)} to do")
-    arguments = [options.table, "--profile", options.profile, *options.settings, *["--force"] * options.force]
+    arguments = [options.table, "--profile", options.profile, *settings, *["--force"] * options.force]
     arguments += ["--results", str(options.results)] if options.results else []
     arguments += ["--rows", *options.rows] if options.rows else []
     processes, start = min(options.processes, len(todo)), options.start or 0
-    with helpers([len(todo) * k // processes for k in range(1, processes)], arguments):
-        failed = run_all([*todo[start:], *todo[:start]], options.results)
+    if todo and not here:
+        failed = launch_all(todo, options.launcher, options.settings, options.results)
+    else:
+        with helpers([len(todo) * k // processes for k in range(1, processes)], arguments):
+            failed = run_all([*todo[start:], *todo[:start]], options.results)
     root = options.results or every[0].runs[0].root
-    table = build(options.table, options.profile, root, options.settings)
+    table = build(options.table, options.profile, root, settings)
     written = write(table, root)
     print(FORMATS["md"](table))
     print("written: " + ", ".join(map(str, written)))
