@@ -5,6 +5,8 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -48,15 +50,19 @@ def test_the_block_on_your_own_data_trains_decodes_and_scores(clone):
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(command.partition("#")[0].strip() for command in COMMANDS))
-def test_a_command_exists(command):
+def test_a_command_exists_with_its_options_and_settings(command, capsys):
     program, *arguments = shlex.split(command)
-    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    settings = [word for word in arguments if re.match(r"[\w./]+=", word)]
     if program == "make":
-        assert {word for word in arguments if "=" not in word} <= set(targets)
-    elif arguments[:2] == ["-m", "scripts"]:
-        assert arguments[2] in VERBS
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert set(arguments) - set(settings) <= set(targets)
     elif arguments[0] == "train.py":
-        settings = [word for word in arguments[1:] if "=" in word and "dataset.path" not in word]
-        compose([word.partition(",")[0] for word in settings if not word.startswith("hydra/")])
+        compose([word.partition(",")[0] for word in settings if not word.startswith(("dataset.path", "hydra/"))])
+        chosen = [word.split("=") for word in settings if word.startswith("hydra/")]
+        assert all((ROOT / "configs" / group / f"{name}.yaml").exists() for group, name in chosen)
     else:
-        assert (ROOT / arguments[1].replace(".", "/")).with_suffix(".py").exists()
+        module = VERBS[arguments[2]] if arguments[1] == "scripts" else arguments[1]
+        with suppress(SystemExit):  # torchrun returns
+            import_module(module).main(["--help"])
+        assert options <= set(re.findall(r"--[\w-]+", capsys.readouterr().out))
