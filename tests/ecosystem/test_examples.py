@@ -22,9 +22,10 @@ def test_a_script_trains_an_adapter_that_loads_to_the_same_logits(script, tmp_pa
     assert "same logits: True" in done.stdout
 
 
-def test_the_notebook_runs_and_shows_its_figures(monkeypatch):
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs_on_the_toy_base_and_shows_its_figures(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parent))
-    (path,) = EXAMPLES.glob("*.ipynb")
+    monkeypatch.setenv("BASE", "toy")  # the other is a download, and takes minutes
     notebook = nbformat.read(path, as_version=4)
     stored = [kinds(cell) for cell in notebook.cells]
     resources = {"metadata": {"path": str(EXAMPLES)}}
