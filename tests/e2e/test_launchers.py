@@ -6,7 +6,7 @@ from tests.conftest import python
 
 
 def test_slurm_is_asked_for_a_gpu_memory_time_an_array_and_a_requeue_after_code_75():
-    done = python("train.py", "-m", "hydra/launcher=slurm", "--cfg", "hydra", "--package", "hydra.launcher")
+    done = python("train.py", "hydra/launcher=slurm", "--cfg", "hydra", "--package", "hydra.launcher")
     asked = yaml.safe_load(done.stdout)
     assert asked["_target_"].endswith("SlurmLauncher")
     assert (asked["gpus_per_node"], asked["mem_gb"], asked["timeout_min"]) == (1, 32, 720)
@@ -16,7 +16,7 @@ def test_slurm_is_asked_for_a_gpu_memory_time_an_array_and_a_requeue_after_code_
 
 
 def test_joblib_runs_one_at_a_time_unless_told_otherwise():
-    done = python("train.py", "-m", "hydra/launcher=joblib", "--cfg", "hydra", "--package", "hydra.launcher")
+    done = python("train.py", "hydra/launcher=joblib", "--cfg", "hydra", "--package", "hydra.launcher")
     assert yaml.safe_load(done.stdout)["n_jobs"] == 1
 
 
@@ -31,8 +31,20 @@ def test_a_launcher_runs_what_a_table_lacks(tmp_path):
     assert len(list(tmp_path.glob("multirun/.submitit/*/*_result.pkl"))) == 2  # both by the launcher, none here
 
 
-def test_an_unknown_launcher_is_one_sentence():
-    done = python("-m", "scripts", "table", "table1", "--profile", "toy", "--rows", "LoRA", "--launcher", "slum")
+def test_an_unknown_launcher_is_one_sentence(tmp_path):
+    done = python(
+        "-m",
+        "scripts",
+        "table",
+        "table1",
+        "--profile",
+        "toy",
+        "--rows",
+        "LoRA",
+        "--launcher",
+        "slum",
+        f"outputs={tmp_path}",
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "slurm" in done.stderr
