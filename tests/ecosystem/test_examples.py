@@ -29,7 +29,7 @@ def test_a_notebook_runs_on_the_toy_base_and_shows_its_figures(path, monkeypatch
     notebook = nbformat.read(path, as_version=4)
     stored = [kinds(cell) for cell in notebook.cells]
     resources = {"metadata": {"path": str(EXAMPLES)}}
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     assert [kinds(cell) for cell in notebook.cells] == stored
     assert sum("image/png" in found for found in stored) == 2
 
