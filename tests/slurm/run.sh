@@ -55,3 +55,4 @@ print(resumed)
 assert sorted(resumed.values()) == [0, 1], "one of two runs was to be interrupted, requeued and resumed"
 END
 "$python" -m scripts table table1 --profile toy --rows LoRA --launcher slurm "outputs=$folder/outputs"
+while squeue --noheader | grep --quiet .; do sleep 1; done  # or the steps outlive the daemons
