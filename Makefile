@@ -11,7 +11,7 @@ ARGS   ?=
 help:  ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
-setup: $(VENV)/installed  ## create .venv and install everything (CPU build of torch; for a GPU see README)
+setup: $(VENV)/installed  ## create .venv and install everything (which build of torch: see README)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

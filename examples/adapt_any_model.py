@@ -1,6 +1,6 @@
 """Adapt a causal language model with LoDA+, in plain PyTorch: python examples/adapt_any_model.py [FOLDER or hub id]
 
-Without an argument it takes the toy base of this repository, a GPT-2; any in the table of docs/ecosystem.md will do.
+Without an argument it takes the toy base of this repository, a GPT-2; any in the list of docs/ecosystem.md will do.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""LoDA as a method of Hugging Face PEFT, registered by importing this module; `pip install 'loda[peft]'`.
+"""LoDA as a method of Hugging Face PEFT, registered by importing this module; `pip install -e '.[peft]'`.
 
     import loda.peft
     from peft import get_peft_model
@@ -42,7 +42,7 @@ def _check_version() -> None:
     try:
         found = version("peft")
     except PackageNotFoundError as error:
-        raise LodaError("loda.peft needs the package peft; run `pip install 'loda[peft]'`") from error
+        raise LodaError("loda.peft needs the package peft; run `pip install 'peft>=0.21,<0.22'`") from error
     if not found.startswith(f"{SUPPORTED}."):
         raise LodaError(
             f"loda.peft works with peft {SUPPORTED}.*, not {found}; run `pip install 'peft=={SUPPORTED}.*'`"
