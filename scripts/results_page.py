@@ -60,7 +60,8 @@ def _points(points: pd.DataFrame) -> str:
     if points.empty:
         return "Not timed yet: `python -m scripts frontier`.\n"
     formats = ("", "", ".1f", ".1f", ".0f", ".1f", ".3f")
-    table = points.to_markdown(index=False, tablefmt="github", floatfmt=formats, missingval="-")
+    known = points.astype(object).where(points.notna(), None)  # tabulate prints a nan as a number
+    table = known.to_markdown(index=False, tablefmt="github", floatfmt=formats, missingval="-")
     return f"![Scores over costs](frontier.png)\n\n{table}\n"
 
 

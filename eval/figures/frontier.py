@@ -61,7 +61,7 @@ def draw(points: pd.DataFrame) -> Figure:
         handles = [Line2D([], [], ls="", marker="o", label=method, **colors[method]) for method in colors]
         handles += [Line2D([], [], ls="", color="dimgray", marker=mark, label=base) for base, mark in markers.items()]
         handles.append(Line2D([], [], color="silver", label="nothing measured is better in both"))
-        drawn.legend(handles=handles, loc="outside upper center", ncols=3)
+        drawn.legend(handles=handles, loc="outside upper center", ncols=2)
     return drawn
 
 
