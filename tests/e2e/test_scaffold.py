@@ -52,9 +52,9 @@ def test_each_new_part_passes_the_tests_of_its_kind(tmp_path):
         ("approximation", "low_rank", "low_rank is taken by loda/approx/low_rank.py"),
         ("metric", "bleu", "bleu is taken by eval/score/metrics/bleu.py"),
         ("data_set", "e2e", "e2e is taken by loda/lab/data/e2e.py"),
-        ("adapter", "My-Adapter", "'My-Adapter' is no name for a file and a class; use lower-case letters"),
-        ("adapter", "../lora", "'../lora' is no name"),
-        ("adapter", "lambda", "'lambda' is no name"),
+        ("adapter", "My-Adapter", "'My-Adapter' cannot name a file and a class; use lower-case letters"),
+        ("adapter", "../lora", "'../lora' cannot name"),
+        ("adapter", "lambda", "'lambda' cannot name"),
     ],
 )
 def test_a_name_that_is_taken_or_none_is_refused(kind, name, rule):

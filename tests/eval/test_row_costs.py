@@ -52,10 +52,16 @@ def test_the_costs_of_gpt2_medium_are_the_published_ones():
 def test_what_is_counted_by_shapes_is_what_the_loaded_model_has(name):
     base = Base(compose(TOY).model, SHIPPED, Run(compose(TOY)).base_key)
     for row in empty(name, "toy").rows:
-        if row.overrides:
-            with base.adapted(experiment_of(row.overrides).method, None) as model:
-                measured = loda.cost(model)
-            assert replace(row.cost, energy=0.0) == replace(measured, energy=0.0), row.spec
+        if not row.overrides:
+            continue
+        method = experiment_of(row.overrides).method
+        # Without calibration, which changes weights and not their number; and what a plan costs is its budget.
+        plain = {"calibration": 0, "allocation": "uniform"}
+        known = {name: value for name, value in plain.items() if hasattr(method.approx, name)}
+        method = replace(method, approx=replace(method.approx, **known))
+        with base.adapted(method, None) as model:
+            measured = loda.cost(model)
+        assert replace(row.cost, energy=0.0) == replace(measured, energy=0.0), row.spec
 
 
 def test_a_run_says_what_its_row_costs():
