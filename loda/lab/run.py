@@ -33,6 +33,7 @@ from loda.lab.config import Experiment
 from loda.lab.data import Pair, count_pairs, identity, load_pairs
 from loda.lab.stage import Manifest, Stage, digest
 from loda.lab.training.checkpoints import UNTRAINED, Checkpoint, checkpoints
+from loda.planning import PLAN_VERSION
 
 RESULTS_VERSION = 2
 """Raised by hand whenever a change of the code changes results."""
@@ -117,6 +118,7 @@ class Run:
         method = self.experiment.method
         more: list[Any] = [chosen for chosen in (method.exclude_modules, method.layers_to_transform) if chosen]
         more += [self.data_key, self.experiment.dataset.max_length] if self.calibration else []
+        more += [] if getattr(method.approx, "is_planned", True) else [PLAN_VERSION]
         key = digest([RESULTS_VERSION, self.base_key, to_plain(method.approx), method.targets, method.joint, *more])
         return f"{self.experiment.model.name}-{method.approx.name}-{key}"
 

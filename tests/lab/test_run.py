@@ -82,3 +82,11 @@ def test_an_approximation_is_shared_by_all_runs_on_the_same_base():
     assert run("approx=rank38", "seed=1", "adapter=lora").approximation() == run("approx=rank38").approximation()
     assert run("approx=keep40").approximation() != run("approx=rank38").approximation()
     assert run("adapter=lora").approximation() is None
+
+
+def test_a_plan_of_another_version_is_another_plan(monkeypatch):
+    planned, fixed = ["approx=auto", "approx.budget=0.5"], ["approx=rank38"]
+    before = [run(*settings).approximation().place for settings in (planned, fixed)]
+    monkeypatch.setattr("loda.lab.run.PLAN_VERSION", -1)
+    after = [run(*settings).approximation().place for settings in (planned, fixed)]
+    assert [old == new for old, new in zip(before, after, strict=True)] == [False, True]
