@@ -2,7 +2,7 @@
 
 The obvious rules, more rank where less energy is kept or where gradients are larger, do worse than the same share for
 all (docs/results.md), because what the projections lose does not add up. So a plan starts from the same share for all
-and follows the slope of the loss there:
+and follows the slope of the loss there, or at one half where less is left:
 
     W_p(b)                                   the product of rank b d_in d_out / (d_in + d_out) of projection p
     g_p = <dL/dW_p, W_p(b + h) - W_p(b - h)> / (2 h m_p)     m_p: its part of all multiply-accumulates
