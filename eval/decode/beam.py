@@ -8,26 +8,28 @@ It differs from `transformers.generate` in four rules, which change about half o
     the length penalty counts generated tokens, the end token included
 
 The best finished hypothesis is kept; a later one replaces it only if its value is strictly greater. A hypothesis for
-which the rules leave no token ends there. The reference always takes `max_new_tokens` steps; here an example leaves the
-batch as soon as nothing can beat its best, with the same result. Prompts are computed once, not once per beam.
+which the rules leave no token ends there. The reference always takes `max_new_tokens` steps with `num_beams` rows; here
+a hypothesis is dropped as soon as it cannot beat the best of its example, with the same result. Prompts are computed
+once, not once per beam.
 """
 
 import math
 import reprlib
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from eval.decode.cache import BeamCache
+from eval.decode.cache import BeamCache, shared_prompts
 from loda.errors import LodaError
+from loda.lab.base.attention import addition_to_attention
 
 DEAD = float("-inf")
 
@@ -171,103 +173,98 @@ def search(model: PreTrainedModel, prompts: Sequence[Sequence[int]], rules: Rule
     return _Search(model, prompts, rules).run()
 
 
-class _Search:
-    """A batch in progress: E examples that can still improve, each with K beams (one row before the first step).
+@dataclass(frozen=True)
+class Beams:
+    """Hypotheses in progress; those of an example stand together, in falling order of their scores.
 
     Attributes:
-        examples: (E,) their places in the batch.
-        scores: (E, K) sum of the log-probabilities of each beam, in falling order; DEAD where it is finished.
-        history: (E, K, step) its generated tokens.
-        attention: (E * K, columns) the mask of its padded prompt and generated tokens.
+        examples: (rows,) places in the batch.
+        scores: (rows,) sums of the log-probabilities.
+        history: (rows, step) generated tokens.
+    """
+
+    examples: Tensor
+    scores: Tensor
+    history: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Beams":
+        return Beams(self.examples[rows], self.scores[rows], self.history[rows])
+
+
+class _Search:
+    """A batch in progress.
+
+    Attributes:
+        beams: the hypotheses that can still become the best of their example.
         best, best_values: the best finished hypothesis of each prompt of the batch, and its value.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], rules: Rules) -> None:
-        device = model.device
+        device, count = model.device, len(prompts)
         self.model = model
         self.rules = rules
         self.eos = torch.tensor(rules.eos_token_ids, dtype=torch.long, device=device)
-        self.cache = BeamCache(rules.max_new_tokens)
-        self.inputs, self.attention = _pad_left(prompts, device)
-        self.positions = (self.attention.cumsum(1) - 1).clamp(min=0)
-        self.examples = torch.arange(len(prompts), device=device)
-        self.scores = torch.zeros(len(prompts), 1, device=device)
-        self.history = torch.empty(len(prompts), 1, 0, dtype=torch.long, device=device)
-        self.best: list[Hypothesis | None] = [None] * len(prompts)
-        self.best_values = torch.full((len(prompts),), DEAD, device=device)
+        self.inputs, self.mask = _pad_left(prompts, device)
+        shared = addition_to_attention(model.config, self.mask.shape[1] + rules.max_new_tokens) is None
+        self.cache = BeamCache(self.mask, rules.max_new_tokens, rules.num_beams, shared)
+        nothing = torch.empty(count, 0, dtype=torch.long, device=device)
+        self.beams = Beams(torch.arange(count, device=device), torch.zeros(count, device=device), nothing)
+        self.best: list[Hypothesis | None] = [None] * count
+        self.best_values = torch.full((count,), DEAD, device=device)
 
     def run(self) -> list[Hypothesis]:
-        for remaining in reversed(range(self.rules.max_new_tokens)):
-            parents = self._extend()
-            finished = torch.isin(self.history[..., -1], self.eos)
-            self._offer(finished)
-            self.scores = self.scores.masked_fill(finished, DEAD)
-            if remaining == 0:
-                self._offer(torch.ones_like(finished))
-            elif not self._prepare_next_step(parents):
-                break
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        self._extend(attention_mask=self.mask, position_ids=positions, past_key_values=self.cache)
+        with shared_prompts(self.model) if self.cache.shared else nullcontext():
+            for _ in range(1, self.rules.max_new_tokens):
+                if not len(self.beams.scores):
+                    break
+                self._extend(**self.cache.inputs())
+        self._offer(self.beams, torch.ones_like(self.beams.scores, dtype=torch.bool))
         return [hypothesis for hypothesis in self.best if hypothesis is not None]
 
-    def _extend(self) -> Tensor:
-        """Replace the beams by their best continuations by one token; returns the parent of each, (E, K)."""
-        logits = self.model(
-            input_ids=self.inputs,
-            attention_mask=self.attention,
-            position_ids=self.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        logits = logits.float()
-        log_probs = _log_probs(logits, self.history.flatten(0, 1), self.eos, self.rules)
+    def _extend(self, **inputs: Any) -> None:
+        """Replace the beams by their best continuations by one token, without those that are finished or hopeless."""
+        logits = self.model(input_ids=self.inputs, use_cache=True, logits_to_keep=1, **inputs).logits[:, -1].float()
+        probabilities = _probabilities(logits, self.beams.history, self.eos, self.rules)
         # One logit that is not a number, or no logit above -inf, makes a whole row of the softmax not a number.
-        if (undefined := log_probs[:, 0].isnan()).any():
-            self._end_banned(logits, log_probs, undefined)
-        self.scores, parents, tokens = _select(self.scores, log_probs, self.rules.num_beams)
-        prefixes = self.history.gather(1, parents[..., None].expand(-1, -1, self.history.shape[2]))
-        self.history = torch.cat([prefixes, tokens[..., None]], dim=2)
-        return parents
+        if (undefined := probabilities[:, 0].isnan()).any():
+            self._end_banned(logits, probabilities, undefined)
+        parents, tokens, scores = _select(self.cache, self.beams.scores, probabilities, self.rules.num_beams)
+        history = torch.cat([self.beams.history[parents], tokens[:, None]], dim=1)
+        beams = Beams(self.beams.examples[parents], scores, history)
+        finished = torch.isin(tokens, self.eos)
+        self._offer(beams, finished)
+        hopeful = _can_improve(scores, self.best_values[beams.examples], self.rules)
+        left = (hopeful & ~finished).nonzero().flatten()
+        self.beams = beams[left]
+        if len(left):
+            self.cache.select(parents[left])
+            self.inputs = tokens[left, None]
 
-    def _end_banned(self, logits: Tensor, log_probs: Tensor, undefined: Tensor) -> None:
+    def _end_banned(self, logits: Tensor, probabilities: Tensor, undefined: Tensor) -> None:
         """Offer the beams whose every token is banned as they are; they have no continuation."""
         banned = torch.eq(logits.amax(-1), DEAD)
         if (undefined & ~banned).any():
             raise LodaError("the model's logits are not numbers; its training diverged, or it needs a wider dtype")
-        log_probs[banned] = DEAD
-        ended = banned.view_as(self.scores) & self.scores.isfinite()
-        if ended.any():
-            rules = f"no_repeat_ngram_size={self.rules.no_repeat_ngram_size} and min_length={self.rules.min_length}"
-            length = self.history.shape[2]
-            warnings.warn(f"{rules} ban every token after {length}; the hypothesis ends there", stacklevel=2)
-        self._offer(ended)
+        probabilities[banned] = 0
+        rules = f"no_repeat_ngram_size={self.rules.no_repeat_ngram_size} and min_length={self.rules.min_length}"
+        length = self.beams.history.shape[1]
+        warnings.warn(f"{rules} ban every token after {length}; the hypothesis ends there", stacklevel=2)
+        self._offer(self.beams, banned)
 
-    def _offer(self, offered: Tensor) -> None:
-        """Make the first offered live beam of each example (E, K) its best, if there is none or its value is greater.
+    def _offer(self, beams: Beams, offered: Tensor) -> None:
+        """Make the first offered live beam of each example its best, if there is none or its value is greater.
 
-        A dead beam can stand among the best when fewer than K are alive; its last token means nothing.
+        A dead beam can stand among the best when there are fewer than K candidates; its last token means nothing.
         """
-        offered = offered & self.scores.isfinite()
-        values = self.scores / max(self.history.shape[2], 1) ** self.rules.length_penalty
-        for place in offered.any(1).nonzero().flatten().tolist():
-            beam = int(offered[place].int().argmax())  # the first: beams are in falling order
-            example, value = int(self.examples[place]), float(values[place, beam])
-            if self.best[example] is None or value > float(self.best_values[example]):
-                self.best[example] = Hypothesis(self.history[place, beam].tolist(), value)
+        rows = (offered & beams.scores.isfinite()).nonzero().flatten()
+        values = beams.scores[rows] / max(beams.history.shape[1], 1) ** self.rules.length_penalty
+        for row, example, value in zip(rows.tolist(), beams.examples[rows].tolist(), values.tolist(), strict=True):
+            best = self.best[example]
+            if best is None or value > best.score:  # later rows of an example have lower scores
+                self.best[example] = Hypothesis(beams.history[row].tolist(), value)
                 self.best_values[example] = value
-
-    def _prepare_next_step(self, parents: Tensor) -> bool:
-        """Drop decided examples and give every beam the state of its parent; returns whether an example is left."""
-        keep = ~_decided(self.scores, self.best_values[self.examples], self.rules)
-        if not keep.any():
-            return False
-        rows = torch.arange(len(self.attention), device=parents.device).view(len(self.examples), -1)
-        source = rows.gather(1, parents)[keep].flatten()
-        self.cache.select(source)
-        self.attention = F.pad(self.attention[source], (0, 1), value=1)
-        self.examples, self.scores, self.history = self.examples[keep], self.scores[keep], self.history[keep]
-        self.inputs = self.history[..., -1].reshape(-1, 1)
-        self.positions = self.attention.sum(1, keepdim=True) - 1
-        return True
 
 
 def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -277,14 +274,13 @@ def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[T
     return pad(ids).to(device), pad([torch.ones_like(prompt) for prompt in ids]).to(device)
 
 
-def _log_probs(logits: Tensor, history: Tensor, eos: Tensor, rules: Rules) -> Tensor:
-    """Log-probabilities (rows, V) after the bans; banned tokens get no probability and the rest is renormalised."""
+def _probabilities(logits: Tensor, history: Tensor, eos: Tensor, rules: Rules) -> Tensor:
+    """Probabilities (rows, V) after the bans; banned tokens get none and the rest is renormalised."""
     if history.shape[1] < rules.min_length:
         logits[:, eos] = DEAD
     if rules.no_repeat_ngram_size and history.shape[1] >= rules.no_repeat_ngram_size:
         _ban_repeated(logits, history, rules.no_repeat_ngram_size)
-    # Not log_softmax: a probability that underflows to 0 becomes -inf, as in the reference.
-    return logits.softmax(-1).log_()
+    return logits.softmax(-1)
 
 
 def _ban_repeated(logits: Tensor, history: Tensor, size: int) -> None:
@@ -296,24 +292,25 @@ def _ban_repeated(logits: Tensor, history: Tensor, size: int) -> None:
     logits[row, ngrams[row, place, -1]] = DEAD
 
 
-def _select(scores: Tensor, log_probs: Tensor, num_beams: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best `num_beams` continuations of each example: scores, parents and tokens, each (E, K)."""
-    examples, rows = scores.shape
-    vocabulary = log_probs.shape[-1]
-    # In place: with a large vocabulary every copy costs time.
-    candidates = log_probs.view(examples, rows, vocabulary).add_(scores[..., None]).flatten(1)
-    best, index = candidates.topk(num_beams, dim=1)
-    return best, index // vocabulary, index % vocabulary
+def _select(cache: BeamCache, scores: Tensor, probabilities: Tensor, num_beams: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best `num_beams` continuations of each example: parents, tokens and scores, each (E * K,)."""
+    # They are among the best of each of its beams. Not log_softmax: a probability that underflows to 0 becomes -inf,
+    # as in the reference.
+    best, tokens = probabilities.topk(num_beams)
+    candidates = (best.log() + scores[:, None])[cache.rows].masked_fill(~cache.taken[..., None], DEAD)
+    best, index = candidates.flatten(1).topk(num_beams)
+    parents = cache.rows.gather(1, index // num_beams).flatten()
+    return parents, tokens[parents, index.flatten() % num_beams], best.flatten()
 
 
-def _decided(scores: Tensor, best_values: Tensor, rules: Rules) -> Tensor:
-    """Which examples (E,) cannot improve any more.
+def _can_improve(scores: Tensor, best_values: Tensor, rules: Rules) -> Tensor:
+    """Which hypotheses (rows,) could still end with a value above the best of their example.
 
-    A live score only falls, and is divided by at most max_new_tokens ** length_penalty (for a penalty >= 0): if even
-    that does not exceed the best value, nothing will. Without a live beam nothing is left to extend.
+    A score only falls, and is divided by at most max_new_tokens ** length_penalty (for a penalty >= 0): if even that
+    does not exceed the best value, nothing will. A hypothesis below this bound has no descendant above it, so it takes
+    no place from one that is above: without it, those are the same.
     """
-    highest = scores.amax(1)
-    dead = torch.eq(highest, DEAD)
+    live: Tensor = scores.isfinite()
     if rules.length_penalty < 0:
-        return dead
-    return dead | torch.le(highest / rules.max_new_tokens**rules.length_penalty, best_values)
+        return live
+    return live & torch.gt(scores / rules.max_new_tokens**rules.length_penalty, best_values)

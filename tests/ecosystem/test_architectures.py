@@ -11,17 +11,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 import loda
-from eval.decode.beam import beam_search
+from eval.decode import beam
+from eval.decode.beam import Hypothesis, beam_search
 from loda.adapters import FineTune, FineTuneTop2, Houlsby, Lin, LoDA, LoDAPlus, LoRA, NoAdapter, Prefix
 from loda.approx import Dense, LowRank, Sparse
 from loda.architectures import ARCHITECTURES, AttentionLayout, block_of, is_linear
 from loda.attention import find_attention, find_blocks
 from loda.errors import LodaError
+from loda.lab.base.attention import PLAIN
 from loda.lab.base.model import Base
 from loda.lab.config import ModelConfig, compose
 from loda.lab.training.examples import Example, collate
 from loda.lab.training.loss import target_loss
-from loda.lab.training.packing import PACKABLE, pack, packed, uses_packing
+from loda.lab.training.packing import pack, packed, uses_packing
 from loda.projection import projections
 from scripts.figure2 import projections_of_blocks
 from tests.ecosystem.models import SETTINGS, D, changed_parts, tiny
@@ -539,7 +541,7 @@ def test_the_loss_is_that_of_the_model_itself(kind):
     assert target_loss(model, batch, label_smoothing=0.0).item() == pytest.approx(expected, rel=2e-5)
 
 
-@pytest.mark.parametrize("kind", PACKABLE)
+@pytest.mark.parametrize("kind", PLAIN)
 def test_packed_examples_have_the_losses_of_padded_ones(kind):
     model = tiny(kind, **wide(kind))
     assert packs(model, "auto")
@@ -556,8 +558,8 @@ def test_packed_examples_have_the_losses_of_padded_ones(kind):
 @pytest.mark.parametrize(
     ("kind", "adapter", "obstacle"),
     [
-        ("bloom", "lora", "the losses of bloom are not tested"),
-        *((kind, "lora", "the base attends to 15 tokens at most, fewer than dataset.max_length") for kind in WINDOWED),
+        ("bloom", "lora", "the attention of bloom is not tested"),
+        *((kind, "lora", "the base attends to 15 tokens at most, fewer than 16") for kind in WINDOWED),
         ("gpt2", "prefix", "a prefix needs one cache for each example"),
     ],
 )
@@ -589,13 +591,28 @@ def test_embeddings_may_be_narrower_than_the_blocks(tmp_path):
     assert Base(experiment.model, tmp_path, "").check(experiment).base_macs_per_token == 2 * 3 * 32 * 32
 
 
+def search(model: PreTrainedModel, batch_size: int) -> list[Hypothesis]:
+    prompts = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
+    rules = {"num_beams": 3, "max_new_tokens": 6, "length_penalty": 0.9, "no_repeat_ngram_size": 3}
+    return beam_search(model, prompts, eos_token_ids=[0], batch_size=batch_size, **rules)
+
+
 @pytest.mark.parametrize("kind", ["gpt_neo", "opt", "bloom", "mistral", "gemma2"])
 def test_the_batch_size_of_the_beam_search_changes_nothing(kind):
     # Left padding meets alibi, position offsets and sliding windows here.
-    prompts = [[5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
-    rules = {"num_beams": 3, "max_new_tokens": 6, "length_penalty": 0.9, "no_repeat_ngram_size": 3}
-    alone, together = (beam_search(tiny(kind), prompts, eos_token_ids=[0], batch_size=size, **rules) for size in (1, 3))
+    alone, together = (search(tiny(kind), size) for size in (1, 3))
     assert [h.tokens for h in alone] == [h.tokens for h in together]
+
+
+@pytest.mark.parametrize(("kind", "adapter"), [*((kind, "lora") for kind in PLAIN), ("gpt2", "prefix")])
+def test_prompts_that_beams_share_are_attended_to_as_their_own(kind, adapter, monkeypatch):
+    model = loda.inject(tiny(kind), loda.LodaConfig({"lora": LoRA(), "prefix": Prefix(length=2)}[adapter]))
+    perturb(model)
+    shared = search(model, 3)
+    monkeypatch.setattr(beam, "addition_to_attention", lambda shape, length: "not here")
+    apart = search(model, 3)
+    assert [one.tokens for one in shared] == [one.tokens for one in apart]
+    assert [one.score for one in shared] == pytest.approx([one.score for one in apart], rel=1e-5)
 
 
 def test_figure_2_is_of_q_k_and_v_together_where_the_base_has_three_modules():

@@ -5,7 +5,7 @@ batch is one row of all tokens, which every product but attention's sees; positi
 and attention is computed for each example on its own. GPT-2's GELU in the tanh form is one kernel of torch where
 transformers takes eight operations and keeps their results for the backward pass.
 
-The losses are those of the padded batch to rounding, for the architectures in `PACKABLE`: a bias, a cap or a window
+The losses are those of the padded batch to rounding, for the architectures in `PLAIN`: a bias, a cap or a window
 that others add to attention beside the mask would be lost. Dropout draws its noise for other positions, so a training
 with dropout sees other noise than a padded one.
 """
@@ -21,12 +21,11 @@ from transformers.activations import NewGELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from loda.errors import LodaError
+from loda.lab.base.attention import addition_to_attention
 from loda.lab.config import Experiment
 from loda.lab.training.examples import Batch, Example, collate
 
 ATTENTION = "within_examples"
-PACKABLE = ("gpt2", "gpt_neox", "opt", "phi3", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text")
-"""Architectures whose losses are tested to be equal (tests/ecosystem/test_architectures.py)."""
 
 
 def uses_packing(experiment: Experiment, shape: PretrainedConfig) -> bool:
@@ -43,14 +42,9 @@ def uses_packing(experiment: Experiment, shape: PretrainedConfig) -> bool:
 
 def obstacle(experiment: Experiment, shape: PretrainedConfig) -> str | None:
     """Why packed losses would not be those of padded batches; None if they are."""
-    window = getattr(shape, "sliding_window", None)
     if experiment.method.adapter.name == "prefix":
         return "a prefix needs one cache for each example"
-    if shape.model_type not in PACKABLE:
-        return f"the losses of {shape.model_type} are not tested to be equal"
-    if window is not None and window < experiment.dataset.max_length:
-        return f"the base attends to {window} tokens at most, fewer than dataset.max_length"
-    return None
+    return addition_to_attention(shape, experiment.dataset.max_length)
 
 
 def pack(examples: Sequence[Example]) -> Batch:
