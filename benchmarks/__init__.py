@@ -2,10 +2,12 @@
 
     train_step      a training step: the reference recipe, Hugging Face's Trainer with PEFT, this project
     decoding        beam search: the reference recipe, Hugging Face's generate, this project
+    decoding_trained    the same on SmolLM2-135M with a trained adapter, and optimised and in 8 bits
+    decoding_step       a step of beam search, dense and with approximated weights
     scoring_e2e, scoring_dart    scoring a test set: the official way, this project
     inference       an adapted projection, plain and optimised, against the bare one
     growth          how the times grow with the length of rows, with contexts and with r: one figure
 
-Weights are random, of the shape that `--model` names. Their values change the time of decoding only, which depends on
-where the texts end.
+Weights are random, of the shape that `--model` names, except in decoding_trained. Their values change the time of
+decoding only, which depends on where the texts end.
 """

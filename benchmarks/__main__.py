@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas
 import torch
 
-from benchmarks import decoding, decoding_step, growth, inference, scoring, train_step
+from benchmarks import decoding, decoding_step, decoding_trained, growth, inference, scoring, train_step
 from benchmarks.timing import Row
 from benchmarks.workload import SHAPES
 from loda.atomic import write_text
@@ -24,6 +24,7 @@ from loda.lab.provenance import provenance
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "train_step": train_step.run,
     "decoding": decoding.run,
+    "decoding_trained": decoding_trained.run,
     "inference": inference.run,
     "decoding_step": decoding_step.run,
     "scoring_e2e": partial(scoring.run, "e2e"),
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
     names = options.names or list(BENCHMARKS)
+    if not options.names and not decoding_trained.is_at_hand():
+        names.remove("decoding_trained")
+        print("decoding_trained is left out; its base comes with: python -m scripts base smollm2_135m")
     if unknown := [name for name in names if name not in BENCHMARKS]:
         raise LodaError(f"{unknown[0]} is not a benchmark; there are {', '.join(BENCHMARKS)}")
     if len(names) == 1:

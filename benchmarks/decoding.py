@@ -24,7 +24,7 @@ from transformers import DynamicCache, PreTrainedModel
 import loda
 from benchmarks.timing import Row, compare, take_turns
 from benchmarks.workload import build_model, prompts
-from eval.decode.beam import Hypothesis, beam_search
+from eval.decode.beam import Hypothesis, Rules, beam_search
 from loda.adapters import LoDAPlus
 
 BEAMS, STEPS, PENALTY, NGRAM = 10, 64, 0.9, 4
@@ -39,9 +39,10 @@ def run(options: argparse.Namespace) -> list[Row]:
     written_out = copy.deepcopy(model, {id(p): p for p in model.parameters()})
     written_out.set_attn_implementation("eager")
     given = prompts(options.contexts)
+    rules = Rules(BEAMS, STEPS, PENALTY, NGRAM, min_length=0, eos_token_ids=(model.config.eos_token_id,))
     steps = {
         "reference": lambda: reference(written_out, given[0]),
-        "generate": lambda: generate(model, given),
+        "generate": lambda: generate(model, given, rules, BATCH_SIZE),
         "loda": lambda: search(model, given),
     }
     timings = take_turns(steps, options.repeats or 1, warm_up=0)
@@ -78,20 +79,20 @@ def search(model: PreTrainedModel, given: Sequence[list[int]], steps: int = STEP
 
 
 @torch.inference_mode()
-def generate(model: Any, given: Sequence[list[int]]) -> None:
+def generate(model: Any, given: Sequence[list[int]], rules: Rules, batch_size: int) -> None:
     """Hugging Face's search on left-padded batches of contexts of like length."""
-    ordered, end = sorted(given, key=len), model.config.eos_token_id
-    for start in range(0, len(ordered), BATCH_SIZE):
-        rows = [torch.tensor(row, device=model.device) for row in ordered[start : start + BATCH_SIZE]]
+    ordered, ends = sorted(given, key=len), list(rules.eos_token_ids)
+    for start in range(0, len(ordered), batch_size):
+        rows = [torch.tensor(row, device=model.device) for row in ordered[start : start + batch_size]]
         model.generate(
-            pad_sequence(rows, batch_first=True, padding_value=end, padding_side="left"),
+            pad_sequence(rows, batch_first=True, padding_value=ends[0], padding_side="left"),
             attention_mask=pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"),
-            num_beams=BEAMS,
-            max_new_tokens=STEPS,
-            length_penalty=PENALTY,
-            no_repeat_ngram_size=NGRAM,
-            eos_token_id=end,
-            pad_token_id=end,
+            num_beams=rules.num_beams,
+            max_new_tokens=rules.max_new_tokens,
+            length_penalty=rules.length_penalty,
+            no_repeat_ngram_size=rules.no_repeat_ngram_size,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
             do_sample=False,
         )
 

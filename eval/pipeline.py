@@ -8,13 +8,14 @@ import json
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from eval.decode.stage import decode, encode_prompts, rules_of
 from eval.results import Record, read_record
-from eval.score import check_metrics, make_corpus
+from eval.score import check_metrics, make_corpus, start
 from eval.score.stage import metrics_of, score_decoding, scoring_stage
 from loda.atomic import wrap_os_errors, write_text
 from loda.errors import LodaError
@@ -77,7 +78,8 @@ def _do_missing(run: Run, inputs: Inputs) -> list[Record]:
     train(run, inputs.base, inputs.examples, inputs.validation)
     records = []
     for checkpoint in run.checkpoints if is_main_process() else []:
-        decoding = decode(run, checkpoint, inputs.base, inputs.tokenizer, inputs.prompts, inputs.stop)
+        scoring = partial(start, metrics_of(run.experiment.dataset))
+        decoding = decode(run, checkpoint, inputs.base, inputs.tokenizer, inputs.prompts, inputs.stop, scoring)
         records.append(score_decoding(run, checkpoint, decoding, inputs.instances))
     return records
 

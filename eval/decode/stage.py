@@ -3,7 +3,7 @@
 import copy
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -67,9 +67,18 @@ def rules_of(config: DecodeConfig, stop: Sequence[int]) -> Rules:
 
 
 def decode(
-    run: Run, checkpoint: Checkpoint, base: Base, tokenizer: Tokenizer, prompts: list[list[int]], stop: list[int]
+    run: Run,
+    checkpoint: Checkpoint,
+    base: Base,
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
+    stop: list[int],
+    before_last: Callable[[], None],
 ) -> Manifest:
-    """Decode one checkpoint, unless it was done. A decoding that was interrupted keeps its finished batches."""
+    """Decode one checkpoint, unless it was done. A decoding that was interrupted keeps its finished batches.
+
+    `before_last` is called before the last batch: whatever it starts has a batch's time to get ready for the texts.
+    """
     adapter = run.checkpoint(checkpoint).load()
     stage = run.decoding(checkpoint, adapter)
     if stage.find() is not None:
@@ -86,7 +95,7 @@ def decode(
         if config.optimized:  # a copy, because the base is shared and an optimised model cannot be taken apart
             model = loda.optimize_for_inference(copy.deepcopy(model), int8=config.int8)
         model.to(device)  # type: ignore[arg-type]
-        hypotheses = _search(model, stage, config, prompts, stop, checkpoint)
+        hypotheses = _search(model, stage, config, prompts, stop, checkpoint, before_last)
     lines = [_line(i, tokenizer, hypothesis) for i, hypothesis in enumerate(hypotheses)]
     manifest = stage.write(
         lambda folder: (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8"),
@@ -109,14 +118,18 @@ def _search(
     prompts: list[list[int]],
     stop: list[int],
     checkpoint: Checkpoint,
+    before_last: Callable[[], None],
 ) -> list[Hypothesis]:
     """The best hypothesis for every prompt, in order; every finished batch is a stage of its own."""
     rules = rules_of(config, stop)
     check_prompts(model, prompts, rules)
     found: dict[int, Hypothesis] = {}
     folder = _batches(stage).relative_to(stage.root)
+    parts = batches(prompts, config.batch_size)
     with progress_bar(f"decode {checkpoint.name}", len(prompts), "context") as bar:
-        for number, indices in enumerate(batches(prompts, config.batch_size)):
+        for number, indices in enumerate(parts):
+            if indices is parts[-1]:
+                before_last()
             batch = [prompts[i] for i in indices]
             part = Stage(stage.root, f"{folder}/{number}", "batch", digest(batch), stage.inputs)
             done = part.find()

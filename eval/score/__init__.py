@@ -30,6 +30,7 @@ __all__ = [
     "metrics_fingerprint",
     "score",
     "score_with_statistics",
+    "start",
 ]
 
 DEFAULT_METRICS = {
@@ -66,6 +67,13 @@ def check_metrics(scorer: str, metrics: Sequence[str]) -> None:
     for metric in map(load_metric, metrics):
         if check := getattr(metric, "check", None):
             check(scorer)
+
+
+def start(metrics: Sequence[str]) -> None:
+    """Begin what scoring would wait for (METEOR reads its tables for seconds), in processes beside this one."""
+    for metric in map(load_metric, metrics):
+        if begin := getattr(metric, "start", None):
+            begin()
 
 
 def metrics_fingerprint(scorer: str, metrics: Sequence[str]) -> dict[str, dict[str, str]]:

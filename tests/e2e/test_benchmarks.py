@@ -13,11 +13,14 @@ SMALLEST = [f"--{option}={value}" for option, value in SIZES.items()]
 
 @pytest.fixture(autouse=True)
 def smallest(monkeypatch):
-    """The fewest places of growth, and no METEOR, whose Java takes its time."""
+    """The fewest places of growth, the toy base, and no METEOR, whose Java takes its time."""
     metrics = {"e2e": ("bleu", "nist", "cider"), "dart": ("bleu", "ter")}
     monkeypatch.setattr(benchmarks.scoring, "DEFAULT_METRICS", metrics)
     for name, places in {"LENGTHS": (8, 16), "CONTEXTS": (1,), "RANKS": (2,)}.items():
         monkeypatch.setattr(benchmarks.growth, name, places)
+    toy = ["model=toy", "dataset=toy", "decode=beam10", "adapter=loda_plus", "trainer.max_steps=1"]
+    monkeypatch.setattr(benchmarks.decoding_trained, "SETTINGS", toy)
+    monkeypatch.setattr(benchmarks.decoding_trained, "ROWS", (1, 8))
 
 
 def run(tmp_path, name):

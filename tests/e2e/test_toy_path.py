@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import loda
+from eval import pipeline
+from eval.decode import stage
 from eval.decode.stage import read_texts
 from eval.pipeline import complete
 from eval.results import collect, keep, read_statistics
@@ -70,6 +72,16 @@ def test_the_status_of_a_finished_run_is_its_score(records, outputs, capsys):
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(records[0].run)]
     assert line.split()[1] == "done"
     assert f"test, epoch 2: BLEU {records[1].scores['BLEU']:.4f}" in line
+
+
+def test_scoring_gets_ready_while_the_last_texts_are_decoded(tmp_path, monkeypatch):
+    order = []
+    search, start = stage.search, pipeline.start
+    monkeypatch.setattr(stage, "search", lambda *given: order.append("search") or search(*given))
+    monkeypatch.setattr(pipeline, "start", lambda metrics: order.append(*{"meteor"} & set(metrics)) or start(metrics))
+    overrides = ["adapter=none", "decode.batch_size=20"]  # of 40 contexts
+    run_experiment(compose(settings(tmp_path, *overrides)))
+    assert order == ["search", "meteor", "search"]
 
 
 def test_an_unfinished_decoding_is_no_damaged_scoring(records, outputs, capsys):

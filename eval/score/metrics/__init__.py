@@ -8,6 +8,7 @@ A metric is a module that exports
     statistics     (Corpus) -> list[Statistics]: for each instance, numbers that add up over instances
     combine        (sums, scorer) -> float: the score of the corpus from the sums of those numbers
     check          optional, (scorer) -> None: raises LodaError if a tool is missing; it must cost nothing
+    start          optional, () -> None: begins what `statistics` would wait for, and does not wait for it
     halted         optional, for a metric whose work another process does, so that it is counted in a thread beside the
                    others: a context manager that makes `statistics` in that thread end at once, with an error
 

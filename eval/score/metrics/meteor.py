@@ -4,7 +4,8 @@ The jar counts the matches of each instance. The score of a corpus is a function
 a bootstrap needs no Java. It gives the jar's digits except the last of a double.
 
 The jar reads a paraphrase table of 62 MB for up to ten seconds before it answers, so one Java process serves all
-systems of a Python process. It ends with Python, and is started once more if it dies or hangs.
+systems of a Python process, and starts while the last texts are decoded. It ends with Python, and is started once more
+if it dies or hangs.
 """
 
 import contextlib
@@ -41,14 +42,18 @@ def check(scorer: str) -> None:
     check_words(scorer)
 
 
+def start() -> None:
+    with _lock:
+        _running()
+
+
 def statistics(corpus: Corpus) -> list[Statistics]:
     """What the jar counts for each instance against the reference that gives the best score.
 
     Lengths of hypothesis and reference, function words of both; for each matcher the matched content words of both
     and the matched function words of both; chunks, matched words of both.
     """
-    with _lock:
-        _running()  # reads its table while the words are made
+    start()  # reads its table while the words are made
     return count_matches(corpus.hypothesis_words, corpus.reference_words)
 
 
