@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from loda.architectures import ends_with
 from loda.errors import LodaError
@@ -44,7 +43,8 @@ def heads(model: nn.Module) -> list[str]:
 
     There are none in a language model, whose head is pre-trained, and in other kinds of models.
     """
-    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is not None:
+    output = getattr(model, "get_output_embeddings", None)  # models of transformers have it
+    if output is None or output() is not None:
         return []
     return [name for name, _ in model.named_children() if name in HEADS]
 

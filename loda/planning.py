@@ -32,8 +32,6 @@ from loda.model import Model, check_holds_no_adapters, check_moments, targets_of
 from loda.targets import TargetModule
 from loda.wrappers import on_inner_model
 
-PLAN_VERSION = 2
-"""Raised when the same settings find other ranks, so that no stored plan passes for a new one."""
 PROBE = 0.05
 """h above."""
 HEALTHY = 0.5

@@ -30,6 +30,8 @@ from loda.settings import UNLESS_DEFAULT, settings
 Ranks = Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(strict=False)]
 LEAST = 0.05
 """The smallest share of the multiply-accumulates of a weight that a plan leaves."""
+PLAN_VERSION = 2
+"""Raised when `loda.plan` finds other ranks for the same settings, so that no stored plan passes for a new one."""
 TINY = 1e-150
 """Replaces a singular value of zero as the divisor; its row of S V^T is zero anyway."""
 

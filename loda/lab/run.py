@@ -26,6 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from loda.approx.low_rank import PLAN_VERSION
 from loda.config import to_plain
 from loda.errors import LodaError
 from loda.lab.base import files as base_files
@@ -33,7 +34,6 @@ from loda.lab.config import Experiment
 from loda.lab.data import Pair, count_pairs, identity, load_pairs
 from loda.lab.stage import Manifest, Stage, digest
 from loda.lab.training.checkpoints import UNTRAINED, Checkpoint, checkpoints
-from loda.planning import PLAN_VERSION
 
 RESULTS_VERSION = 2
 """Raised by hand whenever a change of the code changes results."""

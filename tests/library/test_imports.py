@@ -71,6 +71,12 @@ def test_importing_the_library_imports_nothing_of_the_harness():
     assert not {name for name in result.stdout.split() if name.split(".")[0] in HEAVY or name == "loda.lab"}
 
 
+def test_what_a_command_checks_first_needs_none_of_the_slow_imports():
+    result = python("-c", "import sys, train, eval.table, scripts.status; print(*sys.modules)")
+    assert result.returncode == 0
+    assert not {"transformers.modeling_utils", "torch._dynamo", "datasets", "nltk"} & set(result.stdout.split())
+
+
 def test_the_public_names_exist_are_documented_and_listed():
     assert set(dir(loda)) == {*loda.__all__, "__version__"}
     for name in loda.__all__:
