@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, help="timed turns; every benchmark has its own default")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of a training step")
+    parser.add_argument(
+        "--precision", default="fp32", choices=["fp32", "bf16"], help="of a training step and of decoding_trained"
+    )
     parser.add_argument("--batches", type=int, default=4, help="batches of a timed training")
     parser.add_argument("--variants", nargs="+", choices=train_step.VARIANTS, help="of a training step")
     parser.add_argument("--contexts", type=int, default=8, help="contexts to decode")

@@ -3,6 +3,7 @@
     generate     transformers' generate on the same contexts, beams, batches and settings (its rules differ, so do some
                  texts)
     loda         this project as it decodes by default
+    bf16         with decode.bf16=true, where --precision is bf16
     optimized    with decode.optimized=true
     int8         with decode.int8=true beside it, on the CPU alone
 
@@ -58,11 +59,13 @@ def run(options: argparse.Namespace) -> list[Row]:
         given = inputs.prompts[:: max(1, len(inputs.prompts) // count)][:count]
         steps: dict[str, Step] = {"generate": partial(generate, model, given, rules, batch_size=count)}
         steps |= {name: partial(_watched, each, given, rules) for name, each in models.items()}
+        if options.precision == "bf16":
+            steps["bf16"] = partial(_watched, model, given, rules, bf16=True)
         timings = take_turns(steps, options.repeats or 1, warm_up=0)
-        texts = {name: timing.result[0] for name, timing in timings.items() if name in models}
+        texts = {name: timing.result[0] for name, timing in timings.items() if name != "generate"}
         floor = sum(np.interp(timings["loda"].result[1], ROWS, speeds)) / count
         for row in compare(timings, "loda", units=count):
-            if row["name"] in models:
+            if row["name"] in texts:
                 row["changed"] = sum(
                     a.tokens != b.tokens for a, b in zip(texts[row["name"]], texts["loda"], strict=True)
                 )
@@ -73,14 +76,17 @@ def run(options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _watched(model: PreTrainedModel, given: Sequence[list[int]], rules: Rules) -> tuple[list[Hypothesis], list[int]]:
+def _watched(
+    model: PreTrainedModel, given: Sequence[list[int]], rules: Rules, bf16: bool = False
+) -> tuple[list[Hypothesis], list[int]]:
     """The best hypotheses, and how many rows each forward pass had: tokens of the prompts at first, then live beams."""
     rows: list[int] = []
     handle = model.register_forward_pre_hook(
         lambda module, args, inputs: rows.append(inputs["input_ids"].numel()), with_kwargs=True
     )
     try:
-        return search(model, given, rules), rows
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            return search(model, given, rules), rows
     finally:
         handle.remove()
 

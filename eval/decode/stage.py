@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
@@ -95,7 +96,8 @@ def decode(
         if config.optimized:  # a copy, because the base is shared and an optimised model cannot be taken apart
             model = loda.optimize_for_inference(copy.deepcopy(model), int8=config.int8)
         model.to(device)  # type: ignore[arg-type]
-        hypotheses = _search(model, stage, config, prompts, stop, checkpoint, before_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            hypotheses = _search(model, stage, config, prompts, stop, checkpoint, before_last)
     lines = [_line(i, tokenizer, hypothesis) for i, hypothesis in enumerate(hypotheses)]
     manifest = stage.write(
         lambda folder: (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8"),

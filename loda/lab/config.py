@@ -219,6 +219,7 @@ class DecodeConfig:
         batch_size: contexts decoded together; it does not change the result.
         optimized: whether `loda.optimize_for_inference` replaces the projections first. Rounding changes a few texts.
         int8: whether that rounds weights and inputs to 8 bits, which changes many.
+        bf16: whether the model runs under bf16 autocast, which changes many; the search adds up in fp32.
     """
 
     prompt: PromptConfig
@@ -232,6 +233,7 @@ class DecodeConfig:
     batch_size: int = Field(ge=1, le=2**20)
     optimized: bool = False
     int8: bool = False
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         if self.int8 and not self.optimized:

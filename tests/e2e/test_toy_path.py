@@ -97,19 +97,20 @@ def test_an_optimised_decoding_is_another_of_the_same_training(records, outputs,
     optimise = loda.optimize_for_inference
     monkeypatch.setattr(loda, "optimize_for_inference", lambda *a, **k: optimised.append(k) or optimise(*a, **k))
     overrides = ["adapter=loda_plus", "approx=rank38", "optim.epochs=2", "optim.checkpoint_epochs=[1]"]
-    for more in ([], ["decode.optimized=true"], ["decode.optimized=true", "decode.int8=true"], ["decode.split=valid"]):
-        run = Run(compose(settings(outputs, *overrides, *more)))
+    for more in ("", "optimized=true", "optimized=true int8=true", "bf16=true", "split=valid"):
+        run = Run(compose(settings(outputs, *overrides, *(f"decode.{each}" for each in more.split()))))
         complete(run)
         assert run.name == records[0].run
         decoding = run.decoding(run.checkpoints[-1], run.checkpoint(run.checkpoints[-1]).load()).load()
-        found[tuple(more)] = read_texts(run.root, decoding)
-    plain, optimized, int8, _ = found.values()
+        found[more] = read_texts(run.root, decoding)
+    plain, optimized, int8, bf16, _ = found.values()
     assert {"int8": False} in optimised
     assert optimised[-1] == {"int8": True}
-    # The same to rounding. A tie that rounding decides would change a text, 8 bits may change several.
+    # The same to rounding. A tie that rounding decides would change a text, fewer bits may change several.
     assert sum(a == b for a, b in zip(plain, optimized, strict=True)) >= 39
-    assert plain != int8
-    assert sum(a == b for a, b in zip(plain, int8, strict=True)) >= 20
+    for rounded in (int8, bf16):
+        assert plain != rounded
+        assert sum(a == b for a, b in zip(plain, rounded, strict=True)) >= 20
 
 
 def test_the_unadapted_model_is_decoded_without_training(outputs):

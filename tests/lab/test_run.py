@@ -59,8 +59,8 @@ def test_what_does_not_change_the_result_does_not(change):
 def test_decoding_does_not_change_the_training():
     assert run("decode.num_beams=2").name == run().name
     keys = [run(*c).decode_key for c in ((), ("decode.num_beams=2",), ("decode.optimized=true",))]
-    keys.append(run("decode.optimized=true", "decode.int8=true").decode_key)
-    assert len(set(keys)) == 4
+    keys += [run("decode.optimized=true", "decode.int8=true").decode_key, run("decode.bf16=true").decode_key]
+    assert len(set(keys)) == 5
 
 
 def test_a_local_copy_of_the_base_gives_the_same_run_and_another_content_does_not(tmp_path):
