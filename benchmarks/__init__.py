@@ -6,7 +6,7 @@
     decoding_step       a step of beam search, dense and with approximated weights
     scoring_e2e, scoring_dart    scoring a test set: the official way, this project
     inference       an adapted projection, plain and optimised, against the bare one
-    growth          how the times grow with the length of rows, with contexts and with r: one figure
+    growth          how the times grow with the length of rows, with contexts, with r and with records: one figure
 
 Weights are random, of the shape that `--model` names, except in decoding_trained. Their values change the time of
 decoding only, which depends on where the texts end.

@@ -1,8 +1,14 @@
-"""How the times grow, as one figure: training with the length of rows, decoding with contexts, adapters with r."""
+"""How the times grow, as one figure.
+
+Training with the length of rows, decoding with contexts, adapters with r, and reading records with their number.
+"""
 
 import argparse
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pandas
 import torch
@@ -15,6 +21,7 @@ from benchmarks.timing import Row, Step, take_turns
 from benchmarks.train_step import SMOOTHING, pad_to_512, reference_loss
 from benchmarks.workload import SHAPES, VOCABULARY, build_model, prompts
 from eval.figures.style import figure, save, styled
+from eval.results import collect, keep, read_kept
 from loda.adapters import LoDA, LoDAPlus, LoRA
 from loda.lab.training.examples import Batch, Example, collate
 from loda.lab.training.loss import target_loss
@@ -22,6 +29,7 @@ from loda.lab.training.loss import target_loss
 LENGTHS = (32, 64, 128, 256, 512)
 CONTEXTS = (1, 4, 16)
 RANKS = (2, 8, 32, 128, 512, 1024)
+RECORDS = (100, 300, 1000)
 ADAPTERS = {"LoRA": LoRA, "LoDA": LoDA, "LoDA+": LoDAPlus}
 Steps = dict[tuple[str, int], Step]
 """The steps of a panel by the name of their line and their place on the x axis."""
@@ -34,6 +42,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         "tokens of a row": _training(shape, options.device),
         "contexts": _decoding(shape, options.device),
         "r, optimized": _adapters(width, options.device),
+        "records": _records(),
     }
     frames = {}
     for x, steps in panels.items():
@@ -82,9 +91,21 @@ def _adapters(width: int, device: str) -> Steps:
     return steps
 
 
+def _records() -> Steps:
+    """Reading all records below a folder, as every table does: copies of one of this repository's."""
+    original = read_kept(min(Path("results").glob("*.json")))
+    steps: Steps = {}
+    for number in RECORDS:
+        folder = Path(tempfile.mkdtemp())
+        for i in range(number):
+            keep(replace(original, run=f"{original.run}-{i}"), {}, folder)
+        steps["records", number] = partial(collect, folder)
+    return steps
+
+
 def _draw(frames: Mapping[str, pandas.DataFrame]) -> Figure:
     with styled():
-        drawn = figure(height=5.4)
+        drawn = figure(height=7.2)
         for axes, (x, frame) in zip(drawn.subplots(len(frames)), frames.items(), strict=True):
             axes.plot(frame.index, frame, marker="o", label=list(frame))
             axes.set(xlabel=x, ylabel="seconds", xscale="log", yscale="log", xticks=frame.index)

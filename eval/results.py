@@ -85,7 +85,8 @@ def collect(root: str | Path) -> list[Record]:
         lock = FileLock(outputs.root / "lock", fallback_to_soft=False).acquire()
     with lock:  # or of two processes the one that read earlier could write later
         records = _read_all(outputs)
-        write_text(outputs.results, "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in records))
+        lines = (json.dumps(vars(each) | {"cost": asdict(each.cost)}, ensure_ascii=False) for each in records)
+        write_text(outputs.results, "".join(f"{line}\n" for line in lines))
     return records
 
 

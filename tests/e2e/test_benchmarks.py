@@ -16,7 +16,7 @@ def smallest(monkeypatch):
     """The fewest places of growth, the toy base, and no METEOR, whose Java takes its time."""
     metrics = {"e2e": ("bleu", "nist", "cider"), "dart": ("bleu", "ter")}
     monkeypatch.setattr(benchmarks.scoring, "DEFAULT_METRICS", metrics)
-    for name, places in {"LENGTHS": (8, 16), "CONTEXTS": (1,), "RANKS": (2,)}.items():
+    for name, places in {"LENGTHS": (8, 16), "CONTEXTS": (1,), "RANKS": (2,), "RECORDS": (2,)}.items():
         monkeypatch.setattr(benchmarks.growth, name, places)
     toy = ["model=toy", "dataset=toy", "decode=beam10", "adapter=loda_plus", "trainer.max_steps=1"]
     monkeypatch.setattr(benchmarks.decoding_trained, "SETTINGS", toy)
