@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME ...]`: run benchmarks, print their tables and write `outputs/bench/NAME.json`."""
+"""`python -m benchmarks [NAME ...]`: run benchmarks, print their tables and write `outputs/bench/NAME.json`.
+
+Without a name, all of them, and `all.json` holds their results together.
+"""
 
 import argparse
 import json
@@ -13,7 +16,7 @@ from pathlib import Path
 import pandas
 import torch
 
-from benchmarks import decoding, decoding_step, decoding_trained, growth, inference, scoring, train_step
+from benchmarks import decoding, decoding_real, decoding_step, growth, inference, scoring, train_step
 from benchmarks.timing import Row
 from benchmarks.workload import SHAPES
 from loda.atomic import write_text
@@ -23,8 +26,9 @@ from loda.lab.provenance import provenance
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "train_step": train_step.run,
+    "train_step_real": train_step.run_real,
     "decoding": decoding.run,
-    "decoding_trained": decoding_trained.run,
+    "decoding_real": decoding_real.run,
     "inference": inference.run,
     "decoding_step": decoding_step.run,
     "scoring_e2e": partial(scoring.run, "e2e"),
@@ -37,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
     names = options.names or list(BENCHMARKS)
-    if not options.names and not decoding_trained.is_at_hand():
-        names.remove("decoding_trained")
-        print("decoding_trained is left out; its base comes with: python -m scripts base smollm2_135m")
+    if not options.names and not decoding_real.is_at_hand():
+        names = [name for name in names if not name.endswith("_real")]
+        print("what times a real base is left out; SmolLM2 comes with: python -m scripts base smollm2_135m")
     if unknown := [name for name in names if name not in BENCHMARKS]:
         raise LodaError(f"{unknown[0]} is not a benchmark; there are {', '.join(BENCHMARKS)}")
     if len(names) == 1:
@@ -48,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A process for each, so that none starts with the memory or the warm caches of another.
     flags = [argument for argument in arguments if argument not in options.names]
     codes = [subprocess.run([sys.executable, "-m", "benchmarks", name, *flags]).returncode for name in names]
+    done = [path for name in names if (path := options.outputs / f"{name}.json").is_file()]
+    write_text(
+        options.outputs / "all.json", json.dumps([json.loads(path.read_text()) for path in done], indent=2) + "\n"
+    )
     return int(any(codes))
 
 
@@ -69,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, help="timed turns; every benchmark has its own default")
     parser.add_argument("--outputs", type=Path, default=Path("outputs/bench"))
     parser.add_argument(
-        "--precision", default="fp32", choices=["fp32", "bf16"], help="of a training step and of decoding_trained"
+        "--precision", default="fp32", choices=["fp32", "bf16"], help="of a training step and of decoding_real"
     )
     parser.add_argument("--batches", type=int, default=4, help="batches of a timed training")
     parser.add_argument("--variants", nargs="+", choices=train_step.VARIANTS, help="of a training step")

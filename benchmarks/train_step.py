@@ -2,7 +2,8 @@
 
     reference       LoRA's recipe: rows padded to 512, attention written out, the head on every position
     reference_sdpa  the same with torch's fused attention, which LoRA's code does not have
-    hf_peft         transformers' Trainer and PEFT's LoRA on c_attn, rows padded to the longest of the batch
+    hf_peft         transformers' Trainer and PEFT's LoRA, rows padded to the longest of the batch; on GPT-2 it adapts
+                    c_attn whole, elsewhere q and v
     padded          this project, rows padded to the longest of the batch, the head on target positions only
     packed          this project as it trains by default: no padding, GELU in one kernel
     loda_plus       packed, with LoDA+ in LoRA's place
@@ -23,18 +24,21 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GPT2LMHeadModel, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 import loda
 from benchmarks.timing import Row, Step, compare, take_turns
 from benchmarks.workload import build_model, training_examples
 from loda.adapters import LoDAPlus, LoRA
+from loda.lab.base.files import locate
+from loda.lab.base.model import load_base
 from loda.lab.config import compose
 from loda.lab.training.examples import Batch, Example, collate
 from loda.lab.training.loss import target_loss
 from loda.lab.training.optimizer import ReferenceAdamW
 from loda.lab.training.packing import pack, packed
 
+BASE = ["model=smollm2_135m"]
 BATCH_SIZE = 8
 SMOOTHING = 0.1
 PADDED_LENGTH = 512
@@ -44,13 +48,24 @@ VARIANTS = (*REFERENCES, "hf_peft", "padded", "packed", "loda_plus")
 
 def run(options: argparse.Namespace) -> list[Row]:
     """Seconds of a step, and the loss of the first batch before training: equal for all; hf_peft has none."""
-    base = build_model(options.model or "gpt2_small", options.device)
-    examples = training_examples(BATCH_SIZE * options.batches)
+    return _time(build_model(options.model or "gpt2_small", options.device), options, options.variants or VARIANTS)
+
+
+def run_real(options: argparse.Namespace) -> list[Row]:
+    """As `run`, on the real base."""
+    config = compose(BASE).model
+    base = load_base(config, locate(config)).to(options.device)
+    variants = [name for name in options.variants or VARIANTS if name not in REFERENCES]
+    return _time(base, options, variants)
+
+
+def _time(base: PreTrainedModel, options: argparse.Namespace, variants: Sequence[str]) -> list[Row]:
+    examples = training_examples(BATCH_SIZE * options.batches, base.config.vocab_size)
     batches = [examples[start : start + BATCH_SIZE] for start in range(0, len(examples), BATCH_SIZE)]
     steps: dict[str, Step] = {}
     losses: dict[str, float] = {}
     with ExitStack() as stack:
-        for name in options.variants or VARIANTS:
+        for name in variants:
             # Each variant adapts a copy of the model that shares its tensors.
             model = copy.deepcopy(base, {id(p): p for p in base.parameters()})
             if name == "hf_peft":
@@ -72,7 +87,7 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 def _variant(
     name: str,
-    model: GPT2LMHeadModel,
+    model: PreTrainedModel,
     batches: Sequence[list[Example]],
     options: argparse.Namespace,
     stack: ExitStack,
@@ -120,10 +135,16 @@ def reference_loss(model: PreTrainedModel, batch: Batch, smoothing: float) -> Te
     return loss
 
 
-def _hugging_face(model: GPT2LMHeadModel, batches: Sequence[list[Example]], options: argparse.Namespace) -> Step:
+def _hugging_face(model: PreTrainedModel, batches: Sequence[list[Example]], options: argparse.Namespace) -> Step:
     """Trainer.train() over the batches; the Trainer measures its own time, without its preparations."""
+    is_gpt2 = model.config.model_type == "gpt2"
     lora = LoraConfig(
-        r=4, lora_alpha=32, lora_dropout=0.1, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM"
+        r=4,
+        lora_alpha=32,
+        lora_dropout=0.1,
+        target_modules=["c_attn"] if is_gpt2 else ["q_proj", "v_proj"],
+        fan_in_fan_out=is_gpt2,
+        task_type="CAUSAL_LM",
     )
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(),

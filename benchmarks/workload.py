@@ -25,22 +25,22 @@ def build_model(shape: str, device: str) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval().to(device)  # type: ignore[no-any-return]
 
 
-def training_examples(count: int) -> list[Example]:
+def training_examples(count: int, vocabulary: int) -> list[Example]:
     """Examples of the lengths of E2E's training set: contexts of 26 tokens and texts of 27 on average."""
     generator = random.Random(0)
     lengths = [(_length(generator, 26, 6), _length(generator, 27, 9)) for _ in range(count)]
-    return [Example(_random_ids(generator, given + told), given) for given, told in lengths]
+    return [Example(_random_ids(generator, given + told, vocabulary), given) for given, told in lengths]
 
 
 def prompts(count: int) -> list[list[int]]:
     """Prompts of the lengths of E2E's test contexts, 33 tokens on average."""
     generator = random.Random(0)
-    return [_random_ids(generator, _length(generator, 33, 7)) for _ in range(count)]
+    return [_random_ids(generator, _length(generator, 33, 7), VOCABULARY) for _ in range(count)]
 
 
 def _length(generator: random.Random, mean: float, deviation: float) -> int:
     return max(4, round(generator.gauss(mean, deviation)))
 
 
-def _random_ids(generator: random.Random, length: int) -> list[int]:
-    return [generator.randrange(VOCABULARY) for _ in range(length)]
+def _random_ids(generator: random.Random, length: int, vocabulary: int) -> list[int]:
+    return [generator.randrange(vocabulary) for _ in range(length)]
