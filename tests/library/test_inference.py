@@ -11,7 +11,7 @@ from loda.adapters.nonlinear import StackConfig
 from loda.approx import Dense, LowRank, Quantized, Sparse
 from loda.architectures import is_linear
 from loda.errors import LodaError
-from loda.inference import InferenceProjection
+from loda.inference import NARROW, InferenceProjection, NarrowTerms
 from loda.projection import projections
 from tests.ecosystem.models import SETTINGS, tiny
 from tests.library.models import ADAPTERS, APPROXIMATIONS, TOKENS, logits, perturb, tiny_gpt2, untouched, wide_gpt2
@@ -59,9 +59,12 @@ def test_a_prefix_is_computed_once_and_not_for_every_token():
 
 
 @pytest.mark.parametrize("slices", [("q",), ("k", "v"), ("v", "q"), ("v", "k", "q")])
-@pytest.mark.parametrize("adapter", [LoDA(), LoDAPlus()], ids=["loda", "loda_plus"])
+@pytest.mark.parametrize("adapter", [LoDA(), LoDAPlus(), LoDA(r=17), LoDAPlus(r=17)], ids=repr)
 def test_any_slices(adapter, slices):
-    assert_same_outputs(adapted(adapter, slices=slices))
+    model = adapted(adapter, slices=slices)
+    assert_same_outputs(model)
+    is_narrow = any(isinstance(module, NarrowTerms) for module in model.modules())
+    assert is_narrow == (adapter.r * len(slices) <= NARROW)
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
