@@ -1,6 +1,6 @@
 """`python -m benchmarks [NAME ...]`: run benchmarks, print their tables and write `outputs/bench/NAME.json`.
 
-Without a name, all of them, and `all.json` holds their results together.
+Without a name, all of them. `all.json` holds the results of the last call with more than one.
 """
 
 import argparse
@@ -52,10 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A process for each, so that none starts with the memory or the warm caches of another.
     flags = [argument for argument in arguments if argument not in options.names]
     codes = [subprocess.run([sys.executable, "-m", "benchmarks", name, *flags]).returncode for name in names]
-    done = [path for name in names if (path := options.outputs / f"{name}.json").is_file()]
-    write_text(
-        options.outputs / "all.json", json.dumps([json.loads(path.read_text()) for path in done], indent=2) + "\n"
-    )
+    done = [name for name, code in zip(names, codes, strict=True) if code == 0]
+    together = [json.loads((options.outputs / f"{name}.json").read_text()) for name in done]
+    write_text(options.outputs / "all.json", json.dumps(together, indent=2) + "\n")
     return int(any(codes))
 
 

@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 import loda
@@ -33,8 +34,8 @@ from loda.lab.run import Run
 from loda.lab.training.train import train
 
 SETTINGS = ["model=smollm2_135m", "dataset=e2e", "decode=beam10", "adapter=loda_plus", "optim.lr=4e-3"]
-ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 1024)
-BUDGET = ["trainer.max_steps=40", "optim.warmup_steps=10", "trainer.valid_examples=1"]
+ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 2048)
+BUDGET = ["trainer.max_steps=30", "optim.warmup_steps=10", "trainer.valid_examples=1"]
 
 
 def is_at_hand() -> bool:
@@ -47,23 +48,25 @@ def run(options: argparse.Namespace) -> list[Row]:
     run = Run(compose([*SETTINGS, *BUDGET, f"trainer.device={options.device}", f"outputs={options.outputs}"]))
     inputs = check(run)
     train(run, inputs.base, inputs.examples, inputs.validation)
-    speeds = product_seconds(inputs.base.model.to(options.device))
+    body, head = product_seconds(inputs.base.model.to(options.device))
     model = loda.from_pretrained(inputs.base.model, run.checkpoint(run.checkpoints[-1]).path)
     models = {"loda": model.to(options.device).eval()}
     models["optimized"] = loda.optimize_for_inference(copy.deepcopy(model))
     if options.device == "cpu":
         models["int8"] = loda.optimize_for_inference(copy.deepcopy(model), int8=True)
+    if options.precision == "bf16":
+        models["bf16"] = copy.deepcopy(model).bfloat16()
     rules = rules_of(run.experiment.decode, inputs.stop)
     rows: list[Row] = []
     for count in (options.contexts, 4 * options.contexts):
         given = inputs.prompts[:: max(1, len(inputs.prompts) // count)][:count]
         steps: dict[str, Step] = {"generate": partial(generate, model, given, rules, batch_size=count)}
         steps |= {name: partial(_watched, each, given, rules) for name, each in models.items()}
-        if options.precision == "bf16":
-            steps["bf16"] = partial(_watched, model, given, rules, bf16=True)
         timings = take_turns(steps, options.repeats or 1, warm_up=0)
         texts = {name: timing.result[0] for name, timing in timings.items() if name != "generate"}
-        floor = sum(np.interp(timings["loda"].result[1], ROWS, speeds)) / count
+        alive = timings["loda"].result[1]
+        # The vocabulary's head has the last token of each prompt, and every other module all of them.
+        floor = np.interp(alive, ROWS, body).sum() + np.interp([count, *alive[1:]], ROWS, head).sum()
         for row in compare(timings, "loda", units=count):
             if row["name"] in texts:
                 row["changed"] = sum(
@@ -71,35 +74,35 @@ def run(options: argparse.Namespace) -> list[Row]:
                 )
                 row["tokens"] = sum(len(text.tokens) for text in texts[row["name"]]) / count
             if row["name"] == "loda":
-                row["floor's share"] = floor / row["seconds"]
+                row["floor's share"] = floor / count / row["seconds"]
             rows.append({"contexts": count, **row})
     return rows
 
 
-def _watched(
-    model: PreTrainedModel, given: Sequence[list[int]], rules: Rules, bf16: bool = False
-) -> tuple[list[Hypothesis], list[int]]:
+def _watched(model: PreTrainedModel, given: Sequence[list[int]], rules: Rules) -> tuple[list[Hypothesis], list[int]]:
     """The best hypotheses, and how many rows each forward pass had: tokens of the prompts at first, then live beams."""
     rows: list[int] = []
     handle = model.register_forward_pre_hook(
         lambda module, args, inputs: rows.append(inputs["input_ids"].numel()), with_kwargs=True
     )
     try:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            return search(model, given, rules), rows
+        return search(model, given, rules), rows
     finally:
         handle.remove()
 
 
 @torch.inference_mode()
-def product_seconds(model: PreTrainedModel) -> list[float]:
-    """Seconds of all linear modules of `model` on each number of `ROWS`."""
-    modules = [(module, shape_of(module)[0]) for module in model.modules() if is_linear(module)]
+def product_seconds(model: PreTrainedModel) -> tuple[list[float], list[float]]:
+    """Seconds of all linear modules but the head, and of the head, on each number of `ROWS`."""
+    head = model.get_output_embeddings()
+    body = [module for module in model.modules() if is_linear(module) and module is not head]
 
-    def step(rows: int) -> None:
-        inputs = {width: torch.randn(rows, width, device=model.device) for width in {width for _, width in modules}}
-        for module, width in modules:
-            module(inputs[width])
+    def step(modules: Sequence[nn.Module], rows: int) -> None:
+        widths = {shape_of(module)[0] for module in modules}
+        inputs = {width: torch.randn(rows, width, device=model.device) for width in widths}
+        for module in modules:
+            module(inputs[shape_of(module)[0]])
 
-    timings = take_turns({rows: partial(step, rows) for rows in ROWS}, repeats=3)
-    return [timings[rows].median for rows in ROWS]
+    steps = {(part, rows): partial(step, part, rows) for part in (tuple(body), (head,)) for rows in ROWS}
+    timings = [timing.median for timing in take_turns(steps, repeats=3).values()]
+    return timings[: len(ROWS)], timings[len(ROWS) :]

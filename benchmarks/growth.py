@@ -96,11 +96,15 @@ def _records() -> Steps:
     original = read_kept(min(Path("results").glob("*.json")))
     steps: Steps = {}
     for number in RECORDS:
-        folder = Path(tempfile.mkdtemp())
+        folder = tempfile.TemporaryDirectory()
         for i in range(number):
-            keep(replace(original, run=f"{original.run}-{i}"), {}, folder)
-        steps["records", number] = partial(collect, folder)
+            keep(replace(original, run=f"{original.run}-{i}"), {}, Path(folder.name))
+        steps["records", number] = partial(_read, folder)
     return steps
+
+
+def _read(folder: tempfile.TemporaryDirectory[str]) -> None:
+    collect(folder.name)
 
 
 def _draw(frames: Mapping[str, pandas.DataFrame]) -> Figure:

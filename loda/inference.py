@@ -224,10 +224,8 @@ class NarrowTerms(nn.Module):
         """Add to h."""
         rows = u.unflatten(-1, (self.count, -1))
         v = apply_stack(self.f1, rows, [partial(_times, matrix=matrix) for matrix in self.matrices]).flatten(1)
-        if self.f2 is None:
-            h.addmm_(v, self.up, alpha=self.scale)
-        else:
-            h.add_(self.f2(v @ self.up), alpha=self.scale)
+        delta = v @ self.up
+        h.add_(delta if self.f2 is None else self.f2(delta), alpha=self.scale)
 
 
 def _times(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 
 from eval.decode.cache import BeamCache, shared_prompts
 from loda.errors import LodaError
-from loda.lab.base.attention import addition_to_attention
+from loda.lab.base.attention import addition_to_attention, can_replace_attention
 
 DEAD = float("-inf")
 
@@ -205,7 +205,8 @@ class _Search:
         self.rules = rules
         self.eos = torch.tensor(rules.eos_token_ids, dtype=torch.long, device=device)
         self.inputs, self.mask = _pad_left(prompts, device)
-        shared = addition_to_attention(model.config, self.mask.shape[1] + rules.max_new_tokens) is None
+        longest = self.mask.shape[1] + rules.max_new_tokens
+        shared = can_replace_attention(model) and addition_to_attention(model.config, longest) is None
         self.cache = BeamCache(self.mask, rules.max_new_tokens, rules.num_beams, shared)
         nothing = torch.empty(count, 0, dtype=torch.long, device=device)
         self.beams = Beams(torch.arange(count, device=device), torch.zeros(count, device=device), nothing)
@@ -294,8 +295,9 @@ def _ban_repeated(logits: Tensor, history: Tensor, size: int) -> None:
 
 def _select(cache: BeamCache, scores: Tensor, probabilities: Tensor, num_beams: int) -> tuple[Tensor, Tensor, Tensor]:
     """The best `num_beams` continuations of each example: parents, tokens and scores, each (E * K,)."""
-    # They are among the best of each of its beams. Not log_softmax: a probability that underflows to 0 becomes -inf,
-    # as in the reference.
+    # The best of an example are among the best `num_beams` of each of its hypotheses. Where these are too few, DEAD
+    # ones follow, whose parents may be of another example. Not log_softmax: a probability that underflows to 0 becomes
+    # -inf, as in the reference.
     best, tokens = probabilities.topk(num_beams)
     candidates = (best.log() + scores[:, None])[cache.rows].masked_fill(~cache.taken[..., None], DEAD)
     best, index = candidates.flatten(1).topk(num_beams)
@@ -306,9 +308,10 @@ def _select(cache: BeamCache, scores: Tensor, probabilities: Tensor, num_beams: 
 def _can_improve(scores: Tensor, best_values: Tensor, rules: Rules) -> Tensor:
     """Which hypotheses (rows,) could still end with a value above the best of their example.
 
-    A score only falls, and is divided by at most max_new_tokens ** length_penalty (for a penalty >= 0): if even that
-    does not exceed the best value, nothing will. A hypothesis below this bound has no descendant above it, so it takes
-    no place from one that is above: without it, those are the same.
+    A score only falls, and is divided by at most max_new_tokens ** length_penalty (for a penalty >= 0). So a hypothesis
+    whose score over that does not exceed the best value ends at most equal to it, and so do its descendants. They rank
+    behind every candidate above this bound, so dropping them leaves those where they are. What moves up into their
+    places is not above the bound either: it is dropped in turn, or ends without replacing the best.
     """
     live: Tensor = scores.isfinite()
     if rules.length_penalty < 0:

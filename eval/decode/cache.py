@@ -1,10 +1,9 @@
-"""The keys and values of a beam search. They are written once and never moved.
+"""The keys and values of a beam search: a prompt's once for all its beams, a generated token's where it was written.
 
-transformers' cache keeps a prompt in every row, and copies everything at each step. Here the prompt is kept once for
-all its beams, the keys and values of generated tokens stay where they were written, and a row knows the places of its
-own. So beams can be dropped one by one, and the queries of all beams of a prompt meet its keys in one product. That
-takes an attention of our own, which knows nothing but softmax(s q K^T) V. For architectures that add something to it,
-every row is given its prompt again at each step.
+transformers' cache keeps a prompt in every row, and reorders all when beams move. Here a row knows the places of its
+generated tokens, and each step gathers them into memory that is used again. So beams can be dropped one by one, and the
+queries of all beams of a prompt meet its keys in one product. That takes an attention of our own, which knows nothing
+but softmax(s q K^T) V. For architectures that add something to it, every row is given its prompt again at each step.
 """
 
 import math

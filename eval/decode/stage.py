@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
@@ -93,11 +92,14 @@ def decode(
         config = run.experiment.decode
         if config.int8 and device.type != "cpu":
             raise LodaError(f"decode.int8=true multiplies on the CPU alone, not on {device}; set trainer.device=cpu")
-        if config.optimized:  # a copy, because the base is shared and an optimised model cannot be taken apart
-            model = loda.optimize_for_inference(copy.deepcopy(model), int8=config.int8)
+        if config.optimized or config.bf16:  # a copy, because the base is shared
+            model = copy.deepcopy(model)
+        if config.optimized:
+            model = loda.optimize_for_inference(model, int8=config.int8)
+        if config.bf16:
+            model.bfloat16()
         model.to(device)  # type: ignore[arg-type]
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            hypotheses = _search(model, stage, config, prompts, stop, checkpoint, before_last)
+        hypotheses = _search(model, stage, config, prompts, stop, checkpoint, before_last)
     lines = [_line(i, tokenizer, hypothesis) for i, hypothesis in enumerate(hypotheses)]
     manifest = stage.write(
         lambda folder: (folder / PREDICTIONS).write_text("".join(lines), encoding="utf-8"),
@@ -136,7 +138,7 @@ def _search(
             part = Stage(stage.root, f"{folder}/{number}", "batch", digest(batch), stage.inputs)
             done = part.find()
             if done is None:
-                with explain_oom("decoding", "lower decode.batch_size, which does not change the texts"):
+                with explain_oom("decoding", "lower decode.batch_size"):
                     hypotheses = search(model, batch, rules)
                 done = part.write(content={"hypotheses": [[h.tokens, h.score] for h in hypotheses]})
             found.update(zip(indices, (Hypothesis(*each) for each in done.content["hypotheses"]), strict=True))

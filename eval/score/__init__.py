@@ -10,7 +10,7 @@ The scorer `e2e` is e2e-metrics' `measure_scores.py -p`; `dart` and `webnlg` are
 import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import reduce
 from importlib import metadata
 from operator import add
@@ -70,10 +70,11 @@ def check_metrics(scorer: str, metrics: Sequence[str]) -> None:
 
 
 def start(metrics: Sequence[str]) -> None:
-    """Begin what scoring would wait for (METEOR reads its tables for seconds), in processes beside this one."""
+    """Begin what scoring would wait for, in processes beside this one: METEOR reads its tables for seconds."""
     for metric in map(load_metric, metrics):
         if begin := getattr(metric, "start", None):
-            begin()
+            with suppress(OSError, LodaError):  # only a head start: scoring tries again, and says what is wrong
+                begin()
 
 
 def metrics_fingerprint(scorer: str, metrics: Sequence[str]) -> dict[str, dict[str, str]]:

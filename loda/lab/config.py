@@ -216,10 +216,10 @@ class DecodeConfig:
         split: which split is decoded and scored; test_seen and test_unseen are the halves of WebNLG's test split.
         stop: texts that end a hypothesis; each must be one token of the vocabulary. "<|endoftext|>" is the base's own
             end-of-text token, whatever its name.
-        batch_size: contexts decoded together; it does not change the result.
+        batch_size: contexts decoded together; with fp32 weights it does not change the result.
         optimized: whether `loda.optimize_for_inference` replaces the projections first. Rounding changes a few texts.
         int8: whether that rounds weights and inputs to 8 bits, which changes many.
-        bf16: whether the model runs under bf16 autocast, which changes many; the search adds up in fp32.
+        bf16: whether the weights are rounded to bf16, which changes many; the search itself stays in fp32.
     """
 
     prompt: PromptConfig

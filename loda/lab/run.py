@@ -53,7 +53,9 @@ class Run:
         self.train_key = digest(self._train_settings())
         decode = asdict(experiment.decode)
         # What is off is left out, so that a new setting leaves the digests of earlier decodings as they are.
-        chosen = {key: value for key, value in decode.items() if key != "batch_size" and value is not False}
+        chosen = {key: value for key, value in decode.items() if value is not False}
+        if not experiment.decode.bf16:  # in fp32 it changes nothing
+            del chosen["batch_size"]
         self.decode_key = digest([RESULTS_VERSION, chosen])
         self.name = f"{_slug(experiment)}-{self.train_key}"
         self.place = f"runs/{self.name}"

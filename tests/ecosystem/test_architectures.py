@@ -606,11 +606,15 @@ def test_the_batch_size_of_the_beam_search_changes_nothing(kind):
 
 @pytest.mark.parametrize(("kind", "adapter"), [*((kind, "lora") for kind in PLAIN), ("gpt2", "prefix")])
 def test_prompts_that_beams_share_are_attended_to_as_their_own(kind, adapter, monkeypatch):
-    model = loda.inject(tiny(kind), loda.LodaConfig({"lora": LoRA(), "prefix": Prefix(length=2)}[adapter]))
-    perturb(model)
+    config = loda.LodaConfig({"lora": LoRA(), "prefix": Prefix(length=2)}[adapter])
+    model = perturb(loda.inject(tiny(kind, **wide(kind)), config))
+    replaced = []
+    replace = beam.shared_prompts
+    monkeypatch.setattr(beam, "shared_prompts", lambda model: replaced.append(model) or replace(model))
     shared = search(model, 3)
     monkeypatch.setattr(beam, "addition_to_attention", lambda shape, length: "not here")
     apart = search(model, 3)
+    assert replaced == [model]  # the first search, not the second
     assert [one.tokens for one in shared] == [one.tokens for one in apart]
     assert [one.score for one in shared] == pytest.approx([one.score for one in apart], rel=1e-5)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.beam import beam_search
+from eval.decode.beam import Rules, _can_improve
 from loda.errors import LodaError
 from tests.library.models import VOCABULARY, tiny_gpt2
 
@@ -130,6 +131,22 @@ def test_the_scores_of_every_accepted_setting_are_finite(**rules):
     found = search(MODEL, [[1], [2, 3, 4]], **rules)
     assert len(found) == 2
     assert all(math.isfinite(one.score) for one in found)
+
+
+def test_a_negative_penalty_favours_short_texts_so_no_bound_drops_a_long_one():
+    # -1 over one token is -1; over eight it is -8, below the best, but the text may end before.
+    rules = Rules(
+        num_beams=1, max_new_tokens=8, length_penalty=-1, no_repeat_ngram_size=0, min_length=0, eos_token_ids=()
+    )
+    assert _can_improve(torch.tensor([-1.0]), torch.tensor([-5.0]), rules).all()
+
+
+def test_a_class_that_transformers_cannot_switch_is_searched_all_the_same():
+    model = tiny_gpt2()
+    expected = search(model, [[1], [2, 3]])
+    own = {"__module__": "__main__", "_can_set_attn_implementation_cached_value": None}  # as written in a notebook
+    model.__class__ = type("Own", (type(model),), own)
+    assert search(model, [[1], [2, 3]]) == expected
 
 
 MODEL = tiny_gpt2()

@@ -67,6 +67,14 @@ def test_any_slices(adapter, slices):
     assert is_narrow == (adapter.r * len(slices) <= NARROW)
 
 
+@pytest.mark.parametrize("adapter", [LoRA(), LoDA(), LoDAPlus(), LoDAPlus(r=17)], ids=repr)
+def test_it_runs_under_autocast(adapter):
+    model = loda.optimize_for_inference(adapted(adapter))
+    expected = logits(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(logits(model).float(), expected, rtol=0.1, atol=0.02 * expected.abs().max().item())
+
+
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("adapter", [LoRA(), LoDA(), LoDAPlus()], ids=repr)
 def test_every_architecture(kind, adapter):

@@ -5,9 +5,9 @@ batch is one row of all tokens, which every product but attention's sees; positi
 and attention is computed for each example on its own. GPT-2's GELU in the tanh form is one kernel of torch where
 transformers takes eight operations and keeps their results for the backward pass.
 
-The losses are those of the padded batch to rounding, for the architectures in `PLAIN`: a bias, a cap or a window
-that others add to attention beside the mask would be lost. Dropout draws its noise for other positions, so a training
-with dropout sees other noise than a padded one.
+The losses are those of the padded batch to rounding, for the architectures in `loda.lab.base.attention.PLAIN`: a bias,
+a cap or a window that others add to attention beside the mask would be lost. Dropout draws its noise for other
+positions, so a training with dropout sees other noise than a padded one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,8 @@ def obstacle(experiment: Experiment, shape: PretrainedConfig) -> str | None:
     """Why packed losses would not be those of padded batches; None if they are."""
     if experiment.method.adapter.name == "prefix":
         return "a prefix needs one cache for each example"
-    return addition_to_attention(shape, experiment.dataset.max_length)
+    reason = addition_to_attention(shape, experiment.dataset.max_length)
+    return reason and f"{reason} (dataset.max_length)"
 
 
 def pack(examples: Sequence[Example]) -> Batch:
