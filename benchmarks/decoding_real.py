@@ -49,7 +49,8 @@ def run(options: argparse.Namespace) -> list[Row]:
     inputs = check(run)
     train(run, inputs.base, inputs.examples, inputs.validation)
     body, head = product_seconds(inputs.base.model.to(options.device))
-    model = loda.from_pretrained(inputs.base.model, run.checkpoint(run.checkpoints[-1]).path)
+    base = copy.deepcopy(inputs.base.model)  # which all of this process share
+    model = loda.from_pretrained(base, run.checkpoint(run.checkpoints[-1]).path)
     models = {"loda": model.to(options.device).eval()}
     models["optimized"] = loda.optimize_for_inference(copy.deepcopy(model))
     if options.device == "cpu":
