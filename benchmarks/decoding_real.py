@@ -7,7 +7,7 @@
     optimized    with decode.optimized=true
     int8         with decode.int8=true beside it, on the CPU alone
 
-LoDA+ is trained for a minute first, and kept under `--outputs`. The floor of a search is the time of its products
+LoDA+ is trained for 60 updates first, and kept under `--outputs`. The floor of a search is the time of its products
 alone: for every step, that of all linear modules of the base on as many rows as were still alive.
 """
 
@@ -35,7 +35,7 @@ from loda.lab.training.train import train
 
 SETTINGS = ["model=smollm2_135m", "dataset=e2e", "decode=beam10", "adapter=loda_plus", "optim.lr=4e-3"]
 ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 2048)
-BUDGET = ["trainer.max_steps=30", "optim.warmup_steps=10", "trainer.valid_examples=1"]
+BUDGET = ["trainer.max_steps=60", "optim.warmup_steps=10", "trainer.valid_examples=1"]
 
 
 def is_at_hand() -> bool:
