@@ -34,8 +34,8 @@ from loda.lab.run import Run
 from loda.lab.training.train import train
 
 SETTINGS = ["model=smollm2_135m", "dataset=e2e", "decode=beam10", "adapter=loda_plus", "optim.lr=4e-3"]
-ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 2048)
 BUDGET = ["trainer.max_steps=60", "optim.warmup_steps=10", "trainer.valid_examples=1"]
+ROWS = (1, 8, 16, 32, 64, 128, 256, 512, 2048)
 
 
 def is_at_hand() -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loda.adapters.bottleneck import Bottleneck
-from loda.adapters.nonlinear import Stack, StackConfig, apply_stack
+from loda.adapters.nonlinear import apply_stack
 from loda.approx.dense import DenseLinear, affine
 from loda.approx.low_rank import LowRankLinear, SharedProduct
 from loda.approx.quantized import RoundedLinear, round_int8
@@ -29,12 +29,9 @@ from loda.errors import LodaError
 from loda.interfaces import LinearAdapter, is_linear_adapter
 from loda.model import Model, fold, mark_optimized, state_of
 from loda.precision import narrow
-from loda.projection import AdaptedProjection, FusedSlice, projections
+from loda.projection import AdaptedProjection, projections
 from loda.targets import target_of
 from loda.wrappers import on_inner_model
-
-NARROW = 32
-"""The largest sum of r for which all B are one matrix. It has 3 % of the entries of a weight of 1024 x 3072 then."""
 
 
 @on_inner_model
@@ -87,10 +84,6 @@ def _has_fast_form(projection: AdaptedProjection, int8: bool) -> bool:
     )
 
 
-def _is_elementwise(bottleneck: Bottleneck) -> bool:
-    return bottleneck.f2 is None or bottleneck.f2.config.operations == ("activation",)
-
-
 def _sharing(fast: Mapping[str, AdaptedProjection]) -> list[list[str]]:
     """Return the names of `fast`, together where their bases share x W_A."""
     groups: dict[object, list[str]] = {}
@@ -129,7 +122,8 @@ def _fast_forms(members: Sequence[AdaptedProjection], int8: bool) -> list["Infer
 class InferenceProjection(nn.Module):
     """What an `AdaptedProjection` computes, in evaluation mode and without gradients: (*, d_in) -> (*, d_out).
 
-    All its bottlenecks must have the same settings, as `loda.inject` gives them.
+    The f1 of all slices run as one batch, because the number of such small operations decides the time. All bottlenecks
+    of the projection must have the same settings, as `loda.inject` gives them.
 
     Args:
         projection: the adapted projection.
@@ -152,13 +146,14 @@ class InferenceProjection(nn.Module):
         self.first, self.second, self.begin, self.shared = first, second, begin, shared
         self.leads = getattr(projection.base, "leads", True)
         bottlenecks = {name: a for name, a in projection.adapters.items() if isinstance(a, Bottleneck)}
-        nonlinear = {name: bottleneck for name, bottleneck in bottlenecks.items() if bottleneck.f1 is not None}
-        self.end = begin + sum(bottleneck.A.shape[1] for bottleneck in nonlinear.values())
-        self.terms: nn.Module | None = None
-        if nonlinear and self.end - begin <= NARROW and all(map(_is_elementwise, nonlinear.values())):
-            self.terms = NarrowTerms(nonlinear, self.slices, self.d_out)
-        elif nonlinear:
-            self.terms = NonlinearTerms(nonlinear, self.slices)
+        f1s = {name: a.f1 for name, a in bottlenecks.items() if a.f1 is not None}
+        self.nonlinear = nn.ModuleDict({name: bottlenecks[name] for name in f1s})
+        self.end = begin + sum(bottlenecks[name].A.shape[1] for name in f1s)
+        self.f1 = next((f1.config for f1 in f1s.values()), None)
+        stages = zip(*(f1.linears for f1 in f1s.values()), strict=True)
+        matrices = [torch.stack([cast(nn.Linear, linear).weight.T for linear in stage]) for stage in stages]
+        empty = next(projection.base.parameters()).new_empty(0)
+        self.matrices = nn.Buffer(torch.stack(matrices) if matrices else empty)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, d_in) to (*, d_out).
@@ -173,70 +168,14 @@ class InferenceProjection(nn.Module):
             )
         product: Tensor = self.first(x) if self.shared is None else self.shared(x, self.first, self.leads)
         h: Tensor = product[:, : self.d_out] if self.second is None else self.second(product)
-        if self.terms is not None:
-            self.terms(h, product[:, self.begin : self.end])
+        if self.f1 is not None:
+            u = product[:, self.begin : self.end].unflatten(-1, (len(self.nonlinear), -1)).transpose(0, 1)
+            v = apply_stack(self.f1, u, [partial(torch.bmm, mat2=matrix) for matrix in self.matrices])
+            for part, (name, module) in zip(v, self.nonlinear.items(), strict=True):
+                bottleneck = cast(Bottleneck, module)
+                delta = part @ bottleneck.B
+                self.slices[name].add_(h, delta if bottleneck.f2 is None else bottleneck.f2(delta), bottleneck.scale)
         return h.view(*x.shape[:-1], self.d_out)
-
-
-class NonlinearTerms(nn.Module):
-    """h[slice] += s f2(f1(u) B) for every slice of one projection, in place: h (tokens, d_out), u (tokens, sum of r).
-
-    The f1 of all slices run as one batch: the number of such small operations decides the time.
-    """
-
-    def __init__(self, bottlenecks: Mapping[str, Bottleneck], slices: Mapping[str, FusedSlice]) -> None:
-        super().__init__()
-        self.slices = slices
-        self.bottlenecks = nn.ModuleDict(bottlenecks)
-        self.f1, matrices = _f1_of(bottlenecks)
-        empty = next(iter(bottlenecks.values())).B.new_empty(0)
-        self.matrices = nn.Buffer(torch.stack([torch.stack(each) for each in matrices]) if matrices else empty)
-
-    def forward(self, h: Tensor, u: Tensor) -> None:
-        """Add to h."""
-        rows = u.unflatten(-1, (len(self.bottlenecks), -1)).transpose(0, 1)
-        v = apply_stack(self.f1, rows, [partial(torch.bmm, mat2=matrix) for matrix in self.matrices])
-        for part, (name, module) in zip(v, self.bottlenecks.items(), strict=True):
-            bottleneck = cast(Bottleneck, module)
-            delta = part @ bottleneck.B
-            self.slices[name].add_(h, delta if bottleneck.f2 is None else bottleneck.f2(delta), bottleneck.scale)
-
-
-class NarrowTerms(nn.Module):
-    """The same in a third of the operations, for a small r: the matrices of f1 are the blocks of one, and so are the B.
-
-    Columns of h without an adapter get f2(0) = 0, so f2 must be element-wise.
-    """
-
-    def __init__(self, bottlenecks: Mapping[str, Bottleneck], slices: Mapping[str, FusedSlice], d_out: int) -> None:
-        super().__init__()
-        self.count, first = len(bottlenecks), next(iter(bottlenecks.values()))
-        self.f2, self.scale = first.f2, first.scale
-        self.f1, matrices = _f1_of(bottlenecks)
-        empty = first.B.new_empty(0)
-        self.matrices = nn.Buffer(torch.stack([torch.block_diag(*each) for each in matrices]) if matrices else empty)
-        self.up, row = nn.Buffer(first.B.new_zeros(self.count * len(first.B), d_out)), 0
-        for name, bottleneck in bottlenecks.items():
-            slices[name].add_(self.up[row : row + len(first.B)], bottleneck.B)
-            row += len(first.B)
-
-    def forward(self, h: Tensor, u: Tensor) -> None:
-        """Add to h."""
-        rows = u.unflatten(-1, (self.count, -1))
-        v = apply_stack(self.f1, rows, [partial(_times, matrix=matrix) for matrix in self.matrices]).flatten(1)
-        delta = v @ self.up
-        h.add_(delta if self.f2 is None else self.f2(delta), alpha=self.scale)
-
-
-def _times(rows: Tensor, matrix: Tensor) -> Tensor:
-    return (rows.flatten(1) @ matrix).view_as(rows)
-
-
-def _f1_of(bottlenecks: Mapping[str, Bottleneck]) -> tuple[StackConfig, list[tuple[Tensor, ...]]]:
-    """Return the settings of f1, and for each of its stages the matrices of all slices."""
-    stacks = [cast(Stack, bottleneck.f1) for bottleneck in bottlenecks.values()]
-    stages = zip(*(stack.linears for stack in stacks), strict=True)
-    return stacks[0].config, [tuple(cast(nn.Linear, linear).weight.T for linear in stage) for stage in stages]
 
 
 class FirstProduct(nn.Module):

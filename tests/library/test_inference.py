@@ -11,7 +11,7 @@ from loda.adapters.nonlinear import StackConfig
 from loda.approx import Dense, LowRank, Quantized, Sparse
 from loda.architectures import is_linear
 from loda.errors import LodaError
-from loda.inference import NARROW, InferenceProjection, NarrowTerms
+from loda.inference import InferenceProjection
 from loda.projection import projections
 from tests.ecosystem.models import SETTINGS, tiny
 from tests.library.models import ADAPTERS, APPROXIMATIONS, TOKENS, logits, perturb, tiny_gpt2, untouched, wide_gpt2
@@ -59,15 +59,12 @@ def test_a_prefix_is_computed_once_and_not_for_every_token():
 
 
 @pytest.mark.parametrize("slices", [("q",), ("k", "v"), ("v", "q"), ("v", "k", "q")])
-@pytest.mark.parametrize("adapter", [LoDA(), LoDAPlus(), LoDA(r=17), LoDAPlus(r=17)], ids=repr)
+@pytest.mark.parametrize("adapter", [LoDA(), LoDAPlus()], ids=["loda", "loda_plus"])
 def test_any_slices(adapter, slices):
-    model = adapted(adapter, slices=slices)
-    assert_same_outputs(model)
-    is_narrow = any(isinstance(module, NarrowTerms) for module in model.modules())
-    assert is_narrow == (adapter.r * len(slices) <= NARROW)
+    assert_same_outputs(adapted(adapter, slices=slices))
 
 
-@pytest.mark.parametrize("adapter", [LoRA(), LoDA(), LoDAPlus(), LoDAPlus(r=17)], ids=repr)
+@pytest.mark.parametrize("adapter", [LoRA(), LoDA(), LoDAPlus()], ids=repr)
 def test_it_runs_under_autocast(adapter):
     model = loda.optimize_for_inference(adapted(adapter))
     expected = logits(model)
