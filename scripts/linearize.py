@@ -3,7 +3,7 @@
     python -m scripts linearize RUN --rank 4
     python -m scripts linearize RUN --rank 4 --save FOLDER     and save the LoRA there
 
-Prints the error of the LoRA and the loss on the validation split before and after, and writes
+Prints the error of the LoRA, the loss on the validation split and the scores of the texts before and after, and writes
 `outputs/figures/linearize-<run>.{png,pdf,json}`: per layer, the part of the adapters' output that no linear map gives.
 Such a JSON file in `results/linearize/` is a row of docs/results.md.
 """
@@ -15,22 +15,26 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
+from transformers import PreTrainedModel
 
 import loda
+from eval.decode.beam import batches, search
+from eval.decode.stage import rules_of
 from eval.figures.nonlinearity import draw
 from eval.figures.style import save
+from eval.pipeline import Inputs, check
 from eval.results import collect
+from eval.score import make_corpus, score
+from eval.score.stage import metrics_of
 from loda.atomic import write_text
 from loda.errors import LodaError
-from loda.lab.base import files as base_files
 from loda.lab.base.approximation import get_approximation, token_batches
-from loda.lab.base.model import get_base
-from loda.lab.base.tokenizer import load_tokenizer
 from loda.lab.command_line import run_command
 from loda.lab.config import Experiment
 from loda.lab.device import set_threads
+from loda.lab.progress import progress_bar
 from loda.lab.run import Outputs, Run
-from loda.lab.training.examples import collate, training_examples, validation_examples
+from loda.lab.training.examples import collate
 from loda.lab.training.validation import validation_loss
 from loda.linearization import LinearFit
 from loda.settings import load
@@ -48,40 +52,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = [record for record in collect(folder.parents[1]) if record.run == folder.name]
     if not records:
         raise LodaError(f"{folder} has no scores; finish the run first")
-    run = Run(load(Experiment, records[-1].settings | {"outputs": str(folder.parents[1])}))
-    fits, before, after = linearize(run, options.rank, options.examples, options.save)
-    table = pd.DataFrame([asdict(fit) for fit in fits])
+    record = records[-1]
+    run = Run(load(Experiment, record.settings | {"outputs": str(folder.parents[1])}))
+    fits, losses, lora_scores = linearize(run, options.rank, options.examples, options.save)
+    scores = {name: (record.scores[name], value) for name, value in lora_scores.items()}
     name = f"linearize-{run.name}"
     figures = Outputs(options.outputs).figures
-    content = {"run": run.name, "rank": options.rank, "examples": options.examples, "loss": before, "lora_loss": after}
+    content = {"run": run.name, "rank": options.rank, "examples": options.examples, "losses": losses, "scores": scores}
     write_text(figures / f"{name}.json", json.dumps(content | {"fits": [asdict(fit) for fit in fits]}, indent=1) + "\n")
     save(draw({run.experiment.method.adapter.name: fits}), figures, name)
-    means = table.groupby("slice")[["error", "nonlinearity"]].mean()
+    means = pd.DataFrame([asdict(fit) for fit in fits]).groupby("slice")[["error", "nonlinearity"]].mean()
     for part, row in means.iterrows():
         error, nonlinearity = row["error"], row["nonlinearity"]
         print(f"{part}: rank {options.rank} misses {error:.1%} of the output, any linear map {nonlinearity:.1%}")
-    print(f"loss on the validation split: {before:.4f}, with the LoRA {after:.4f}")
+    for what, (before, after) in {"loss on the validation split": losses, **scores}.items():
+        print(f"{what}: {before:.4f}, with the LoRA {after:.4f}")
     print(f"written: {figures / name}.png, .pdf, .json")
     return 0
 
 
-def linearize(run: Run, rank: int, examples: int, folder: Path | None) -> tuple[list[LinearFit], float, float]:
-    """Fit the LoRA of the last checkpoint and return how well it fits, and the loss before and after."""
-    experiment = run.experiment
-    set_threads(experiment.trainer)
-    base = get_base(experiment.model, base_files.locate(experiment.model), run.base_key)
-    tokenizer = load_tokenizer(base.folder)
-    training, validation = training_examples(run, tokenizer), validation_examples(run, tokenizer)
-    number = min(examples, len(training))
-    chosen = [training[i * len(training) // number] for i in range(number)]
-    _, approximation = get_approximation(run, base)
-    with base.loaded(run.checkpoint(run.checkpoints[-1]).path, approximation) as model:
-        before = validation_loss(model, validation, collate)
+def linearize(
+    run: Run, rank: int, examples: int, folder: Path | None
+) -> tuple[list[LinearFit], tuple[float, float], dict[str, float]]:
+    """Fit the LoRA of the last checkpoint: how well it fits, the loss before and after, and the scores of its texts."""
+    inputs = check(run)
+    set_threads(run.experiment.trainer)
+    number = min(examples, len(inputs.examples))
+    chosen = [inputs.examples[i * len(inputs.examples) // number] for i in range(number)]
+    _, approximation = get_approximation(run, inputs.base)
+    with inputs.base.loaded(run.checkpoint(run.checkpoints[-1]).path, approximation) as model:
+        before = validation_loss(model, inputs.validation, collate)
         fits = loda.linearize(model, rank, token_batches(chosen, "linearize"))
-        after = validation_loss(model, validation, collate)
+        losses = before, validation_loss(model, inputs.validation, collate)
         if folder is not None:
-            loda.save_pretrained(model, folder, base_fingerprint=base.fingerprint)
-    return fits, before, after
+            loda.save_pretrained(model, folder, base_fingerprint=inputs.base.fingerprint)
+        return fits, losses, _scores(model, run.experiment, inputs)
+
+
+def _scores(model: PreTrainedModel, experiment: Experiment, inputs: Inputs) -> dict[str, float]:
+    """The scores of a model that is no run, decoded as a run of the experiment would be."""
+    texts = [""] * len(inputs.prompts)
+    rules = rules_of(experiment.decode, inputs.stop)
+    with progress_bar("decode", len(texts), "context") as bar:
+        for batch in batches(inputs.prompts, experiment.decode.batch_size):
+            for i, best in zip(batch, search(model, [inputs.prompts[i] for i in batch], rules), strict=True):
+                texts[i] = inputs.tokenizer.decode(best.tokens, skip_special_tokens=False)
+            bar.update(len(batch))
+    dataset = experiment.dataset
+    return score(make_corpus(dataset.scorer, texts, inputs.instances, experiment.decode.stop), metrics_of(dataset))
 
 
 if __name__ == "__main__":

@@ -68,11 +68,24 @@ def _points(points: pd.DataFrame) -> str:
 def linearized(found: Iterable[dict[str, Any]]) -> str:
     """How well a LoRA does what the adapters of each run do, as a table."""
     rows = [
-        [_label(each), each["rank"], *_means(_fits(each)), f"{each['loss']:.4f}", f"{each['lora_loss']:.4f}"]
+        [
+            _label(each),
+            each["rank"],
+            *_means(_fits(each)),
+            *_pair(each["losses"], 4),
+            *_pair(each["scores"].get("BLEU"), 3),
+        ]
         for each in found
     ]
-    header = ["run", "rank", "LoRA misses", "any linear map misses", "worst slice", "loss", "loss with the LoRA"]
+    header = [
+        *("run", "rank", "LoRA misses", "any linear map misses", "worst slice"),
+        *("loss", "with the LoRA", "BLEU", "with the LoRA"),
+    ]
     return str(tabulate(rows, header, tablefmt="github", disable_numparse=True)) + "\n"
+
+
+def _pair(values: Sequence[float] | None, digits: int) -> list[str]:
+    return ["-", "-"] if values is None else [f"{value:.{digits}f}" for value in values]
 
 
 def _label(found: dict[str, Any]) -> str:

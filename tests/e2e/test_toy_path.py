@@ -267,6 +267,7 @@ def test_a_linearised_run_is_a_lora_that_loads(records, outputs, tmp_path, capsy
     )
     told = capsys.readouterr().out
     assert "loss on the validation split: " in told
+    assert f"BLEU: {records[-1].scores['BLEU']:.4f}, with the LoRA " in told
     run = Run(compose(settings(outputs)))
     model = loda.from_pretrained(load_base(run.experiment.model, SHIPPED), tmp_path / "a")
     assert loda.cost(model).trainable_parameters == 8 * 2 * 4 * 128
