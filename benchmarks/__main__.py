@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.names or list(BENCHMARKS)
     if not options.names and not decoding_real.is_at_hand():
         names = [name for name in names if not name.endswith("_real")]
-        print("what times a real base is left out; SmolLM2 comes with: python -m scripts base smollm2_135m")
+        print("benchmarks of a real base are skipped; this fetches SmolLM2: python -m scripts base smollm2_135m")
     if unknown := [name for name in names if name not in BENCHMARKS]:
         raise LodaError(f"{unknown[0]} is not a benchmark; there are {', '.join(BENCHMARKS)}")
     if len(names) == 1:

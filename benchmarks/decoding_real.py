@@ -7,8 +7,9 @@
     optimized    with decode.optimized=true
     int8         with decode.int8=true beside it, on the CPU alone
 
-The first two decode four times as many contexts too. LoDA+ is trained for 60 updates first, and kept under `--outputs`. The floor of a search is the time of its products
-alone: for every step, that of all linear modules of the base on as many rows as were still alive.
+The first two decode four times as many contexts too. LoDA+ is trained for 60 updates first, and kept under `--outputs`.
+The floor of a search is the time of its products alone: for every step, that of all linear modules of the base on as
+many rows as were still alive.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import loda
 from benchmarks.decoding import generate
 from benchmarks.timing import Row, Step, compare, take_turns
 from eval.decode.beam import Hypothesis, Rules, search
-from eval.decode.stage import rules_of
+from eval.decode.stage import round_to_bf16, rules_of
 from eval.pipeline import check
 from loda.architectures import is_linear, shape_of
 from loda.lab.base.files import find_config
@@ -56,7 +57,8 @@ def run(options: argparse.Namespace) -> list[Row]:
     if options.device == "cpu":
         models["int8"] = loda.optimize_for_inference(copy.deepcopy(model), int8=True)
     if options.precision == "bf16":
-        models["bf16"] = copy.deepcopy(model).bfloat16()
+        models["bf16"] = copy.deepcopy(model)
+        round_to_bf16(models["bf16"])
     rules = rules_of(run.experiment.decode, inputs.stop)
     rows: list[Row] = []
     for count, names in ((options.contexts, list(models)), (4 * options.contexts, ["loda"])):

@@ -8,7 +8,7 @@ The official scripts cannot be shipped. `official` does what they do for every s
 
 The comparison favours it: measure_scores.py counts the references' n-grams ten times, `official` once. This project's
 first system pays for the tokens of the references and the start of METEOR. The scores are compared. Without the
-reference data the texts are made ones, of as many instances as E2E's test set has.
+reference data the texts are random words, for as many instances as E2E's test set has.
 """
 
 import argparse

@@ -43,10 +43,9 @@ def compare(timings: Mapping[str, Timing], baseline: str, units: int = 1) -> lis
     """A row for each variant: seconds per unit of work, and over those of the baseline, turn by turn."""
     rows = []
     for name, timing in timings.items():
-        pairs = zip(timing.seconds, timings[baseline].seconds, strict=True)
-        ratio = {f"over {baseline}": median(a / b for a, b in pairs)} if baseline in timings else {}
+        ratio = median(a / b for a, b in zip(timing.seconds, timings[baseline].seconds, strict=True))
         repeats = [seconds / units for seconds in timing.seconds]
-        rows.append({"name": name, "seconds": median(repeats), **ratio, "repeats": repeats})
+        rows.append({"name": name, "seconds": median(repeats), f"over {baseline}": ratio, "repeats": repeats})
     return rows
 
 

@@ -92,7 +92,9 @@ def check(run: Run) -> Inputs:
     """
     experiment, dataset = run.experiment, run.experiment.dataset
     check_processes(experiment)
-    pick_device(experiment.trainer.device)
+    device = pick_device(experiment.trainer.device)
+    if experiment.decode.int8 and device.type != "cpu":
+        raise LodaError(f"decode.int8=true multiplies on the CPU alone, not on {device}; set trainer.device=cpu")
     check_metrics(dataset.scorer, metrics_of(dataset))
     instances = group(run.pairs(experiment.decode.split))
     base = get_base(experiment.model, base_files.locate(experiment.model), run.base_key)

@@ -39,6 +39,9 @@ from loda.lab.training.validation import validation_loss
 from loda.linearization import LinearFit
 from loda.settings import load
 
+Pair = tuple[float, float]
+"""A value of the adapters and one of the LoRA."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts linearize", description=__doc__.splitlines()[0])
@@ -52,11 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = [record for record in collect(folder.parents[1]) if record.run == folder.name]
     if not records:
         raise LodaError(f"{folder} has no scores; finish the run first")
-    record = records[-1]
-    run = Run(load(Experiment, record.settings | {"outputs": str(folder.parents[1])}))
-    fits, losses, lora_scores = linearize(run, options.rank, options.examples, options.save)
-    scores = {name: (record.scores[name], value) for name, value in lora_scores.items()}
-    name = f"linearize-{run.name}"
+    run = Run(load(Experiment, records[0].settings | {"outputs": str(folder.parents[1])}))
+    fits, losses, scores = linearize(run, options.rank, options.examples, options.save)
+    name = f"linearize-{run.name}-rank{options.rank}"
     figures = Outputs(options.outputs).figures
     content = {"run": run.name, "rank": options.rank, "examples": options.examples, "losses": losses, "scores": scores}
     write_text(figures / f"{name}.json", json.dumps(content | {"fits": [asdict(fit) for fit in fits]}, indent=1) + "\n")
@@ -65,32 +66,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part, row in means.iterrows():
         error, nonlinearity = row["error"], row["nonlinearity"]
         print(f"{part}: rank {options.rank} misses {error:.1%} of the output, any linear map {nonlinearity:.1%}")
-    for what, (before, after) in {"loss on the validation split": losses, **scores}.items():
+    scored = {f"{metric} of {run.experiment.decode.split}": pair for metric, pair in scores.items()}
+    for what, (before, after) in {"loss on the validation split": losses, **scored}.items():
         print(f"{what}: {before:.4f}, with the LoRA {after:.4f}")
     print(f"written: {figures / name}.png, .pdf, .json")
     return 0
 
 
-def linearize(
-    run: Run, rank: int, examples: int, folder: Path | None
-) -> tuple[list[LinearFit], tuple[float, float], dict[str, float]]:
-    """Fit the LoRA of the last checkpoint: how well it fits, the loss before and after, and the scores of its texts."""
+def linearize(run: Run, rank: int, examples: int, folder: Path | None) -> tuple[list[LinearFit], Pair, dict[str, Pair]]:
+    """Fit the LoRA of the last checkpoint: how well it fits, and the loss and the scores before and after."""
     inputs = check(run)
+    if not inputs.validation:
+        raise LodaError("trainer.valid_examples=0 leaves nothing to compare losses on; train with 1 or more, or null")
     set_threads(run.experiment.trainer)
     number = min(examples, len(inputs.examples))
     chosen = [inputs.examples[i * len(inputs.examples) // number] for i in range(number)]
     _, approximation = get_approximation(run, inputs.base)
     with inputs.base.loaded(run.checkpoint(run.checkpoints[-1]).path, approximation) as model:
-        before = validation_loss(model, inputs.validation, collate)
+        loss, scores = validation_loss(model, inputs.validation, collate), _scores(model, run.experiment, inputs)
         fits = loda.linearize(model, rank, token_batches(chosen, "linearize"))
-        losses = before, validation_loss(model, inputs.validation, collate)
+        losses = loss, validation_loss(model, inputs.validation, collate)
         if folder is not None:
             loda.save_pretrained(model, folder, base_fingerprint=inputs.base.fingerprint)
-        return fits, losses, _scores(model, run.experiment, inputs)
+        after = _scores(model, run.experiment, inputs)
+    return fits, losses, {name: (score, after[name]) for name, score in scores.items()}
 
 
 def _scores(model: PreTrainedModel, experiment: Experiment, inputs: Inputs) -> dict[str, float]:
-    """The scores of a model that is no run, decoded as a run of the experiment would be."""
+    """The scores of the texts of `model`, in its own precision."""
     texts = [""] * len(inputs.prompts)
     rules = rules_of(experiment.decode, inputs.stop)
     with progress_bar("decode", len(texts), "context") as bar:

@@ -4,7 +4,7 @@
 
 Each trained row is run with the same three rates, which double from one to the next, for the budget of the table. While
 the best is at an end, the next rate on that side is run too. Nothing is decoded. What was tried is written to
-`results/rates/TABLE-ROW.json`, from where a search continues; the rows of the table state their rates themselves.
+`results/rates/TABLE-PROFILE-ROW.json`, from where a search continues; the rows of the table state their rates.
 """
 
 import argparse
@@ -77,12 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     spec = read(options.table)
     profile = spec.profile(options.profile)
-    for row in spec.rows:
-        if not row.trained or (options.rows and row.label not in options.rows):
+    for row in spec.rows_of(options.rows):
+        if not row.trained:
             continue
         own = [f"seed={seeds(row, profile)[0]}", *options.settings]
-        name = f"{row.label} {row.approx}".removesuffix(" No").replace(" ", "-").replace(",", "")
-        path = options.results / "rates" / f"{spec.name}-{name}.json"
+        name = f"{row.label} {row.approx}".removesuffix(" No") + (f" r{row.r}" if row.r else "")
+        name = f"{spec.name} {options.profile} {name}".replace(" ", "-").replace(",", "")
+        path = options.results / "rates" / f"{name}.json"
         print(f"{path}: optim.lr={find_rate(row, [*overrides(row, profile), *own], path):g}")
     return 0
 

@@ -51,7 +51,11 @@ def page(text: str, results: Path, figures: Path) -> str:
     text = _between(text, "points", _points(points))
     found = [read_json(path) for path in sorted((results / "linearize").glob("*.json"))]
     if found:
-        save(nonlinearity.draw({_label(each): _fits(each) for each in found}), figures, "nonlinearity")
+        save(
+            nonlinearity.draw({f"{_label(each)}, rank {each['rank']}": _fits(each) for each in found}),
+            figures,
+            "nonlinearity",
+        )
     text = _between(text, "linearize", linearized(found))
     return _between(text, "rates", rates(results / "rates"))
 
@@ -89,8 +93,9 @@ def _pair(values: Sequence[float] | None, digits: int) -> list[str]:
 
 
 def _label(found: dict[str, Any]) -> str:
-    """The run without base, data and digest: loda_plus-r4-dense-s110."""
-    return "-".join(str(found["run"]).split("-")[2:-1])
+    """The run without base and data, with the beginning of its digest: loda_plus-r4-dense-s110 (1e94)."""
+    *name, key = str(found["run"]).split("-")[2:]
+    return f"{'-'.join(name)} ({key[:4]})"
 
 
 def _fits(found: dict[str, Any]) -> list[LinearFit]:

@@ -146,7 +146,7 @@ def _flops(run: Run) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts table", description=__doc__.splitlines()[0])
     parser.add_argument("table", help="file in configs/table, such as table1")
-    parser.add_argument("--profile", required=True, help="paper or toy")
+    parser.add_argument("--profile", required=True, help="of the table: paper, small or toy")
     parser.add_argument("settings", nargs="*", help="overrides for all runs, such as model.path=FOLDER")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (on one GPU: 1)")
     parser.add_argument("--results", type=Path, help="keep the records in this folder too; what it has counts as done")
@@ -160,8 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.processes < 1:
         raise LodaError(f"--processes {options.processes} must be at least 1")
     settings = [each for each in options.settings if not each.startswith("hydra.")]
-    every = table_runs(options.table, options.profile, settings)
-    every = [job for job in every if not options.rows or job.row in options.rows]
+    every = table_runs(options.table, options.profile, settings, options.rows)
+    if not every:
+        raise LodaError(f"the profile {options.profile} of {options.table} leaves these rows out; choose other --rows")
     kept = None if options.results is None else collect(options.results)
     todo = [job for job in every if not is_done(job, kept)]
     here = options.launcher is None

@@ -90,14 +90,12 @@ def decode(
     _, approximation = get_approximation(run, base)
     with base.loaded(run.checkpoint(checkpoint).path, approximation) as model:
         config = run.experiment.decode
-        if config.int8 and device.type != "cpu":
-            raise LodaError(f"decode.int8=true multiplies on the CPU alone, not on {device}; set trainer.device=cpu")
         if config.optimized or config.bf16:  # a copy, because the base is shared
             model = copy.deepcopy(model)
         if config.optimized:
             model = loda.optimize_for_inference(model, int8=config.int8)
         if config.bf16:
-            model.bfloat16()
+            round_to_bf16(model)
         model.to(device)  # type: ignore[arg-type]
         hypotheses = _search(model, stage, config, prompts, stop, checkpoint, before_last)
     lines = [_line(i, tokenizer, hypothesis) for i, hypothesis in enumerate(hypotheses)]
@@ -107,6 +105,13 @@ def decode(
     )
     discard_folder(_batches(stage))
     return manifest
+
+
+def round_to_bf16(model: PreTrainedModel) -> None:
+    """Round what is stored of a model. What is computed, such as rotary frequencies, stays as transformers keeps it."""
+    for tensor in model.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.bfloat16()
 
 
 def read_texts(root: Path, decoding: Manifest) -> list[str]:

@@ -18,7 +18,7 @@ from loda.settings import read_json
 COSTS = ("M MACs per token", "ms per step", "MB")
 """Of the whole model; a step decodes one token of ten beams."""
 SCORES = {"BLEU": True, "Valid loss": False}
-"""What is left, and whether more is better."""
+"""The scores that are drawn, and whether a higher one is better."""
 STEPS = "frontier/steps.json"
 """What `python -m scripts frontier` writes, below the folder of the records."""
 

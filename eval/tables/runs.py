@@ -24,10 +24,12 @@ class TableRun:
     runs: tuple[Run, ...]
 
 
-def table_runs(table: str, profile: str, settings: Sequence[str] = ()) -> list[TableRun]:
-    """Every run of a table, by row and seed; `settings` are overrides for all of them."""
+def table_runs(
+    table: str, profile: str, settings: Sequence[str] = (), labels: Sequence[str] | None = None
+) -> list[TableRun]:
+    """Every run of a table, or of its rows with `labels`, by row and seed; `settings` are overrides for all of them."""
     spec = read(table)
-    return [run for row in spec.rows for run in row_runs(spec, row, spec.profile(profile), settings)]
+    return [run for row in spec.rows_of(labels) for run in row_runs(spec, row, spec.profile(profile), settings)]
 
 
 def row_runs(spec: TableSpec, row: RowSpec, profile: Profile, settings: Sequence[str] = ()) -> list[TableRun]:

@@ -154,6 +154,14 @@ class TableSpec:
             raise LodaError(f"unknown profile {name!r} of {self.name}; choose one of {', '.join(self.profiles)}")
         return self.profiles[name]
 
+    def rows_of(self, labels: Sequence[str] | None) -> list[RowSpec]:
+        """The rows with these labels; for None all."""
+        known = [row.label for row in self.rows]
+        for label in labels or ():
+            if label not in known:
+                raise LodaError(f"{self.name} has no row {label!r}; choose among {', '.join(dict.fromkeys(known))}")
+        return [row for row in self.rows if labels is None or row.label in labels]
+
 
 def overrides(row: RowSpec, profile: Profile, settings: Sequence[str] = ()) -> tuple[str, ...]:
     """The Hydra overrides, without seed, that run `row` in `profile`; () if it is not run there. `settings` win."""

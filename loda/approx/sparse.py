@@ -39,7 +39,7 @@ class SparseConfig:
 
     def check(self, d_in: int, d_out: int) -> None:
         """Raise LodaError if no entry of a (d_in, d_out) weight would be kept."""
-        if self.kept(d_in * d_out) < 1:
+        if self.kept(d_in if self.calibration else d_in * d_out) < 1:  # calibrated: as many for every output
             raise LodaError(
                 f"keep={self.keep} keeps no entry of the {d_in} x {d_out} projection; choose a larger fraction"
             )

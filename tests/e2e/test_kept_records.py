@@ -45,6 +45,11 @@ def test_what_is_kept_is_not_run_again(folders, tmp_path, capsys):
     assert not (tmp_path / "elsewhere" / "runs").exists()
 
 
+def test_a_row_that_is_not_there_is_refused():
+    with pytest.raises(LodaError, match="table1 has no row 'LoDA-'; choose among "):
+        run_table([*TABLE, "--rows", "LoDA-"])
+
+
 def test_records_say_nothing_of_the_folder_and_hold_no_text(folders):
     outputs, results = folders
     texts = "".join(path.read_text() for path in results.glob("*.json"))

@@ -17,6 +17,7 @@ from eval.pipeline import complete
 from eval.results import collect, keep, read_statistics
 from loda.atomic import discard_folder
 from loda.errors import LodaError
+from loda.lab.base import approximation
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.model import load_base
 from loda.lab.config import compose
@@ -248,7 +249,7 @@ def test_a_kept_record_is_reproduced(records, outputs, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == f"{records[0].run}: the same adapters, predictions and scores"
 
 
-def test_a_plan_is_made_without_training_and_shown(tmp_path, capsys):
+def test_a_plan_is_made_without_training_and_shown(tmp_path, capsys, monkeypatch):
     auto = ["approx=auto", "approx.budget=0.5", "approx.calibration=4", "targets=all"]
     assert plan.main(["--outputs", str(tmp_path), *SHORT, *auto]) == 0
     told = capsys.readouterr().out
@@ -258,6 +259,9 @@ def test_a_plan_is_made_without_training_and_shown(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
     with pytest.raises(LodaError, match="says its ranks and needs no plan; give approx=auto"):
         plan.main(["--outputs", str(tmp_path), *SHORT, "approx=rank38"])
+    monkeypatch.setattr(approximation, "PROBES", 240)
+    with pytest.raises(LodaError, match="has 240 training examples, and approx=auto needs more than 240"):
+        plan.main(["--outputs", str(tmp_path), *SHORT, *auto, "approx.budget=0.4"])
 
 
 def test_a_linearised_run_is_a_lora_that_loads(records, outputs, tmp_path, capsys):
@@ -267,7 +271,7 @@ def test_a_linearised_run_is_a_lora_that_loads(records, outputs, tmp_path, capsy
     )
     told = capsys.readouterr().out
     assert "loss on the validation split: " in told
-    assert f"BLEU: {records[-1].scores['BLEU']:.4f}, with the LoRA " in told
+    assert f"BLEU of test: {records[-1].scores['BLEU']:.4f}, with the LoRA " in told
     run = Run(compose(settings(outputs)))
     model = loda.from_pretrained(load_base(run.experiment.model, SHIPPED), tmp_path / "a")
     assert loda.cost(model).trainable_parameters == 8 * 2 * 4 * 128

@@ -4,10 +4,12 @@ import re
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import loda
+from eval import pipeline
 from eval.decode.beam import beam_search
-from eval.decode.stage import encode_prompts
+from eval.decode.stage import encode_prompts, round_to_bf16
 from loda.errors import LodaError
 from loda.lab.base.files import SHIPPED
 from loda.lab.base.tokenizer import load_tokenizer
@@ -51,6 +53,24 @@ def test_the_prompt_is_part_of_how_a_run_was_decoded():
         )
     }
     assert len(keys) == 5
+
+
+def test_rounding_to_bf16_gives_the_model_that_transformers_loads_in_bf16(tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, rope_theta=1e5, **sizes)).eval()
+    model.save_pretrained(tmp_path)
+    round_to_bf16(model)
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    tokens = torch.arange(60)[None] % VOCABULARY
+    assert torch.equal(model(tokens).logits, loaded(tokens).logits)
+
+
+def test_8_bit_products_off_the_cpu_are_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(pipeline, "pick_device", lambda device: torch.device("cuda"))
+    run = Run(compose(["model=toy", "dataset=toy", "decode.optimized=true", "decode.int8=true"]))
+    with pytest.raises(LodaError, match=r"decode\.int8=true multiplies on the CPU alone, not on cuda"):
+        pipeline.check(run)
 
 
 def test_a_prompt_that_would_be_cut_is_refused(tokenizer):

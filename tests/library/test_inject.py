@@ -59,9 +59,10 @@ def test_inject_twice_is_refused():
     [
         (loda.LodaConfig(LoRA(), LowRank(rank=300)), r"rank=300 exceeds min\(d, 3d\) = 32"),
         (loda.LodaConfig(LoRA(), Sparse(keep=1e-5)), "keep=1e-05 keeps no entry"),
+        (loda.LodaConfig(LoRA(), Sparse(keep=0.01, calibration=4)), "keep=0.01 keeps no entry"),  # of an output
         (loda.LodaConfig(LoRA(), slices=("q", "o")), "has no slice 'o', it has q, k, v"),
     ],
-    ids=["rank", "keep", "slice"],
+    ids=["rank", "keep", "keep-calibrated", "slice"],
 )
 def test_settings_that_do_not_fit_are_refused(config, rule):
     model = partly_frozen()

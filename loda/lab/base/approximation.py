@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 import loda
 from loda.adapter_files import APPROXIMATION_FILE, load_tensors, save_tensors
 from loda.config import LodaConfig
+from loda.errors import LodaError
 from loda.lab.base.model import Base
 from loda.lab.base.tokenizer import load_tokenizer
 from loda.lab.processes import is_main_process
@@ -100,11 +101,19 @@ def _planned(method: LodaConfig, stage: Stage) -> LodaConfig:
 
 
 def _examples(run: Run, base: Base) -> tuple[list[Example], list[Example]]:
-    """`run.calibration` training examples, spread evenly over the split, and others to probe the loss with."""
+    """`run.calibration` training examples, spread evenly over the split, and others to probe the loss of a plan with.
+
+    Of a small data set they are fewer, so that there are others.
+    """
     examples = training_examples(run, load_tokenizer(base.folder))
-    number = min(run.calibration, len(examples))
+    number = min(run.calibration, len(examples) - (0 if run.plan() is None else PROBES))
+    if number < 1:
+        raise LodaError(
+            f"{run.experiment.dataset.name} has {len(examples)} training examples, and approx=auto needs more than "
+            f"{PROBES}; say the ranks with approx=low_rank"
+        )
     chosen = {i * len(examples) // number for i in range(number)}
-    others = [example for i, example in enumerate(examples) if i not in chosen and example.num_targets] or examples
+    others = [example for i, example in enumerate(examples) if i not in chosen and example.num_targets]
     probes = min(PROBES, len(others))
     return [examples[i] for i in sorted(chosen)], [others[i * len(others) // probes] for i in range(probes)]
 
