@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = [record for record in collect(folder.parents[1]) if record.run == folder.name]
     if not records:
         raise LodaError(f"{folder} has no scores; finish the run first")
-    run = Run(load(Experiment, records[0].settings | {"outputs": str(folder.parents[1])}))
+    # Of several ways to decode, the test split with the fewest beams, which takes the least time.
+    chosen = min(records, key=lambda record: (record.split != "test", record.settings["decode"]["num_beams"]))
+    run = Run(load(Experiment, chosen.settings | {"outputs": str(folder.parents[1])}))
     fits, losses, scores = linearize(run, options.rank, options.examples, options.save)
     name = f"linearize-{run.name}-rank{options.rank}"
     figures = Outputs(options.outputs).figures
