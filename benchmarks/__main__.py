@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision", default="fp32", choices=["fp32", "bf16"], help="of a training step and of decoding_real"
     )
-    parser.add_argument("--batches", type=int, default=4, help="batches of a timed training")
+    parser.add_argument("--batches", type=int, default=2, help="batches of a timed training")
     parser.add_argument("--variants", nargs="+", choices=train_step.VARIANTS, help="of a training step")
     parser.add_argument("--contexts", type=int, default=8, help="contexts to decode")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 10, 256], help="rows of an inference product")

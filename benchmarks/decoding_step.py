@@ -24,7 +24,7 @@ from loda.interfaces import ApproxConfig
 from loda.projection import projections
 
 POSITIONS = 50
-STEPS = 16
+STEPS = 8
 
 
 def run(options: argparse.Namespace) -> list[Row]:

@@ -1,8 +1,8 @@
 """A training step of LoRA and LoDA+: the reference recipe, Hugging Face with PEFT, this project.
 
-    reference       LoRA's recipe: rows padded to 512, attention written out, the head on every position; runs when
-                    --variants names it
-    reference_sdpa  the same with torch's fused attention, which LoRA's code does not have
+    reference       LoRA's recipe: rows padded to 512, attention written out, the head on every position
+    reference_sdpa  the same with torch's fused attention, which LoRA's code does not have; half a minute a step, so both
+                    run when --variants names them
     hf_peft         transformers' Trainer and PEFT's LoRA, rows padded to the longest of the batch; on GPT-2 it adapts
                     c_attn whole, elsewhere q and v
     padded          this project, rows padded to the longest of the batch, the head on target positions only
@@ -49,7 +49,7 @@ VARIANTS = (*REFERENCES, "hf_peft", "padded", "packed", "loda_plus")
 
 def run(options: argparse.Namespace) -> list[Row]:
     """Seconds of a step, and the loss of the first batch before training: equal for all; hf_peft has none."""
-    variants = options.variants or [name for name in VARIANTS if name != "reference"]  # which takes a minute
+    variants = options.variants or [name for name in VARIANTS if name not in REFERENCES]
     return _time(build_model(options.model or "gpt2_small", options.device), options, variants)
 
 

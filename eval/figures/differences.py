@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from eval.figures.style import BOTH_COLUMNS, Look, figure, looks, mathematical, styled
 from eval.tables.bootstrap import CONFIDENCE
 from eval.tables.fill import FilledRow, FilledTable
+
+FAR = 8
+"""A difference of so many times the median of its panel is printed at the edge: drawn, it would hide the others."""
 
 
 def draw(table: FilledTable) -> Figure | None:
@@ -64,10 +68,24 @@ def _panel(axes: Axes, table: FilledTable, rows: list[FilledRow], metric: str, l
     column = table.spec.columns[metric]
     better = "better →" if column.better == "higher" else "← better"
     axes.axvline(0, color="black", linewidth=0.6)
-    for place, row in enumerate(rows):
-        against = row.cells[metric].against
-        if against is not None:
-            style = look[row.spec.label]
+    found = [(place, row, against) for place, row in enumerate(rows) if (against := row.cells[metric].against)]
+    limit = FAR * median(abs(against.value) for _, _, against in found)
+    for place, row, against in found:
+        style = look[row.spec.label]
+        if abs(against.value) > limit > 0:
+            number, is_right = f"{against.value:+.{column.digits}f}", against.value > 0
+            axes.text(
+                1 if is_right else 0,
+                place,
+                f"{number} →" if is_right else f"← {number}",
+                color=style["color"],
+                fontsize="x-small",
+                ha="right" if is_right else "left",
+                va="center",
+                transform=axes.get_yaxis_transform(),
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            )
+        else:
             axes.errorbar(
                 [against.value],
                 [place],
