@@ -60,7 +60,7 @@ claims: setup  ## check every claim of the paper that needs no training; writes 
 figure2: setup  ## Figure 2: energy kept by low-rank and sparse approximations of GPT2-medium's first block
 	$(BIN)/python -m scripts figure2 --model gpt2_medium $(ARGS)
 
-bench: setup  ## time every stage against public libraries, about thirteen minutes on two cores
+bench: setup  ## time every stage against public libraries, at most 18 minutes on two cores
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: setup  ## serve the documentation on http://127.0.0.1:8000

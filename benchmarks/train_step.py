@@ -1,8 +1,8 @@
 """A training step of LoRA and LoDA+: the reference recipe, Hugging Face with PEFT, this project.
 
     reference       LoRA's recipe: rows padded to 512, attention written out, the head on every position
-    reference_sdpa  the same with torch's fused attention, which LoRA's code does not have; half a minute a step, so both
-                    run when --variants names them
+    reference_sdpa  the same with torch's fused attention, which LoRA's code does not have; a step of either takes
+                    half a minute, so they run when --variants names them
     hf_peft         transformers' Trainer and PEFT's LoRA, rows padded to the longest of the batch; on GPT-2 it adapts
                     c_attn whole, elsewhere q and v
     padded          this project, rows padded to the longest of the batch, the head on target positions only
