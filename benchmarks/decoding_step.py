@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         for beams, found in steps.items():
             found[name] = token_step(model, beams)
     for beams, found in steps.items():
-        for row in compare(take_turns(found, options.repeats or 3), "dense"):
+        for row in compare(take_turns(found, options.repeats or 2), "dense"):
             rows.append({"beams": beams, **row, **costs[str(row["name"])]})
     return rows
 

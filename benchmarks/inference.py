@@ -73,7 +73,7 @@ def plain_and_optimized(base: GPT2LMHeadModel, config: loda.LodaConfig) -> tuple
     optimized = projection(loda.optimize_for_inference(copy.deepcopy(model)))
     x = torch.randn(20, base.config.n_embd, device=base.device)
     expected = plain(x)
-    if (error := torch.dist(optimized(x), expected) / expected.norm()) > 1e-6:
+    if (error := torch.dist(optimized(x), expected) / expected.norm()) > 1e-5:
         raise LodaError(f"the optimised projection differs by {error:.1e} of its output; one of the two is wrong")
     return plain, optimized
 

@@ -19,7 +19,7 @@ from loda.atomic import discard_folder
 from loda.errors import LodaError
 from loda.lab.base import approximation
 from loda.lab.base.files import SHIPPED
-from loda.lab.base.model import load_base
+from loda.lab.base.model import get_base, load_base
 from loda.lab.config import compose
 from loda.lab.run import Run
 from loda.lab.stage import Stage
@@ -249,7 +249,7 @@ def test_a_kept_record_is_reproduced(records, outputs, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == f"{records[0].run}: the same adapters, predictions and scores"
 
 
-def test_a_plan_is_made_without_training_and_shown(tmp_path, capsys, monkeypatch):
+def test_a_plan_is_made_without_training_and_shown(tmp_path, capsys):
     auto = ["approx=auto", "approx.budget=0.5", "approx.calibration=4", "targets=all"]
     assert plan.main(["--outputs", str(tmp_path), *SHORT, *auto]) == 0
     told = capsys.readouterr().out
@@ -259,9 +259,13 @@ def test_a_plan_is_made_without_training_and_shown(tmp_path, capsys, monkeypatch
     assert not (tmp_path / "runs").exists()
     with pytest.raises(LodaError, match="says its ranks and needs no plan; give approx=auto"):
         plan.main(["--outputs", str(tmp_path), *SHORT, "approx=rank38"])
-    monkeypatch.setattr(approximation, "PROBES", 240)
-    with pytest.raises(LodaError, match="has 240 training examples, and approx=auto needs more than 240"):
-        plan.main(["--outputs", str(tmp_path), *SHORT, *auto, "approx.budget=0.4"])
+
+
+def test_a_plan_is_probed_with_other_examples_than_it_is_made_from(outputs):
+    run = Run(compose(settings(outputs, "approx=auto", "approx.calibration=256")))  # of 240
+    seen, probes = approximation._examples(run, get_base(run.experiment.model, SHIPPED, run.base_key))
+    assert (len(seen), len(probes)) == (176, 64)
+    assert not {id(example) for example in seen} & {id(example) for example in probes}
 
 
 def test_a_linearised_run_is_a_lora_that_loads(records, outputs, tmp_path, capsys):

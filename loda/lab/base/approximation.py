@@ -103,15 +103,12 @@ def _planned(method: LodaConfig, stage: Stage) -> LodaConfig:
 def _examples(run: Run, base: Base) -> tuple[list[Example], list[Example]]:
     """`run.calibration` training examples, spread evenly over the split, and others to probe the loss of a plan with.
 
-    Of a small data set they are fewer, so that there are others.
+    A small data set has fewer: up to a half of it is left for the probes.
     """
     examples = training_examples(run, load_tokenizer(base.folder))
-    number = min(run.calibration, len(examples) - (0 if run.plan() is None else PROBES))
-    if number < 1:
-        raise LodaError(
-            f"{run.experiment.dataset.name} has {len(examples)} training examples, and approx=auto needs more than "
-            f"{PROBES}; say the ranks with approx=low_rank"
-        )
+    if run.plan() is not None and len(examples) < 2:
+        raise LodaError("approx=auto needs two training examples, one to probe the loss with; add some")
+    number = min(run.calibration, len(examples) - (0 if run.plan() is None else min(PROBES, len(examples) // 2)))
     chosen = {i * len(examples) // number for i in range(number)}
     others = [example for i, example in enumerate(examples) if i not in chosen and example.num_targets]
     probes = min(PROBES, len(others))
